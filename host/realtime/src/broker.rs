@@ -1,0 +1,119 @@
+//! The broker: publications and their history.
+//!
+//! Owns the trait and its values; the memory engine is in [`crate::memory`], Redis joins in its own crate. The
+//! contract is what Redis can honour: every answer may be pending, a publication reaches subscribers through
+//! [`BrokerEvents`] and not through the answer, and within one channel events arrive in stream order.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tidegate_protocol::{Publication, StreamPosition};
+
+use crate::{hooks::Progress, ids::ChannelKey};
+
+/// What to publish and how to keep it.
+#[derive(Debug, Clone)]
+pub struct PublishRequest {
+    pub key: ChannelKey,
+    /// Data, info and tags; the broker sets offset and epoch.
+    pub publication: Publication,
+    /// `None` keeps no history: the publication has no offset.
+    pub history: Option<HistoryOptions>,
+    /// At most 64 bytes; the first result is given again for [`IDEMPOTENCY_TTL`].
+    pub idempotency_key: Option<Box<str>>,
+    /// Suppresses the publication unless greater than the last one stored; 0 for none.
+    pub version: u64,
+    pub version_epoch: Box<str>,
+}
+
+/// How long the result of an idempotent publish is remembered; the reference's five minutes.
+pub const IDEMPOTENCY_TTL: Duration = Duration::from_secs(300);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryOptions {
+    /// Publications kept.
+    pub size: usize,
+    /// How long they are kept after the last publish.
+    pub ttl: Duration,
+    /// How long offset and epoch survive the last use of the stream.
+    pub meta_ttl: Duration,
+}
+
+/// Where a publication ended up.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Published {
+    /// `None` without history.
+    pub position: Option<StreamPosition>,
+    /// The result of an earlier publish with the same idempotency key; nothing was published now.
+    pub is_repeated: bool,
+    /// The version was not greater than the last; nothing was published.
+    pub is_suppressed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryQuery {
+    pub limit: HistoryLimit,
+    /// After this position (before it when `order` is `NewestFirst`).
+    pub since: Option<StreamPosition>,
+    pub order: HistoryOrder,
+    /// A stream seen for the first time is made with this life, so that its epoch stays true.
+    pub meta_ttl: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryLimit {
+    /// Only the position of the top.
+    PositionOnly,
+    AtMost(usize),
+    All,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryOrder {
+    OldestFirst,
+    NewestFirst,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryPage {
+    pub publications: Vec<Arc<Publication>>,
+    pub top: StreamPosition,
+}
+
+/// Why the broker did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// The broker could not be asked; the same request may succeed later.
+    #[error("the broker is unavailable")]
+    Unavailable,
+    /// More requests in flight than the node allows.
+    #[error("too many requests to the broker are in flight")]
+    Overloaded,
+}
+
+/// Receives what the broker publishes, on every node with interest in the channel. Called in stream order per
+/// channel; must not block.
+pub trait BrokerEvents: Send + Sync + 'static {
+    fn on_publication(&self, key: &ChannelKey, publication: &Arc<Publication>, position: Option<&StreamPosition>);
+}
+
+/// Publications and history. A query whose `since` epoch differs from the stream's answers with no
+/// publications and the present top; the caller compares.
+pub trait Broker: Send + Sync + 'static {
+    fn publish(&self, request: PublishRequest) -> Progress<Result<Published, BrokerError>>;
+    fn history(&self, key: &ChannelKey, query: HistoryQuery) -> Progress<Result<HistoryPage, BrokerError>>;
+    /// Removes entries; offset and epoch stay.
+    fn remove_history(&self, key: &ChannelKey) -> Progress<Result<(), BrokerError>>;
+    /// The node's first subscriber of a channel is about to join: events must flow once this is answered.
+    fn subscribe(&self, key: &ChannelKey) -> Progress<Result<(), BrokerError>>;
+    /// The node's last subscriber of a channel left.
+    fn unsubscribe(&self, key: &ChannelKey);
+}
+
+/// Size in bytes that a publication is accounted with in outboxes, history limits and pages.
+pub fn publication_cost(publication: &Publication) -> usize {
+    const OVERHEAD: usize = 64; // Offset, epoch and the envelope, rounded up.
+    let tags: usize = publication.tags.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let data: &Bytes = publication.data.as_bytes();
+    OVERHEAD + data.len() + tags
+}
