@@ -94,14 +94,23 @@ pub enum BrokerError {
 /// Receives what the broker publishes, on every node with interest in the channel. Called in stream order per
 /// channel; must not block.
 pub trait BrokerEvents: Send + Sync + 'static {
-    fn on_publication(&self, key: &ChannelKey, publication: &Arc<Publication>, position: Option<&StreamPosition>);
+    fn on_publication(
+        &self,
+        key: &ChannelKey,
+        publication: &Arc<Publication>,
+        position: Option<&StreamPosition>,
+    );
 }
 
 /// Publications and history. A query whose `since` epoch differs from the stream's answers with no
 /// publications and the present top; the caller compares.
 pub trait Broker: Send + Sync + 'static {
     fn publish(&self, request: PublishRequest) -> Progress<Result<Published, BrokerError>>;
-    fn history(&self, key: &ChannelKey, query: HistoryQuery) -> Progress<Result<HistoryPage, BrokerError>>;
+    fn history(
+        &self,
+        key: &ChannelKey,
+        query: HistoryQuery,
+    ) -> Progress<Result<HistoryPage, BrokerError>>;
     /// Removes entries; offset and epoch stay.
     fn remove_history(&self, key: &ChannelKey) -> Progress<Result<(), BrokerError>>;
     /// The node's first subscriber of a channel is about to join: events must flow once this is answered.
@@ -113,7 +122,11 @@ pub trait Broker: Send + Sync + 'static {
 /// Size in bytes that a publication is accounted with in outboxes, history limits and pages.
 pub fn publication_cost(publication: &Publication) -> usize {
     const OVERHEAD: usize = 64; // Offset, epoch and the envelope, rounded up.
-    let tags: usize = publication.tags.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let tags: usize = publication
+        .tags
+        .iter()
+        .map(|(key, value)| key.len() + value.len())
+        .sum();
     let data: &Bytes = publication.data.as_bytes();
     OVERHEAD + data.len() + tags
 }

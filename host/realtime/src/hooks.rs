@@ -86,7 +86,9 @@ pub enum TokenCheck {
     /// No keys are configured, nothing was checked.
     NotConfigured,
     /// Signature and claims hold; the claims as JSON text.
-    Valid { claims: Arc<str> },
+    Valid {
+        claims: Arc<str>,
+    },
     Expired,
     Invalid,
 }
@@ -294,7 +296,10 @@ impl<T> std::fmt::Debug for Progress<T> {
 }
 
 fn ready<V>(verdict: V) -> Answered<V> {
-    Progress::Ready(Ok(Outcome { verdict, effects: Vec::new() }))
+    Progress::Ready(Ok(Outcome {
+        verdict,
+        effects: Vec::new(),
+    }))
 }
 
 impl Hooks for NoHooks {

@@ -23,8 +23,14 @@ impl AppId {
     pub fn parse(text: &str) -> Result<Self, BadAppId> {
         let is_ok = (1..=64).contains(&text.len())
             && text.starts_with(|first: char| first.is_ascii_lowercase())
-            && text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
-        if is_ok { Ok(Self(text.into())) } else { Err(BadAppId) }
+            && text
+                .bytes()
+                .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        if is_ok {
+            Ok(Self(text.into()))
+        } else {
+            Err(BadAppId)
+        }
     }
 
     pub fn default_app() -> Self {
@@ -88,7 +94,9 @@ const PREFIX_LEN: usize = 2;
 impl ChannelKey {
     pub fn new(app: &AppId, channel: &str) -> Self {
         let app = app.as_str();
-        Self { encoded: format!("{:02}{app}{channel}", app.len()).into() }
+        Self {
+            encoded: format!("{:02}{app}{channel}", app.len()).into(),
+        }
     }
 
     /// The whole key, for stores.
@@ -122,7 +130,12 @@ mod tests {
 
     #[test]
     fn n1_a_key_gives_back_its_app_and_channel() {
-        for (app, channel) in [("default", "news"), ("a", "05bbbb"), ("a0", "5bbbb"), ("x", "")] {
+        for (app, channel) in [
+            ("default", "news"),
+            ("a", "05bbbb"),
+            ("a0", "5bbbb"),
+            ("x", ""),
+        ] {
             let key = ChannelKey::new(&AppId::parse(app).unwrap(), channel);
             assert_eq!((key.app(), key.channel()), (app, channel));
         }
