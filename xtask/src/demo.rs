@@ -1,0 +1,230 @@
+//! `cargo xtask run`: the real server with the demo page and the example plugins, pushed as any user would push them.
+//!
+//! State lives in `target/tour`, which the README's tour uses as well, and starts empty each time.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::guests::{self, Guest};
+use crate::server::Server;
+use crate::steps::{self, Steps};
+use crate::toolchain;
+use crate::workspace::Workspace;
+
+/// Name of the ticket key, in the server's demo section and in the binding of `ticket-auth`.
+const TICKET_KEY_ID: &str = "demo";
+
+pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) -> Result<()> {
+    if let Some(option) = options.first() {
+        bail!("`cargo xtask run` knows no option `{option}`");
+    }
+    toolchain::rust(steps, workspace)?;
+    page(steps, workspace)?;
+    build_server(steps, workspace)?;
+    let guests = guests::build(steps, workspace)?;
+    let tour = steps.step(
+        "preparing target/tour",
+        "remove target/tour by hand, then run this again",
+        || Tour::prepare(workspace),
+    )?;
+    // Ctrl-c reaches the server too, which drains; we wait for it instead of dying first.
+    ctrlc::set_handler(|| println!("\nstopping: the server drains its connections"))
+        .context("cannot listen for ctrl-c")?;
+    let mut server = steps.step(
+        "starting the server",
+        "free the ports 8000 and 8001 (ss -ltnp shows who has them), then run this again",
+        || tour.start(workspace),
+    )?;
+    steps.step(
+        "pushing and binding the example plugins",
+        "read the server's answer above",
+        || tour.install(workspace, &server, &guests),
+    )?;
+    steps.print_summary();
+    tour.print_what_to_try(&server);
+    let status = server.wait()?;
+    if !status.success() {
+        bail!("the server ended with {status}");
+    }
+    Ok(())
+}
+
+/// The page's copy of the official SDK.
+pub(crate) fn page(steps: &mut Steps, workspace: &Workspace) -> Result<()> {
+    let demo = workspace.root.join("demo");
+    toolchain::node_packages(steps, &demo)?;
+    let vendor = demo.join("page/vendor");
+    std::fs::create_dir_all(&vendor).context("cannot make demo/page/vendor")?;
+    std::fs::copy(demo.join("node_modules/centrifuge/dist/centrifuge.js"), vendor.join("centrifuge.js"))
+        .context("the npm package `centrifuge` has no dist/centrifuge.js; remove demo/node_modules and run this again")?;
+    Ok(())
+}
+
+/// Builds the server in the profile that builds fast.
+pub(crate) fn build_server(steps: &mut Steps, workspace: &Workspace) -> Result<()> {
+    steps.command(
+        "building the server (minutes the first time, because of the WebAssembly engine)",
+        "fix what the compiler says above; a C compiler is needed for SQLite (Debian: apt-get install build-essential)",
+        workspace.cargo().args(["build", "--quiet", "--package", "tidegate"]),
+    )
+}
+
+/// The folder of one demonstration: binary, configuration, data.
+struct Tour {
+    root: PathBuf,
+    ticket_secret: String,
+}
+
+impl Tour {
+    fn prepare(workspace: &Workspace) -> Result<Self> {
+        let root = workspace.root.join("target/tour");
+        if root.exists() {
+            std::fs::remove_dir_all(&root)
+                .with_context(|| format!("cannot empty {}", root.display()))?;
+        }
+        std::fs::create_dir_all(root.join("data"))
+            .with_context(|| format!("cannot make {}", root.display()))?;
+        std::os::unix::fs::symlink(workspace.server(), root.join("tidegate"))
+            .context("cannot link the binary")?;
+        Ok(Self {
+            root,
+            ticket_secret: secret()?,
+        })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    fn start(&self, workspace: &Workspace) -> Result<Server> {
+        Server::start(&workspace.server(), &mut |command: &mut Command| {
+            command
+                .current_dir(&workspace.root)
+                .args(["--config", "demo/tidegate.toml", "--data-dir"])
+                .arg(self.data())
+                .env("TIDEGATE_DEMO_TICKET_KEY_ID", TICKET_KEY_ID)
+                .env("TIDEGATE_DEMO_TICKET_SECRET", &self.ticket_secret);
+        })
+    }
+
+    /// Pushes and binds each plugin as `demo/plugins.toml` says, in its order.
+    fn install(&self, workspace: &Workspace, server: &Server, guests: &[Guest]) -> Result<()> {
+        let text = std::fs::read_to_string(workspace.root.join("demo/plugins.toml"))
+            .context("cannot read demo/plugins.toml")?;
+        let file: toml::Table = text.parse().context("demo/plugins.toml is not TOML")?;
+        for binding in file
+            .get("binding")
+            .and_then(toml::Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let field = |key: &str| {
+                binding
+                    .get(key)
+                    .and_then(toml::Value::as_str)
+                    .with_context(|| format!("a binding of demo/plugins.toml has no {key}"))
+            };
+            let plugin = field("plugin")?;
+            let Some(guest) = guests.iter().find(|guest| guest.name == plugin) else {
+                bail!("demo/plugins.toml names `{plugin}`, which is not under plugins/");
+            };
+            let mut config: Value = match binding.get("config") {
+                Some(config) => serde_json::to_value(config)
+                    .context("a binding's configuration does not fit JSON")?,
+                None => json!({}),
+            };
+            if plugin == "ticket-auth" {
+                config["keys"] = json!({ TICKET_KEY_ID: self.ticket_secret });
+            }
+            let target = format!("{}@{}", field("hook")?, field("scope")?);
+            let config_file = self.root.join(format!("{plugin}.json"));
+            std::fs::write(&config_file, config.to_string())
+                .context("cannot write a plugin's configuration")?;
+            steps::run(
+                self.cli(&workspace.server(), server)
+                    .args(["plugin", "push"])
+                    .arg(&guest.wasm)
+                    .args([
+                        "--name",
+                        plugin,
+                        "--activate",
+                        "--bind",
+                        &target,
+                        "--bind-config",
+                    ])
+                    .arg(&config_file),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The CLI, pointed at this server.
+    fn cli(&self, binary: &Path, server: &Server) -> Command {
+        let mut command = Command::new(binary);
+        command
+            .env("TIDEGATE_DATA_DIR", self.data())
+            .env("TIDEGATE_ADMIN_URL", format!("http://{}", server.admin));
+        command
+    }
+
+    fn print_what_to_try(&self, server: &Server) {
+        let root = self.root.display();
+        println!(
+            "
+  The page:  http://{}/     open it in two windows, join with two names
+
+  Try in the page
+    write a word of demo/plugins.toml or an e-mail address: word-filter masks it, and the message says which version did
+    send privately to the other name: only that user's windows show it
+    post as system without being an operator: direct-router refuses, and the page shows who and why
+    reload a window: the history is there
+
+  Try in a second terminal
+    export PATH=\"{root}:$PATH\" TIDEGATE_DATA_DIR=\"{root}/data\"
+    tidegate plugin list
+    tidegate publish chat:lobby '{{\"type\":\"broadcast\",\"from\":\"terminal\",\"text\":\"hello from the API\"}}'
+    tidegate plugin new shout && cd shout && tidegate plugin push --activate --bind filtering@namespace:chat
+
+  ctrl-c stops the server.
+",
+            local(&server.client)
+        );
+    }
+}
+
+/// The address as the person at this machine opens it; tickets are minted for local names only.
+fn local(address: &str) -> String {
+    let port = address.rsplit(':').next().unwrap_or("8000");
+    format!("localhost:{port}")
+}
+
+/// A fresh secret of 64 hexadecimal digits.
+fn secret() -> Result<String> {
+    use std::io::Read as _;
+    let mut bytes = [0_u8; 32];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("no /dev/urandom")?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_is_opened_by_a_local_name_whatever_is_listened_on() {
+        assert_eq!(local("0.0.0.0:8000"), "localhost:8000");
+        assert_eq!(local("[::]:9000"), "localhost:9000");
+    }
+
+    #[test]
+    fn secrets_are_long_and_differ() {
+        let (one, two) = (secret().unwrap(), secret().unwrap());
+        assert_eq!(one.len(), 64);
+        assert_ne!(one, two);
+    }
+}

@@ -1,0 +1,93 @@
+//! Where things are: the workspace's root, its target directory, its members and the packages under them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::steps;
+
+/// What `cargo metadata` says, and the paths everything else asks for.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    pub(crate) root: PathBuf,
+    pub(crate) target: PathBuf,
+    /// The whole answer, for the rules on dependencies.
+    pub(crate) metadata: Value,
+}
+
+impl Workspace {
+    /// Asks cargo.
+    pub(crate) fn find() -> Result<Self> {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+        let text = steps::output(
+            Command::new(cargo_program())
+                .args(["metadata", "--format-version", "1", "--manifest-path"])
+                .arg(manifest),
+        )
+        .context("cargo cannot read the workspace; is Cargo.lock in step with the manifests?")?;
+        let metadata: Value = serde_json::from_str(&text).context("cargo metadata is not JSON")?;
+        let path = |key: &str| -> Result<PathBuf> {
+            Ok(PathBuf::from(
+                metadata[key]
+                    .as_str()
+                    .with_context(|| format!("cargo metadata has no {key}"))?,
+            ))
+        };
+        Ok(Self {
+            root: path("workspace_root")?,
+            target: path("target_directory")?,
+            metadata,
+        })
+    }
+
+    /// `cargo`, in the workspace's root.
+    pub(crate) fn cargo(&self) -> Command {
+        let mut command = Command::new(cargo_program());
+        command.current_dir(&self.root);
+        command
+    }
+
+    /// Every package cargo knows of: ours and what we depend on.
+    pub(crate) fn packages(&self) -> impl Iterator<Item = &Value> {
+        self.metadata["packages"].as_array().into_iter().flatten()
+    }
+
+    /// Our packages that live below a folder of the tree, such as `plugins`.
+    pub(crate) fn members_under(&self, folder: &str) -> Vec<String> {
+        let folder = self.root.join(folder);
+        let mut names: Vec<String> = self
+            .packages()
+            .filter(|package| package["source"].is_null())
+            .filter(|package| {
+                package["manifest_path"]
+                    .as_str()
+                    .is_some_and(|path| Path::new(path).starts_with(&folder))
+            })
+            .filter_map(|package| package["name"].as_str().map(str::to_owned))
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// The server of the development profile.
+    pub(crate) fn server(&self) -> PathBuf {
+        self.target.join("debug/tidegate")
+    }
+
+    /// The server as it is shipped and measured.
+    pub(crate) fn release_server(&self) -> PathBuf {
+        self.target.join("release/tidegate")
+    }
+
+    /// Where the example plugins are once they are built.
+    pub(crate) fn guests(&self) -> PathBuf {
+        self.target.join("wasm32-unknown-unknown/plugin")
+    }
+}
+
+/// The cargo that runs us, so that a chosen toolchain stays chosen.
+fn cargo_program() -> String {
+    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+}
