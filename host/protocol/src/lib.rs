@@ -6,13 +6,17 @@
 
 pub mod codec;
 pub mod codes;
+pub mod frame;
+mod json;
 mod json_lexer;
 pub mod messages;
+mod protobuf;
 mod raw;
 mod schema;
 
 pub use codec::*;
 pub use codes::{ApiErrorCode, DisconnectCode, ErrorCode, UnsubscribeCode};
+pub use frame::{Frame, Framing};
 pub use messages::*;
 pub use raw::{InvalidJson, Raw};
 pub use schema::{TextBytes, ZigZag};
