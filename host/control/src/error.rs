@@ -1,0 +1,92 @@
+//! Errors of the store: one variant for each thing a caller can do about it.
+
+use rusqlite::ErrorCode;
+
+/// The store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The directory or file cannot be made or read.
+    #[error(
+        "cannot use {path} for the control store: check that the directory exists and belongs to this user"
+    )]
+    Path {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process holds the data directory.
+    #[error("{path} is in use by another node: stop it, or give this one its own data directory")]
+    InUse { path: String },
+    /// The file is somebody else's database.
+    #[error("{path} is not a control store: move it away, or name another data directory")]
+    Foreign { path: String },
+    /// The file was written by a later release.
+    #[error(
+        "the control store has schema {found}, this release knows up to {known}: run the newer release, or restore a backup"
+    )]
+    TooNew { found: u32, known: u32 },
+    #[error("the control store cannot be opened")]
+    Store(#[from] StoreError),
+}
+
+/// A call on the store failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The object does not exist in this app.
+    #[error("{what} does not exist")]
+    NotFound { what: String },
+    /// The request contradicts the present state; the text says what to do first.
+    #[error("{why}")]
+    Conflict { why: String },
+    /// A value is not one that the field may have.
+    #[error("{field}: {why}")]
+    Invalid { field: &'static str, why: String },
+    /// The disk is full. Nothing was changed; reads go on; the next write tries again.
+    #[error("the disk of the data directory is full; nothing was changed")]
+    Full,
+    /// What is stored contradicts itself or its checksum.
+    #[error("the control store is damaged ({why}): restore control.db from a backup")]
+    Corrupt { why: String },
+    /// The store could not be asked; the same call may succeed later.
+    #[error("the control store is unavailable")]
+    Unavailable(#[source] rusqlite::Error),
+}
+
+impl StoreError {
+    pub(crate) fn not_found(what: impl Into<String>) -> Self {
+        Self::NotFound { what: what.into() }
+    }
+
+    pub(crate) fn conflict(why: impl Into<String>) -> Self {
+        Self::Conflict { why: why.into() }
+    }
+
+    pub(crate) fn invalid(field: &'static str, why: impl Into<String>) -> Self {
+        Self::Invalid {
+            field,
+            why: why.into(),
+        }
+    }
+
+    pub(crate) fn corrupt(why: impl Into<String>) -> Self {
+        Self::Corrupt { why: why.into() }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => Self::Full,
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::corrupt("SQLite finds the file malformed")
+            }
+            _ => match error {
+                // A value in a row is not of the type that the schema promises.
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..) => Self::corrupt("a row has a bad value"),
+                other => Self::Unavailable(other),
+            },
+        }
+    }
+}

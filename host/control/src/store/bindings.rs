@@ -1,0 +1,414 @@
+//! Bindings: which plugin answers which hook where, in which order; and the state that follows from them.
+
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+
+use super::{
+    Change, Store,
+    apps::check_app,
+    plugins::{find_version, newest_version, plugin_id, read_hook},
+};
+use crate::{
+    Actor, AppName, Binding, BindingRequest, Bound, DesiredBinding, DesiredState, Digest,
+    FailurePolicy, Hook, PluginName, Scope, StoreError, Timestamp, key::random_id,
+};
+
+/// Largest configuration of a binding, in bytes of JSON.
+const MAX_CONFIG_BYTES: usize = 64 * 1024;
+
+/// Most bindings of an app.
+const MAX_BINDINGS: i64 = 256;
+
+const COLUMNS: &str =
+    "b.id, b.app, p.name, b.hook, b.scope, b.position, b.config, b.failure_policy, b.created_at,
+     (SELECT a.version FROM activations a WHERE a.id = p.activation)";
+
+/// What runs in an app, to go back to when the sandbox refuses a change.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    app: AppName,
+    bindings: Vec<SnapshotBinding>,
+    /// Plugin and its current activation.
+    activations: Vec<(i64, Option<i64>)>,
+}
+
+#[derive(Debug, Clone)]
+struct SnapshotBinding {
+    id: String,
+    plugin: i64,
+    hook: String,
+    scope: String,
+    position: u32,
+    config: String,
+    failure_policy: String,
+    created_at: i64,
+}
+
+impl Store {
+    /// Binds a plugin to a hook in a scope. A plugin is bound there at most once: asking again changes its
+    /// configuration, policy and place.
+    ///
+    /// # Errors
+    /// [`StoreError::Invalid`], [`StoreError::NotFound`]; [`StoreError::Conflict`] when the active version (or
+    /// the newest, where none is active) does not export the hook, or the app has too many bindings.
+    pub fn bind(
+        &self,
+        actor: &Actor,
+        app: &AppName,
+        request: &BindingRequest,
+    ) -> Result<Bound, StoreError> {
+        check_request(request)?;
+        self.mutate(actor, |transaction| {
+            let plugin = plugin_id(transaction, app, &request.plugin)?;
+            check_exports(transaction, plugin, request)?;
+            let old = find_by_place(transaction, plugin, request)?;
+            let id = match &old {
+                Some(old) => old.id.clone(),
+                None => {
+                    check_count(transaction, app)?;
+                    random_id("bnd_")?
+                }
+            };
+            let mut pipeline = pipeline(transaction, app, request.hook, &request.scope)?;
+            let previous = pipeline.iter().position(|other| *other == id);
+            pipeline.retain(|other| *other != id);
+            let place = request
+                .position
+                .map(|position| position as usize)
+                .or(previous)
+                .unwrap_or(usize::MAX)
+                .min(pipeline.len());
+            pipeline.insert(place, id.clone());
+
+            transaction.execute(
+                "INSERT INTO bindings (id, plugin, app, hook, scope, position, config, failure_policy, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8)
+                 ON CONFLICT (id) DO UPDATE SET config = ?6, failure_policy = ?7",
+                params![
+                    id,
+                    plugin,
+                    app.as_str(),
+                    request.hook.as_str(),
+                    request.scope.to_string(),
+                    request.config.as_deref().unwrap_or_default(),
+                    request.failure_policy.as_str(),
+                    Timestamp::now().unix_millis(),
+                ],
+            )?;
+            renumber(transaction, &pipeline)?;
+            let binding = find(transaction, app, &id)?;
+            let change = Change::new(Some(app), "binding.set", format!("binding/{id}"))
+                .digests(old.as_ref().map(describe), Some(describe(&binding)));
+            let is_changed = old.as_ref() != Some(&binding);
+            let bound = Bound {
+                binding,
+                is_new: old.is_none(),
+            };
+            Ok((bound, is_changed.then_some(change)))
+        })
+    }
+
+    /// Bindings of an app in the order of its pipelines.
+    pub fn bindings(&self, app: &AppName) -> Result<Vec<Binding>, StoreError> {
+        self.read(|transaction| {
+            check_app(transaction, app)?;
+            let mut statement = transaction.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
+                 WHERE b.app = ?1 ORDER BY b.hook, b.scope, b.position"
+            ))?;
+            let mut rows = statement.query((app.as_str(),))?;
+            let mut bindings = Vec::new();
+            while let Some(row) = rows.next()? {
+                bindings.push(read_binding(row)?);
+            }
+            Ok(bindings)
+        })
+    }
+
+    /// Removes a binding; those behind it move up.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    pub fn unbind(&self, actor: &Actor, app: &AppName, id: &str) -> Result<Binding, StoreError> {
+        self.mutate(actor, |transaction| {
+            let binding = find(transaction, app, id)?;
+            transaction.execute("DELETE FROM bindings WHERE id = ?1", (id,))?;
+            let rest = pipeline(transaction, app, binding.hook, &binding.scope)?;
+            renumber(transaction, &rest)?;
+            let change = Change::new(Some(app), "binding.remove", format!("binding/{id}"))
+                .digests(Some(describe(&binding)), None);
+            Ok((binding, Some(change)))
+        })
+    }
+
+    /// All that should run on every node.
+    pub fn desired_state(&self) -> Result<DesiredState, StoreError> {
+        self.read(|transaction| {
+            let mut statement = transaction.prepare_cached(&format!(
+                "SELECT {COLUMNS}, v.digest FROM bindings b
+                 JOIN plugins p ON p.id = b.plugin
+                 JOIN activations a ON a.id = p.activation
+                 JOIN versions v ON v.plugin = p.id AND v.number = a.version
+                 ORDER BY b.app, b.hook, b.scope, b.position"
+            ))?;
+            let mut rows = statement.query(())?;
+            let mut state = DesiredState::default();
+            while let Some(row) = rows.next()? {
+                let binding = read_binding(row)?;
+                let Some(version) = binding.active_version else {
+                    continue;
+                };
+                state.bindings.push(DesiredBinding {
+                    id: binding.id,
+                    app: binding.app,
+                    plugin: binding.plugin,
+                    version,
+                    digest: row.get::<_, [u8; 32]>(10)?.into(),
+                    hook: binding.hook,
+                    scope: binding.scope,
+                    position: binding.position,
+                    config: binding.config,
+                    failure_policy: binding.failure_policy,
+                });
+            }
+            Ok(state)
+        })
+    }
+
+    /// Remembers what runs in an app, for [`Self::restore`].
+    pub fn snapshot(&self, app: &AppName) -> Result<Snapshot, StoreError> {
+        self.read(|transaction| {
+            let mut statement = transaction.prepare_cached(
+                "SELECT id, plugin, hook, scope, position, config, failure_policy, created_at
+                 FROM bindings WHERE app = ?1",
+            )?;
+            let bindings = statement
+                .query_map((app.as_str(),), |row| {
+                    Ok(SnapshotBinding {
+                        id: row.get(0)?,
+                        plugin: row.get(1)?,
+                        hook: row.get(2)?,
+                        scope: row.get(3)?,
+                        position: row.get(4)?,
+                        config: row.get(5)?,
+                        failure_policy: row.get(6)?,
+                        created_at: row.get(7)?,
+                    })
+                })?
+                .collect::<Result<_, _>>()?;
+            let activations = transaction
+                .prepare_cached("SELECT id, activation FROM plugins WHERE app = ?1")?
+                .query_map((app.as_str(),), |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect::<Result<_, _>>()?;
+            Ok(Snapshot {
+                app: app.clone(),
+                bindings,
+                activations,
+            })
+        })
+    }
+
+    /// Puts bindings and active versions of an app back as they were, after the sandbox could not carry out a
+    /// change. Versions stay, and so do the audit entries of the change.
+    pub fn restore(
+        &self,
+        actor: &Actor,
+        snapshot: &Snapshot,
+        cause: &str,
+    ) -> Result<(), StoreError> {
+        self.mutate(actor, |transaction| {
+            let app = snapshot.app.as_str();
+            transaction.execute("DELETE FROM bindings WHERE app = ?1", (app,))?;
+            for binding in &snapshot.bindings {
+                transaction.execute(
+                    "INSERT INTO bindings (id, plugin, app, hook, scope, position, config, failure_policy, created_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    params![
+                        binding.id,
+                        binding.plugin,
+                        app,
+                        binding.hook,
+                        binding.scope,
+                        binding.position,
+                        binding.config,
+                        binding.failure_policy,
+                        binding.created_at,
+                    ],
+                )?;
+            }
+            for (plugin, activation) in &snapshot.activations {
+                transaction.execute(
+                    "UPDATE plugins SET activation = ?1 WHERE id = ?2 AND app = ?3",
+                    params![activation, plugin, app],
+                )?;
+            }
+            let change = Change::new(Some(&snapshot.app), "app.restore", format!("app/{app}"))
+                .result(cause);
+            Ok(((), Some(change)))
+        })
+    }
+}
+
+fn check_request(request: &BindingRequest) -> Result<(), StoreError> {
+    if !request.scope.fits(request.hook) {
+        return Err(StoreError::invalid(
+            "scope",
+            format!(
+                "{} has no scope {}; namespaces are for authorization, filtering and routing, rpc prefixes for rpc, and 'app' fits all",
+                request.hook, request.scope
+            ),
+        ));
+    }
+    if request.failure_policy == FailurePolicy::Open && request.hook != Hook::Filtering {
+        return Err(StoreError::invalid(
+            "failure_policy",
+            format!(
+                "{} always fails closed; only filtering may be open",
+                request.hook
+            ),
+        ));
+    }
+    let config = request.config.as_deref().unwrap_or_default();
+    if config.len() > MAX_CONFIG_BYTES {
+        return Err(StoreError::invalid(
+            "config",
+            format!("at most {MAX_CONFIG_BYTES} bytes of JSON"),
+        ));
+    }
+    if !config.is_empty() && serde_json::from_str::<serde::de::IgnoredAny>(config).is_err() {
+        return Err(StoreError::invalid("config", "is not valid JSON"));
+    }
+    Ok(())
+}
+
+fn check_exports(
+    transaction: &Transaction<'_>,
+    plugin: i64,
+    request: &BindingRequest,
+) -> Result<(), StoreError> {
+    let active: Option<u32> = transaction
+        .prepare_cached(
+            "SELECT a.version FROM plugins p JOIN activations a ON a.id = p.activation WHERE p.id = ?1",
+        )?
+        .query_row((plugin,), |row| row.get(0))
+        .optional()?;
+    let version = match active {
+        Some(number) => find_version(transaction, plugin, number)?,
+        None => newest_version(transaction, plugin)?,
+    };
+    let Some(version) = version else {
+        return Err(StoreError::conflict("upload a version of the plugin first"));
+    };
+    if version.hooks.contains(&request.hook) {
+        return Ok(());
+    }
+    let exported: Vec<&str> = version.hooks.iter().map(|hook| hook.as_str()).collect();
+    Err(StoreError::conflict(format!(
+        "version {} of {} does not export {}; it exports {}",
+        version.number,
+        request.plugin,
+        request.hook,
+        exported.join(", ")
+    )))
+}
+
+fn check_count(transaction: &Transaction<'_>, app: &AppName) -> Result<(), StoreError> {
+    let count: i64 = transaction.query_row(
+        "SELECT count(*) FROM bindings WHERE app = ?1",
+        (app.as_str(),),
+        |row| row.get(0),
+    )?;
+    if count < MAX_BINDINGS {
+        Ok(())
+    } else {
+        Err(StoreError::conflict(format!(
+            "app {app} has {MAX_BINDINGS} bindings, which is the most; unbind something first"
+        )))
+    }
+}
+
+/// Ids of the bindings of one pipeline, in order.
+fn pipeline(
+    transaction: &Transaction<'_>,
+    app: &AppName,
+    hook: Hook,
+    scope: &Scope,
+) -> Result<Vec<String>, StoreError> {
+    Ok(transaction
+        .prepare_cached(
+            "SELECT id FROM bindings WHERE app = ?1 AND hook = ?2 AND scope = ?3 ORDER BY position, id",
+        )?
+        .query_map(
+            (app.as_str(), hook.as_str(), scope.to_string()),
+            |row| row.get(0),
+        )?
+        .collect::<Result<_, _>>()?)
+}
+
+fn renumber(transaction: &Transaction<'_>, pipeline: &[String]) -> Result<(), StoreError> {
+    let mut statement =
+        transaction.prepare_cached("UPDATE bindings SET position = ?1 WHERE id = ?2")?;
+    for (position, id) in (0_u32..).zip(pipeline) {
+        statement.execute((position, id))?;
+    }
+    Ok(())
+}
+
+fn find(transaction: &Transaction<'_>, app: &AppName, id: &str) -> Result<Binding, StoreError> {
+    let mut statement = transaction.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
+         WHERE b.id = ?1 AND b.app = ?2"
+    ))?;
+    let mut rows = statement.query((id, app.as_str()))?;
+    match rows.next()? {
+        Some(row) => read_binding(row),
+        None => Err(StoreError::not_found("the binding")),
+    }
+}
+
+fn find_by_place(
+    transaction: &Transaction<'_>,
+    plugin: i64,
+    request: &BindingRequest,
+) -> Result<Option<Binding>, StoreError> {
+    let mut statement = transaction.prepare_cached(&format!(
+        "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
+         WHERE b.plugin = ?1 AND b.hook = ?2 AND b.scope = ?3"
+    ))?;
+    let mut rows = statement.query((plugin, request.hook.as_str(), request.scope.to_string()))?;
+    rows.next()?.map(read_binding).transpose()
+}
+
+/// What the audit log compares: everything that decides how the binding behaves.
+fn describe(binding: &Binding) -> Digest {
+    let parts = serde_json::json!([
+        binding.plugin,
+        binding.hook,
+        binding.scope,
+        binding.position,
+        binding.config,
+        binding.failure_policy,
+    ]);
+    Digest::of(parts.to_string().as_bytes())
+}
+
+fn read_binding(row: &Row<'_>) -> Result<Binding, StoreError> {
+    let corrupt = |what: &'static str| move |_: StoreError| StoreError::corrupt(what);
+    Ok(Binding {
+        id: row.get(0)?,
+        app: AppName::parse(&row.get::<_, String>(1)?).map_err(corrupt("an app's name"))?,
+        plugin: PluginName::parse(&row.get::<_, String>(2)?).map_err(corrupt("a plugin's name"))?,
+        hook: read_hook(row, 3)?,
+        scope: row
+            .get::<_, String>(4)?
+            .parse()
+            .map_err(corrupt("a binding's scope"))?,
+        position: row.get(5)?,
+        config: row.get(6)?,
+        failure_policy: row
+            .get::<_, String>(7)?
+            .parse()
+            .map_err(corrupt("a binding's failure policy"))?,
+        created_at: Timestamp::from_millis(row.get(8)?),
+        active_version: row.get(9)?,
+    })
+}
