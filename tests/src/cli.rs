@@ -1,0 +1,77 @@
+//! The command line, run as its user would run it.
+
+use std::{path::Path, process::Stdio};
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::{Node, node::binary};
+
+/// How a command ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ended {
+    /// The last line of standard output as JSON.
+    ///
+    /// # Panics
+    /// When the command failed or printed no JSON.
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        assert_eq!(self.code, Some(0), "{} {}", self.stdout, self.stderr);
+        serde_json::from_str(self.stdout.trim())
+            .unwrap_or_else(|err| panic!("not JSON ({err}): {}", self.stdout))
+    }
+}
+
+/// Runs `tidegate ARGS` in `dir` against nothing in particular.
+///
+/// # Panics
+/// When the binary cannot be executed.
+pub async fn run_in(dir: &Path, args: &[&str]) -> Ended {
+    let output = Command::new(binary())
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .expect("the binary can be executed");
+    Ended {
+        code: output.status.code(),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+impl Node {
+    /// Runs `tidegate ARGS` against this node.
+    ///
+    /// # Panics
+    /// When the binary cannot be executed.
+    pub async fn cli(&self, args: &[&str]) -> Ended {
+        let output = Command::new(binary())
+            .args(args)
+            .env("TIDEGATE_ADMIN_KEY", self.admin_key())
+            .env("TIDEGATE_API_KEY", self.api_key())
+            .env(
+                "TIDEGATE_ADMIN_URL",
+                format!("http://{}", self.admin_addr()),
+            )
+            .env("TIDEGATE_URL", format!("http://{}", self.client_addr()))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("the binary can be executed");
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! A client of the protocol for both codecs: one socket, commands with ids, pushes kept in order.
+
+use std::collections::VecDeque;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use tidegate_protocol::{
+    Codec, Command, ConnectRequest, HistoryRequest, PublishRequest, Push, Raw, RefreshRequest,
+    Reply, RpcRequest, StreamPosition, SubscribeRequest, UnsubscribeRequest, decode_replies,
+    encode_commands,
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    MaybeTlsStream, WebSocketStream, connect_async,
+    tungstenite::{Message, client::IntoClientRequest as _, http::HeaderValue},
+};
+
+use crate::{Node, within};
+
+/// How the server ended the connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closed {
+    pub code: u16,
+    pub reason: String,
+}
+
+/// What arrived.
+#[derive(Debug)]
+enum Event {
+    Reply(Box<Reply>),
+    Closed(Closed),
+}
+
+/// A connected socket. Answers pings by itself.
+#[derive(Debug)]
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    codec: Codec,
+    last_id: u32,
+    /// Arrived and not asked for yet.
+    backlog: VecDeque<Reply>,
+    closed: Option<Closed>,
+}
+
+impl Client {
+    /// Opens a socket at the node's usual path; nothing is sent yet.
+    ///
+    /// # Panics
+    /// When the upgrade is refused.
+    pub async fn open(node: &Node, codec: Codec) -> Self {
+        Self::open_at(
+            &format!("ws://{}/connection/websocket", node.client_addr()),
+            codec,
+        )
+        .await
+    }
+
+    /// Opens a socket at a URL.
+    ///
+    /// # Panics
+    /// When the upgrade is refused.
+    pub async fn open_at(url: &str, codec: Codec) -> Self {
+        let mut request = url.into_client_request().expect("the URL is valid");
+        if codec == Codec::Protobuf {
+            request.headers_mut().insert(
+                "Sec-WebSocket-Protocol",
+                HeaderValue::from_static("centrifuge-protobuf"),
+            );
+        }
+        let (socket, _) = within("the upgrade", connect_async(request))
+            .await
+            .expect("the node accepts the upgrade");
+        Self {
+            socket,
+            codec,
+            last_id: 0,
+            backlog: VecDeque::new(),
+            closed: None,
+        }
+    }
+
+    /// Opens a socket and connects with this request.
+    ///
+    /// # Panics
+    /// When the connect command does not succeed.
+    pub async fn connect(node: &Node, codec: Codec, request: ConnectRequest) -> Self {
+        let mut client = Self::open(node, codec).await;
+        let reply = client.connect_with(request).await;
+        assert!(reply.connect.is_some(), "connect answered {reply:?}");
+        client
+    }
+
+    pub fn codec(&self) -> Codec {
+        self.codec
+    }
+
+    /// Sends commands in one frame; ids of 0 are filled in (not for `send`).
+    ///
+    /// # Panics
+    /// When the socket is gone.
+    pub async fn send_commands(&mut self, mut commands: Vec<Command>) -> Vec<u32> {
+        for command in &mut commands {
+            if command.id == 0 && command.send.is_none() {
+                self.last_id += 1;
+                command.id = self.last_id;
+            }
+        }
+        let frame = encode_commands(self.codec, &commands).expect("the test sends valid data");
+        self.send_frame(frame).await;
+        commands.iter().map(|command| command.id).collect()
+    }
+
+    /// Sends bytes as they are, in a frame of the codec's kind.
+    ///
+    /// # Panics
+    /// When the socket is gone.
+    pub async fn send_frame(&mut self, frame: Vec<u8>) {
+        let message = match self.codec {
+            Codec::Json => Message::text(String::from_utf8(frame).expect("the test sends text")),
+            Codec::Protobuf => Message::binary(frame),
+        };
+        let sent = within("sending", self.socket.send(message)).await;
+        sent.expect("the socket takes the frame");
+    }
+
+    /// Sends one command and waits for its reply.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn call(&mut self, command: Command) -> Reply {
+        let ids = self.send_commands(vec![command]).await;
+        self.reply(ids[0]).await
+    }
+
+    /// Waits for the reply to a command; what arrives before it is kept.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn reply(&mut self, id: u32) -> Reply {
+        if let Some(index) = self.backlog.iter().position(|reply| reply.id == id) {
+            return self
+                .backlog
+                .remove(index)
+                .expect("the index was just found");
+        }
+        loop {
+            match within("a reply", self.next_event()).await {
+                Event::Reply(reply) if reply.id == id => return *reply,
+                Event::Reply(reply) => self.backlog.push_back(*reply),
+                Event::Closed(closed) => panic!("closed before reply {id}: {closed:?}"),
+            }
+        }
+    }
+
+    /// Waits for the next push.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn push(&mut self) -> Push {
+        if let Some(index) = self.backlog.iter().position(|reply| reply.push.is_some()) {
+            let reply = self
+                .backlog
+                .remove(index)
+                .expect("the index was just found");
+            return *reply.push.expect("the position was chosen by it");
+        }
+        loop {
+            match within("a push", self.next_event()).await {
+                Event::Reply(reply) => match reply.push {
+                    Some(push) => return *push,
+                    None => self.backlog.push_back(*reply),
+                },
+                Event::Closed(closed) => panic!("closed before a push: {closed:?}"),
+            }
+        }
+    }
+
+    /// Data and offset of the next publication.
+    ///
+    /// # Panics
+    /// When something else is pushed, or the connection ends.
+    pub async fn publication(&mut self) -> (serde_json::Value, u64) {
+        let push = self.push().await;
+        let publication = push.r#pub.unwrap_or_else(|| panic!("not a publication"));
+        let data = serde_json::from_slice(publication.data.as_bytes());
+        (data.expect("tests publish JSON"), publication.offset)
+    }
+
+    /// Waits until the server closes the connection.
+    pub async fn closed(&mut self) -> Closed {
+        if let Some(closed) = &self.closed {
+            return closed.clone();
+        }
+        loop {
+            if let Event::Closed(closed) = within("the end", self.next_event()).await {
+                return closed;
+            }
+        }
+    }
+
+    /// Cuts the connection without a word.
+    pub fn cut(self) {
+        drop(self.socket);
+    }
+
+    async fn next_event(&mut self) -> Event {
+        if let Some(closed) = &self.closed {
+            return Event::Closed(closed.clone());
+        }
+        loop {
+            let closed = match self.socket.next().await {
+                Some(Ok(Message::Text(text))) => match self.take(text.as_bytes()).await {
+                    Some(reply) => return Event::Reply(reply),
+                    None => continue,
+                },
+                Some(Ok(Message::Binary(bytes))) => match self.take(&bytes).await {
+                    Some(reply) => return Event::Reply(reply),
+                    None => continue,
+                },
+                Some(Ok(Message::Close(frame))) => Closed {
+                    code: frame.as_ref().map_or(1005, |frame| frame.code.into()),
+                    reason: frame.map_or_else(String::new, |frame| frame.reason.to_string()),
+                },
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Err(error)) => Closed {
+                    code: 1006,
+                    reason: error.to_string(),
+                },
+                None => Closed {
+                    code: 1006,
+                    reason: "the stream ended".to_owned(),
+                },
+            };
+            self.closed = Some(closed.clone());
+            return Event::Closed(closed);
+        }
+    }
+
+    /// Takes a frame apart: pings are answered, the first other reply is returned, the rest is kept.
+    async fn take(&mut self, frame: &[u8]) -> Option<Box<Reply>> {
+        let replies = decode_replies(self.codec, frame).expect("the server sends valid frames");
+        let mut first = None;
+        for reply in replies {
+            if reply == Reply::default() {
+                let pong = encode_commands(self.codec, &[Command::default()]);
+                // A connection that just ended need not hear the pong.
+                self.send_frame(pong.expect("a pong has no data")).await;
+            } else if first.is_none() {
+                first = Some(Box::new(reply));
+            } else {
+                self.backlog.push_back(reply);
+            }
+        }
+        first
+    }
+
+    pub async fn connect_with(&mut self, request: ConnectRequest) -> Reply {
+        let connect = Some(Box::new(request));
+        self.call(Command {
+            connect,
+            ..Command::default()
+        })
+        .await
+    }
+
+    pub async fn subscribe(&mut self, channel: &str) -> Reply {
+        let request = SubscribeRequest {
+            channel: channel.to_owned(),
+            ..SubscribeRequest::default()
+        };
+        self.subscribe_with(request).await
+    }
+
+    /// Subscribes from a position on.
+    pub async fn recover(&mut self, channel: &str, since: &StreamPosition) -> Reply {
+        let request = SubscribeRequest {
+            channel: channel.to_owned(),
+            recover: true,
+            offset: since.offset,
+            epoch: since.epoch.clone(),
+            ..SubscribeRequest::default()
+        };
+        self.subscribe_with(request).await
+    }
+
+    pub async fn subscribe_with(&mut self, request: SubscribeRequest) -> Reply {
+        let subscribe = Some(Box::new(request));
+        self.call(Command {
+            subscribe,
+            ..Command::default()
+        })
+        .await
+    }
+
+    pub async fn unsubscribe(&mut self, channel: &str) -> Reply {
+        let unsubscribe = Some(Box::new(UnsubscribeRequest {
+            channel: channel.to_owned(),
+        }));
+        self.call(Command {
+            unsubscribe,
+            ..Command::default()
+        })
+        .await
+    }
+
+    pub async fn publish(&mut self, channel: &str, data: &serde_json::Value) -> Reply {
+        let publish = Some(Box::new(PublishRequest {
+            channel: channel.to_owned(),
+            data: raw(data),
+            ..PublishRequest::default()
+        }));
+        self.call(Command {
+            publish,
+            ..Command::default()
+        })
+        .await
+    }
+
+    pub async fn rpc(&mut self, method: &str, data: &serde_json::Value) -> Reply {
+        let rpc = Some(Box::new(RpcRequest {
+            method: method.to_owned(),
+            data: raw(data),
+        }));
+        self.call(Command {
+            rpc,
+            ..Command::default()
+        })
+        .await
+    }
+
+    pub async fn refresh(&mut self, token: &str) -> Reply {
+        let refresh = Some(Box::new(RefreshRequest {
+            token: token.to_owned(),
+        }));
+        self.call(Command {
+            refresh,
+            ..Command::default()
+        })
+        .await
+    }
+
+    pub async fn history(&mut self, request: HistoryRequest) -> Reply {
+        let history = Some(Box::new(request));
+        self.call(Command {
+            history,
+            ..Command::default()
+        })
+        .await
+    }
+}
+
+/// JSON as data of a command.
+pub fn raw(data: &serde_json::Value) -> Raw {
+    Raw::from(bytes::Bytes::from(data.to_string()))
+}
+
+/// A connect request with a token.
+pub fn with_token(token: &str) -> ConnectRequest {
+    ConnectRequest {
+        token: token.to_owned(),
+        ..ConnectRequest::default()
+    }
+}
