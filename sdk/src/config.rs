@@ -1,0 +1,106 @@
+//! The settings that the operator gave this binding of the plugin.
+//!
+//! ```
+//! use serde::Deserialize;
+//! use tidegate_sdk::{Filtering, Message, Refusal, config, filtering::Verdict, testing::Host};
+//!
+//! #[derive(Deserialize)]
+//! #[serde(default, deny_unknown_fields)]
+//! struct Settings {
+//!     max_bytes: usize,
+//! }
+//!
+//! impl Default for Settings {
+//!     fn default() -> Self {
+//!         Self { max_bytes: 4096 }
+//!     }
+//! }
+//!
+//! struct Sized;
+//!
+//! impl Filtering for Sized {
+//!     fn filter(message: Message) -> Result<Verdict, Refusal> {
+//!         let settings = config::settings::<Settings>();
+//!         if message.data().len() > settings.max_bytes {
+//!             return Err(Refusal::error(413, "the message is too long"));
+//!         }
+//!         Ok(Verdict::Pass)
+//!     }
+//! }
+//!
+//! let mut host = Host::new().config(serde_json::json!({ "max_bytes": 4 }));
+//! assert!(host.filter::<Sized>("room", "12345").is_err());
+//! assert!(host.filter::<Sized>("room", "1234").is_ok());
+//! ```
+
+use std::{any::Any, cell::RefCell, fmt, rc::Rc};
+
+use serde::de::DeserializeOwned;
+
+use crate::host;
+
+/// The settings are not what the plugin takes.
+#[derive(Debug)]
+pub struct ConfigError(serde_json::Error);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the settings of this binding are not what the plugin takes: {}; bind it again with better ones",
+            self.0
+        )
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+thread_local! {
+    /// Settings that were parsed before, one per type. An instance sees one text only, so they stay right.
+    static PARSED: RefCell<Vec<Rc<dyn Any>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The settings as JSON text; `{}` when none were given.
+pub fn text() -> String {
+    host::config()
+}
+
+/// Parses the settings anew.
+///
+/// # Errors
+///
+/// When they are not a `T`. The text of the error names the place.
+pub fn parse<T: DeserializeOwned>() -> Result<T, ConfigError> {
+    serde_json::from_str(&text()).map_err(ConfigError)
+}
+
+/// The settings, parsed at the first call of an instance and remembered.
+///
+/// # Panics
+///
+/// When they are not a `T`. The hook call then fails, which is the safe thing to do: the client gets error 100
+/// with a trace id, and the plugin's log says what is wrong with the settings.
+pub fn settings<T: DeserializeOwned + 'static>() -> Rc<T> {
+    let known = PARSED.with_borrow(|parsed| {
+        parsed
+            .iter()
+            .find_map(|settings| Rc::clone(settings).downcast::<T>().ok())
+    });
+    if let Some(settings) = known {
+        return settings;
+    }
+    match parse::<T>() {
+        Ok(settings) => {
+            let settings = Rc::new(settings);
+            PARSED.with_borrow_mut(|parsed| parsed.push(Rc::clone(&settings) as Rc<dyn Any>));
+            settings
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// Forgets what was parsed: the test kit's next call is one of a new instance.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn forget() {
+    PARSED.take();
+}

@@ -1,0 +1,446 @@
+//! The test kit: `cargo test` runs a plugin natively, against a host that the test makes up.
+//!
+//! ```
+//! use serde_json::json;
+//! use tidegate_sdk::{Filtering, Message, Refusal, context, filtering::Verdict, log, testing::Host};
+//!
+//! struct Door;
+//!
+//! impl Filtering for Door {
+//!     fn filter(message: Message) -> Result<Verdict, Refusal> {
+//!         message.set_tag("from", message.user());
+//!         log::debug!("version {}", context::version());
+//!         Ok(Verdict::Pass)
+//!     }
+//! }
+//!
+//! let mut host = Host::new().user("ann").version(3).config(json!({ "strict": true }));
+//! assert_eq!(host.filter::<Door>("room", r#"{"text":"hi"}"#), Ok(Verdict::Pass));
+//! assert_eq!(host.tags()["from"], "ann");
+//! assert_eq!(host.log()[0].text, "version 3");
+//! ```
+//!
+//! Every call is that of a new instance, and what it did replaces what the one before did. The contract's limits
+//! hold: what would fail the hook call on a node panics in the test and says why.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+
+use crate::{
+    Authentication, Authorization, Filtering, Message, Refusal, Routing, Rpc, authentication,
+    authorization, config,
+    context::{Origin, TokenError},
+    filtering,
+    host::{self, State},
+    json,
+    log::Level,
+    routing, rpc,
+};
+
+/// The moment of a new host's clock: 2026-01-01 00:00 UTC.
+const DEFAULT_NOW_MS: u64 = 1_767_225_600_000;
+
+/// A node that is not there: what it tells the plugin, and what the plugin did to it.
+#[derive(Debug, Clone)]
+#[must_use = "a host does nothing until one of its hooks is called"]
+pub struct Host {
+    state: State,
+}
+
+/// A line that the plugin wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// How grave it is.
+    pub level: Level,
+    /// What it says, cut to 1 KiB.
+    pub text: String,
+}
+
+/// A publication that the plugin queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Where to.
+    pub channel: String,
+    /// What.
+    pub data: Vec<u8>,
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What the plugin will be told.
+impl Host {
+    /// A host of app `default` that runs version 1 of the plugin without settings, for an anonymous client over a
+    /// WebSocket.
+    pub fn new() -> Self {
+        let mut state = State::default();
+        state.facts.app = "default".to_owned();
+        state.facts.version = 1;
+        state.facts.trace_id = "test".to_owned();
+        state.facts.client_id = "00000000-0000-4000-8000-000000000000".to_owned();
+        state.facts.transport = "websocket".to_owned();
+        state.facts.now_ms = DEFAULT_NOW_MS;
+        Self { state }
+    }
+
+    /// Sets the settings, written as JSON.
+    #[track_caller]
+    pub fn config<T: Serialize>(mut self, settings: T) -> Self {
+        self.state.facts.config = Some(text_of("the settings", &settings));
+        self
+    }
+
+    /// Sets the app.
+    pub fn app(mut self, app: &str) -> Self {
+        app.clone_into(&mut self.state.facts.app);
+        self
+    }
+
+    /// Sets the number of the version that runs.
+    pub fn version(mut self, version: u32) -> Self {
+        self.state.facts.version = version;
+        self
+    }
+
+    /// Sets the id under which the node remembers the call.
+    pub fn trace_id(mut self, trace_id: &str) -> Self {
+        trace_id.clone_into(&mut self.state.facts.trace_id);
+        self
+    }
+
+    /// Sets who caused the call.
+    pub fn origin(mut self, origin: Origin) -> Self {
+        self.state.facts.origin = Some(origin);
+        self
+    }
+
+    /// Sets the session's user.
+    pub fn user(mut self, user: &str) -> Self {
+        user.clone_into(&mut self.state.facts.user);
+        self
+    }
+
+    /// Sets the session's public id.
+    pub fn client_id(mut self, client_id: &str) -> Self {
+        client_id.clone_into(&mut self.state.facts.client_id);
+        self
+    }
+
+    /// Sets the transport's name.
+    pub fn transport(mut self, transport: &str) -> Self {
+        transport.clone_into(&mut self.state.facts.transport);
+        self
+    }
+
+    /// Sets name and version of the client's library.
+    pub fn client(mut self, name: &str, version: &str) -> Self {
+        self.state.facts.client_name = Some(name.to_owned());
+        self.state.facts.client_version = Some(version.to_owned());
+        self
+    }
+
+    /// Sets the client's address.
+    pub fn remote_address(mut self, address: &str) -> Self {
+        self.state.facts.remote_address = Some(address.to_owned());
+        self
+    }
+
+    /// Adds a header of the client's request.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        let headers = &mut self.state.facts.headers;
+        headers.insert(name.to_ascii_lowercase(), value.to_owned());
+        self
+    }
+
+    /// Sets the claims of a token that the node's own check accepted, written as JSON.
+    #[track_caller]
+    pub fn claims<T: Serialize>(mut self, claims: T) -> Self {
+        self.state.facts.claims = Some(text_of("the claims", &claims));
+        self
+    }
+
+    /// Sets why the node's own check refused the token.
+    pub fn token_error(mut self, error: TokenError) -> Self {
+        let error = match error {
+            TokenError::Expired => "expired",
+            TokenError::Invalid => "invalid",
+            TokenError::Absent => "absent",
+        };
+        self.state.facts.token_error = Some(error.to_owned());
+        self
+    }
+
+    /// Sets what authentication kept for the session, written as JSON.
+    #[track_caller]
+    pub fn meta<T: Serialize>(mut self, meta: T) -> Self {
+        self.state.facts.meta = Some(json::print("meta", &meta));
+        self
+    }
+
+    /// Sets what the session shows to others, written as JSON.
+    #[track_caller]
+    pub fn info<T: Serialize>(mut self, info: T) -> Self {
+        self.state.facts.info = Some(json::print("info", &info));
+        self
+    }
+
+    /// Adds a tag that the message comes with.
+    pub fn tag(mut self, key: &str, value: &str) -> Self {
+        let tags = &mut self.state.facts.tags;
+        tags.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets how many plugins in a row made the message.
+    pub fn hops(mut self, hops: u32) -> Self {
+        self.state.facts.hops = hops;
+        self
+    }
+
+    /// Sets the clock.
+    ///
+    /// # Panics
+    ///
+    /// When the moment is before 1970.
+    #[track_caller]
+    pub fn now(mut self, now: SystemTime) -> Self {
+        let since = now
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .expect("the clock of a node does not know moments before 1970");
+        self.state.facts.now_ms =
+            u64::try_from(since.as_millis()).expect("milliseconds since 1970 fit 64 bits");
+        self
+    }
+
+    /// Moves the clock forward.
+    pub fn advance(mut self, by: Duration) -> Self {
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        self.state.facts.now_ms = self.state.facts.now_ms.saturating_add(by);
+        self
+    }
+
+    /// Sets where random numbers start.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.state.seed = seed;
+        self
+    }
+}
+
+/// The hooks.
+impl Host {
+    /// Connects a client.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin refuses with.
+    pub fn authenticate<P: Authentication>(
+        &mut self,
+        token: &str,
+        data: impl AsRef<[u8]>,
+    ) -> Result<authentication::Verdict, Refusal> {
+        let request = authentication::Request::new(
+            authentication::Reason::Connect,
+            token.to_owned(),
+            data.as_ref().to_vec(),
+        );
+        self.run(false, || P::authenticate(request))
+    }
+
+    /// Asks for a new identity before the old one expires.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin refuses with.
+    pub fn reauthenticate<P: Authentication>(
+        &mut self,
+        token: &str,
+        data: impl AsRef<[u8]>,
+    ) -> Result<authentication::Verdict, Refusal> {
+        let request = authentication::Request::new(
+            authentication::Reason::Refresh,
+            token.to_owned(),
+            data.as_ref().to_vec(),
+        );
+        self.run(false, || P::authenticate(request))
+    }
+
+    /// Subscribes the client to a channel.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin refuses with.
+    pub fn authorize<P: Authorization>(
+        &mut self,
+        channel: &str,
+        data: impl AsRef<[u8]>,
+    ) -> Result<authorization::Verdict, Refusal> {
+        self.ask_authorization::<P>(authorization::Reason::Subscribe, channel, data.as_ref())
+    }
+
+    /// Asks for a new grant before the old one expires.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin refuses with.
+    pub fn reauthorize<P: Authorization>(
+        &mut self,
+        channel: &str,
+        data: impl AsRef<[u8]>,
+    ) -> Result<authorization::Verdict, Refusal> {
+        self.ask_authorization::<P>(authorization::Reason::Refresh, channel, data.as_ref())
+    }
+
+    /// Publishes `data` to a channel as the host's user.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin refuses with.
+    pub fn filter<P: Filtering>(
+        &mut self,
+        channel: &str,
+        data: impl AsRef<[u8]>,
+    ) -> Result<filtering::Verdict, Refusal> {
+        let message = self.message(channel, data.as_ref());
+        self.run(true, || P::filter(message))
+    }
+
+    /// Publishes `data` to a channel as the host's user, behind the filters.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin refuses with.
+    pub fn route<P: Routing>(
+        &mut self,
+        channel: &str,
+        data: impl AsRef<[u8]>,
+    ) -> Result<routing::Verdict, Refusal> {
+        let message = self.message(channel, data.as_ref());
+        self.run(true, || {
+            let verdict = P::route(message)?;
+            if let routing::Verdict::Routed(destinations) = &verdict {
+                destinations.send();
+            }
+            Ok(verdict)
+        })
+    }
+
+    /// Calls a method as the host's user.
+    ///
+    /// # Errors
+    ///
+    /// What the plugin refuses with.
+    pub fn call<P: Rpc>(
+        &mut self,
+        method: &str,
+        data: impl AsRef<[u8]>,
+    ) -> Result<rpc::Verdict, Refusal> {
+        let user = self.user_of_call();
+        let request = rpc::Request::new(method.to_owned(), user, data.as_ref().to_vec());
+        self.run(false, || P::call(request))
+    }
+
+    fn ask_authorization<P: Authorization>(
+        &mut self,
+        reason: authorization::Reason,
+        channel: &str,
+        data: &[u8],
+    ) -> Result<authorization::Verdict, Refusal> {
+        let user = self.user_of_call();
+        let request = authorization::Request::new(reason, channel.to_owned(), user, data.to_vec());
+        self.run(false, || P::authorize(request))
+    }
+
+    fn message(&self, channel: &str, data: &[u8]) -> Message {
+        Message::new(channel.to_owned(), self.user_of_call(), data.to_vec())
+    }
+
+    /// The server API and plugins publish as nobody.
+    fn user_of_call(&self) -> String {
+        match self.state.facts.origin {
+            None | Some(Origin::Client) => self.state.facts.user.clone(),
+            Some(Origin::ServerApi | Origin::Plugin) => String::new(),
+        }
+    }
+
+    fn run<V>(
+        &mut self,
+        has_message: bool,
+        call: impl FnOnce() -> Result<V, Refusal>,
+    ) -> Result<V, Refusal> {
+        config::forget();
+        let mut state = self.state.clone();
+        state.effects = host::Effects {
+            tags: state.facts.tags.clone(),
+            ..host::Effects::default()
+        };
+        state.has_message = has_message;
+        let (answer, state) = host::scope(state, call);
+        self.state = state;
+        if answer.is_err() {
+            // A refused message goes nowhere, and what its call queued is not made.
+            let log = std::mem::take(&mut self.state.effects.log);
+            self.state.effects = host::Effects {
+                log,
+                ..host::Effects::default()
+            };
+        }
+        answer
+    }
+}
+
+/// What the last call did.
+impl Host {
+    /// The lines that it wrote.
+    pub fn log(&self) -> Vec<LogLine> {
+        let lines = self.state.effects.log.iter();
+        lines
+            .map(|(level, text)| LogLine {
+                level: *level,
+                text: text.clone(),
+            })
+            .collect()
+    }
+
+    /// The publications that it queued.
+    pub fn publications(&self) -> Vec<Publication> {
+        let publications = self.state.effects.publications.iter();
+        publications
+            .map(|(channel, data)| Publication {
+                channel: channel.clone(),
+                data: data.clone(),
+            })
+            .collect()
+    }
+
+    /// The tags that the message goes on with.
+    pub fn tags(&self) -> &BTreeMap<String, String> {
+        &self.state.effects.tags
+    }
+
+    /// Whether the message is kept out of the history.
+    pub fn is_history_skipped(&self) -> bool {
+        self.state.effects.is_history_skipped
+    }
+
+    /// The key that the message was given.
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.state.effects.idempotency_key.as_deref()
+    }
+
+    /// Whether the message may be sent as a difference, if the plugin said anything about that.
+    pub fn delta(&self) -> Option<bool> {
+        self.state.effects.delta
+    }
+}
+
+#[track_caller]
+fn text_of<T: Serialize>(what: &'static str, value: &T) -> String {
+    String::from_utf8(json::print(what, value)).expect("JSON is UTF-8")
+}
