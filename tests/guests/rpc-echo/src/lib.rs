@@ -1,0 +1,54 @@
+//! Guest of the tests: an RPC that says what it was told, and what it knows.
+//!
+//! `echo` answers with its data, `whoami` with the facts of the call, `settings` with the binding's settings,
+//! `publish` publishes its data to the channel named in it (`{"channel": …}`); any other method is not its.
+
+use serde::Deserialize;
+use serde_json::json;
+use tidegate_sdk::{
+    Refusal, Rpc, clock, config, context, log, plugin, publishing, random,
+    rpc::{Request, Verdict},
+};
+
+struct Echo;
+
+#[derive(Deserialize)]
+struct Publish<'r> {
+    channel: &'r str,
+}
+
+impl Rpc for Echo {
+    fn call(request: Request) -> Result<Verdict, Refusal> {
+        match request.method() {
+            "echo" => Ok(Verdict::Reply(request.into_data())),
+            "settings" => Ok(Verdict::Reply(config::text().into_bytes())),
+            "publish" => {
+                let Publish { channel } = request.json()?;
+                publishing::publish(channel, request.data())
+                    .map_err(|error| Refusal::error(500, error.to_string()))?;
+                Verdict::json(&json!({}))
+            }
+            "whoami" => {
+                log::info!("asked by {}", request.user());
+                Verdict::json(&json!({
+                    "app": context::app(),
+                    "version": context::version(),
+                    "trace_id": context::trace_id(),
+                    "user": context::user(),
+                    "client_id": context::client_id(),
+                    "transport": context::transport(),
+                    "client_name": context::client_name(),
+                    "remote_address": context::remote_address(),
+                    "header": context::header("x-test"),
+                    "meta": context::meta::<serde_json::Value>()?,
+                    "hops": context::hops(),
+                    "now": clock::unix_seconds(),
+                    "random": random::number() != random::number(),
+                }))
+            }
+            _ => Ok(Verdict::NotMine),
+        }
+    }
+}
+
+plugin!(Echo: rpc);
