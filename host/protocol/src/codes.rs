@@ -178,10 +178,7 @@ impl From<ErrorCode> for Error {
 /// Whether client libraries reconnect after a close with this code, ours or a custom one. Transport codes below
 /// 3000 count as a broken connection, except "too big".
 pub const fn is_reconnect_code(code: u32) -> bool {
-    match code {
-        1009 | 3500..=3999 | 4500..=4999 => false,
-        _ => true,
-    }
+    !matches!(code, 1009 | 3500..=3999 | 4500..=4999)
 }
 
 impl DisconnectCode {

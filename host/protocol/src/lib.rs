@@ -6,6 +6,7 @@
 
 pub mod codec;
 pub mod codes;
+pub mod filter;
 pub mod frame;
 mod json;
 mod json_lexer;
@@ -13,9 +14,11 @@ pub mod messages;
 mod protobuf;
 mod raw;
 mod schema;
+pub mod server_api;
 
 pub use codec::*;
 pub use codes::{ApiErrorCode, DisconnectCode, ErrorCode, UnsubscribeCode};
+pub use filter::{Filter, FilterError};
 pub use frame::{Frame, Framing};
 pub use messages::*;
 pub use raw::{InvalidJson, Raw};

@@ -10,7 +10,8 @@ use tidegate_protocol::{
 };
 
 fn json(reply: &Reply) -> String {
-    String::from_utf8(encode_reply(Codec::Json, reply).unwrap()).unwrap()
+    let bytes = encode_reply(Codec::Json, reply).expect("the reply can be written as JSON");
+    String::from_utf8(bytes).expect("JSON is text")
 }
 
 fn push(publication: Publication) -> Reply {
