@@ -1,0 +1,108 @@
+//! What the system says about a process: CPU time and memory, from `/proc`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// User and system time that a process has used, all threads together.
+///
+/// # Errors
+/// When the process is gone.
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let ticks = cpu_ticks(&stat)
+        .with_context(|| format!("/proc/{pid}/stat has another form than expected"))?;
+    Ok(Duration::from_secs(ticks)
+        / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100))
+}
+
+/// Fields 14 and 15, counted after the name, which may itself hold spaces and parentheses.
+fn cpu_ticks(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+}
+
+/// Memory of a process, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Memory {
+    /// Everything that is resident.
+    pub resident: u64,
+    /// What the process allocated itself: heap and stacks, no files.
+    pub anonymous: u64,
+}
+
+/// What a process holds now.
+///
+/// # Errors
+/// When the process is gone.
+pub fn memory(pid: u32) -> Result<Memory> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .with_context(|| format!("process {pid} is gone"))?;
+    let bytes = |key: &str| {
+        kibibytes(&rollup, key)
+            .map(|kib| kib * 1024)
+            .with_context(|| format!("smaps_rollup has no {key}"))
+    };
+    Ok(Memory {
+        resident: bytes("Rss:")?,
+        anonymous: bytes("Anonymous:")?,
+    })
+}
+
+fn kibibytes(text: &str, key: &str) -> Option<u64> {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key))?
+        .split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// The machine in one line, for a report.
+pub fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .and_then(|rest| rest.split(':').nth(1))
+        .unwrap_or("unknown processor");
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let memory = kibibytes(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let release = kernel.trim().split('-').next().unwrap_or_default();
+    format!(
+        "{}, {cores} cores, {:.0} GiB, Linux {release}",
+        model.trim(),
+        memory as f64 / 1024.0 / 1024.0
+    )
+}
+
+/// Lets this process, and those it starts, open as many files as the system permits.
+pub fn raise_file_limit() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    // What cannot be raised shows as connections that fail, which the report counts.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, limit);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_are_found_behind_a_name_with_spaces_and_parentheses() {
+        assert_eq!(
+            cpu_ticks("7 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 40 2 0 0"),
+            Some(42)
+        );
+    }
+
+    #[test]
+    fn our_own_process_uses_memory_and_time() {
+        let memory = memory(std::process::id()).unwrap();
+        assert!(memory.anonymous > 0 && memory.resident >= memory.anonymous);
+        assert!(cpu_time(std::process::id()).is_ok());
+    }
+}
