@@ -35,8 +35,7 @@ const MAX_FILES: usize = 64;
 const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Nothing but our own files; no inline code, no frames.
-const CONTENT_SECURITY_POLICY: &str =
-    "default-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Address of the client as the listener resolved it, an extension of every request.
 #[derive(Debug, Clone, Copy)]

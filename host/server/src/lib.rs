@@ -1,1 +1,5 @@
-//! (being written)
+//! The Tidegate server: configuration, listeners, transports, server API, admin API, command line.
+
+pub mod config;
+pub mod demo;
+pub mod telemetry;

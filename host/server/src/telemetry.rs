@@ -25,7 +25,9 @@ pub enum LogError {
 /// [`LogError`] when the file cannot be opened or the process already logs.
 pub fn init(level: &str, file: Option<&Path>) -> Result<(), LogError> {
     let level = if level == "none" { "off" } else { level };
-    let filter = EnvFilter::new(format!("warn,tidegate={level},tidegate_realtime={level},tidegate_sandbox={level},tidegate_control={level}"));
+    let filter = EnvFilter::new(format!(
+        "warn,tidegate={level},tidegate_realtime={level},tidegate_sandbox={level},tidegate_control={level}"
+    ));
     let registry = tracing_subscriber::registry().with(filter);
     let done = match file {
         Some(path) => {

@@ -1,0 +1,710 @@
+//! Settings to the validated [`Config`]: what values mean, alone and together.
+//!
+//! Each section is built by one function that adds its problems to the common list and goes on with a harmless
+//! value, so that all problems are found. The result is thrown away when there is one.
+
+use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+
+use http::HeaderName;
+use ipnet::IpNet;
+use regex::Regex;
+
+use super::{
+    ADMIN_KEY_MIN_BYTES, AdminApiConfig, ChannelsConfig, ClientConfig, Config, DemoConfig,
+    Endpoint, ErrorMode, HMAC_SECRET_MIN_BYTES, HistoryConfig, HttpApiConfig, HttpServerConfig,
+    LogConfig, LogLevel, NamespaceConfig, Permission, PluginDeadlines, PluginsConfig,
+    PublicationDataFormat, TokenAlgorithm, TokenClaimRule, TokenConfig, WebsocketConfig, keys,
+    settings::{Scope, Settings},
+    tree::Problem,
+};
+
+/// Builds the configuration; problems are appended to `problems`.
+pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config {
+    let root = &settings.root;
+    engine(root, problems);
+    let config = Config {
+        data_dir: PathBuf::from(root.text("data_dir")),
+        http_server: http_server(root, problems),
+        admin_api: admin_api(root, problems),
+        log: log(root, problems),
+        client: client(root, problems),
+        token: token(root, problems),
+        channels: channels(settings, problems),
+        http_api: http_api(root, problems),
+        websocket: WebsocketConfig {
+            is_enabled: !root.flag("websocket.disabled"),
+            handler_prefix: path_prefix(root, "websocket.handler_prefix", problems),
+            max_message_bytes: root.size("websocket.message_size_limit"),
+            write_timeout: root.duration("websocket.write_timeout"),
+        },
+        plugins: plugins(root, problems),
+        health: endpoint(root, "health", problems),
+        prometheus: endpoint(root, "prometheus", problems),
+        node_name: root.filled_text("node.name"),
+        shutdown_timeout: at_least(root, "shutdown.timeout", Duration::from_secs(1), problems),
+        demo: demo(root, problems),
+    };
+    if root.text("data_dir").is_empty() {
+        problems.push(root.problem(
+            "data_dir",
+            "name a directory, for example \"/var/lib/tidegate\"",
+        ));
+    }
+    distinct_prefixes(&config, root, problems);
+    distinct_ports(&config, root, problems);
+    config
+}
+
+fn engine(root: &Scope, problems: &mut Vec<Problem>) {
+    let engine = root.text("engine.type");
+    match engine.as_str() {
+        "memory" => {}
+        "redis" => problems.push(root.problem(
+            "engine.type",
+            "the Redis engine is not part of this release; use \"memory\"",
+        )),
+        "" => problems.push(root.problem("engine.type", "use \"memory\"")),
+        _ => problems.push(root.problem(
+            "engine.type",
+            format!("`{engine}` is not an engine; use \"memory\""),
+        )),
+    }
+}
+
+fn http_server(root: &Scope, problems: &mut Vec<Problem>) -> HttpServerConfig {
+    let mut trusted_proxies = Vec::new();
+    for text in root.texts("http_server.trusted_proxies") {
+        let network = text
+            .parse::<IpNet>()
+            .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        match network {
+            Ok(network) => trusted_proxies.push(network),
+            Err(_) => problems.push(root.problem(
+                "http_server.trusted_proxies",
+                format!(
+                    "`{text}` is not a network; write an address or a network, as in \"10.0.0.0/8\""
+                ),
+            )),
+        }
+    }
+    HttpServerConfig {
+        address: address(root, "http_server.address", problems),
+        port: port(root, "http_server.port"),
+        trusted_proxies,
+    }
+}
+
+fn admin_api(root: &Scope, problems: &mut Vec<Problem>) -> AdminApiConfig {
+    let address = address(root, "admin_api.address", problems);
+    let is_enabled = root.flag("admin_api.enabled");
+    if is_enabled && !address.is_some_and(|address| address.to_canonical().is_loopback()) {
+        let message = "the admin API has no TLS in this release, so it listens on loopback only; use \"127.0.0.1\" and reach it through an SSH tunnel or a proxy on this machine";
+        problems.push(root.problem("admin_api.address", message));
+    }
+    let key = root.secret("admin_api.key");
+    if let Some(key) = key.as_ref().filter(|key| key.len() < ADMIN_KEY_MIN_BYTES) {
+        let message = format!(
+            "the key has {} bytes; use at least {ADMIN_KEY_MIN_BYTES}, for example from `openssl rand -hex 32`",
+            key.len()
+        );
+        problems.push(root.problem("admin_api.key", message));
+    }
+    AdminApiConfig {
+        is_enabled,
+        address: address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST)),
+        port: port(root, "admin_api.port"),
+        key,
+    }
+}
+
+fn log(root: &Scope, problems: &mut Vec<Problem>) -> LogConfig {
+    let text = root.text("log.level");
+    let level = LogLevel::parse(&text).unwrap_or_else(|| {
+        let message =
+            format!("`{text}` is not a level; use trace, debug, info, warn, error or none");
+        problems.push(root.problem("log.level", message));
+        LogLevel::Info
+    });
+    LogConfig {
+        level,
+        file: root.filled_text("log.file").map(PathBuf::from),
+    }
+}
+
+fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
+    let ping_interval = at_least(
+        root,
+        "client.ping_interval",
+        Duration::from_secs(1),
+        problems,
+    );
+    let pong_timeout = at_least(
+        root,
+        "client.pong_timeout",
+        Duration::from_millis(100),
+        problems,
+    );
+    if pong_timeout >= ping_interval {
+        problems.push(root.problem("client.pong_timeout", "must be shorter than client.ping_interval, so that a lost pong is noticed before the next ping"));
+    }
+    let user_id_http_header = root
+        .filled_text("client.user_id_http_header")
+        .and_then(|name| {
+            let header = HeaderName::try_from(name.as_str()).ok();
+            if header.is_none() {
+                problems.push(root.problem(
+                    "client.user_id_http_header",
+                    format!("`{name}` is not a header name"),
+                ));
+            }
+            header
+        });
+    let allowed_origins = root.texts("client.allowed_origins");
+    for origin in allowed_origins
+        .iter()
+        .filter(|origin| !is_origin_pattern(origin))
+    {
+        problems.push(root.problem(
+            "client.allowed_origins",
+            format!("`{origin}` is not an origin; write scheme and host, as in \"https://example.com\" or \"https://*.example.com\", without a path"),
+        ));
+    }
+    let limit = |name: &str| usize::try_from(root.count(name)).unwrap_or(usize::MAX);
+    let rate = |name: &str| {
+        u32::try_from(root.count(name))
+            .ok()
+            .and_then(NonZeroU32::new)
+    };
+    ClientConfig {
+        allowed_origins,
+        allow_anonymous_connect_without_token: root
+            .flag("client.allow_anonymous_connect_without_token"),
+        ping_interval,
+        pong_timeout,
+        expired_close_delay: root.duration("client.expired_close_delay"),
+        expired_sub_close_delay: root.duration("client.expired_sub_close_delay"),
+        stale_close_delay: at_least(
+            root,
+            "client.stale_close_delay",
+            Duration::from_millis(100),
+            problems,
+        ),
+        channel_limit: limit("client.channel_limit"),
+        queue_max_bytes: root.size("client.queue_max_size"),
+        connection_limit: match limit("client.connection_limit") {
+            0 => super::DEFAULT_CONNECTION_LIMIT,
+            limit => limit,
+        },
+        user_connection_limit: Some(limit("client.user_connection_limit"))
+            .filter(|limit| *limit > 0),
+        connection_rate_limit: rate("client.connection_rate_limit"),
+        ip_connection_limit: limit("client.ip_connection_limit"),
+        ip_connection_rate_limit: rate("client.ip_connection_rate_limit")
+            .unwrap_or(NonZeroU32::MIN),
+        command_rate: rate("client.command_rate"),
+        connect_include_server_time: root.flag("client.connect_include_server_time"),
+        history_max_publications: limit("client.history_max_publication_limit"),
+        recovery_max_publications: limit("client.recovery_max_publication_limit"),
+        user_id_http_header,
+        is_insecure: root.flag("client.insecure"),
+    }
+}
+
+/// Scheme, host and port, where any part may hold globs; `*` alone allows everything, `null` opaque origins.
+fn is_origin_pattern(text: &str) -> bool {
+    if text == "*" || text == "null" {
+        return true;
+    }
+    let is_plain =
+        !text.is_empty() && !text.contains(|char: char| char.is_whitespace() || char.is_control());
+    match text.split_once("://") {
+        Some((scheme, host)) => {
+            is_plain && !scheme.is_empty() && !host.is_empty() && !host.contains('/')
+        }
+        // `*.example.com` and `*example.com` are globs that swallow the scheme.
+        None => is_plain && text.starts_with('*') && !text.contains('/'),
+    }
+}
+
+fn token(root: &Scope, problems: &mut Vec<Problem>) -> TokenConfig {
+    let allow_weak = root.flag("client.token.insecure_allow_weak_hmac");
+    let mut hmac = |name: &str| {
+        let secret = root.secret(name)?;
+        if secret.len() < HMAC_SECRET_MIN_BYTES && !allow_weak {
+            let message = format!(
+                "the secret has {} bytes; use at least {HMAC_SECRET_MIN_BYTES} (`openssl rand -hex 32`), or set client.token.insecure_allow_weak_hmac = true while you migrate",
+                secret.len()
+            );
+            problems.push(root.problem(name, message));
+        }
+        Some(secret)
+    };
+    let secret = hmac("client.token.hmac_secret_key");
+    let previous = hmac("client.token.hmac_previous_secret_key");
+    if previous.is_some() && secret.is_none() {
+        problems.push(root.problem(
+            "client.token.hmac_previous_secret_key",
+            "there is no current secret; set client.token.hmac_secret_key too",
+        ));
+    }
+    let valid_until = Some(root.count("client.token.hmac_previous_secret_key_valid_until"))
+        .filter(|seconds| *seconds > 0);
+    let mut algorithms = Vec::new();
+    for text in root.texts("client.token.algorithms") {
+        match TokenAlgorithm::parse(&text) {
+            Ok(algorithm) => algorithms.push(algorithm),
+            Err(message) => problems.push(root.problem("client.token.algorithms", message)),
+        }
+    }
+    let user_id_claim = root.filled_text("client.token.user_id_claim");
+    let is_claim = |claim: &String| {
+        claim
+            .bytes()
+            .all(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+    };
+    if !user_id_claim.as_ref().is_none_or(is_claim) {
+        problems.push(root.problem(
+            "client.token.user_id_claim",
+            "a claim's name here has only letters and underscores",
+        ));
+    }
+    TokenConfig {
+        hmac_secret: secret,
+        hmac_previous_secret: previous,
+        hmac_previous_valid_until: valid_until,
+        algorithms,
+        audience: claim_rule(root, "client.token.audience", problems),
+        issuer: claim_rule(root, "client.token.issuer", problems),
+        user_id_claim,
+        require_exp: root.flag("client.token.require_exp"),
+        allow_weak_hmac: allow_weak,
+        skip_signature_verify: root.flag("client.insecure_skip_token_signature_verify"),
+        disallow_anonymous: root.flag("client.disallow_anonymous_connection_tokens"),
+    }
+}
+
+fn claim_rule(root: &Scope, name: &str, problems: &mut Vec<Problem>) -> Option<TokenClaimRule> {
+    let regex_name = format!("{name}_regex");
+    let pattern = pattern(root, &regex_name, problems);
+    match (root.filled_text(name), pattern) {
+        (Some(_), Some(_)) => {
+            problems.push(root.problem(
+                &regex_name,
+                format!("{name} is set too; keep one of the two"),
+            ));
+            None
+        }
+        (Some(text), None) => Some(TokenClaimRule::Exactly(text)),
+        (None, Some(pattern)) => Some(TokenClaimRule::Matches(pattern)),
+        (None, None) => None,
+    }
+}
+
+fn channels(settings: &Settings, problems: &mut Vec<Problem>) -> ChannelsConfig {
+    let root = &settings.root;
+    let mut boundary = |name: &str| {
+        let text = root.text(name);
+        let mut chars = text.chars();
+        match (chars.next(), chars.next()) {
+            (Some(char), None) if char.is_ascii_punctuation() => char,
+            _ => {
+                problems.push(root.problem(
+                    name,
+                    format!("`{text}` cannot be used; write one character of ASCII punctuation"),
+                ));
+                '\0'
+            }
+        }
+    };
+    let private_prefix = boundary("channel.private_prefix");
+    let namespace_boundary = boundary("channel.namespace_boundary");
+    let user_boundary = boundary("channel.user_boundary");
+    let user_separator = boundary("channel.user_separator");
+    let marks = [
+        private_prefix,
+        namespace_boundary,
+        user_boundary,
+        user_separator,
+    ];
+    let names = [
+        "channel.private_prefix",
+        "channel.namespace_boundary",
+        "channel.user_boundary",
+        "channel.user_separator",
+    ];
+    for (index, mark) in marks.iter().enumerate().filter(|(_, mark)| **mark != '\0') {
+        if let Some(earlier) = marks.iter().take(index).position(|other| other == mark) {
+            problems.push(root.problem(
+                names[index],
+                format!(
+                    "{} is `{mark}` too; the four characters must differ",
+                    names[earlier]
+                ),
+            ));
+        }
+    }
+    let meta_ttl = at_least(
+        root,
+        "channel.history_meta_ttl",
+        Duration::from_secs(1),
+        problems,
+    );
+    let default_format = data_format(root, "channel.publication_data_format", problems);
+    let prefix = "channel.without_namespace.";
+    let mut namespaces: BTreeMap<String, NamespaceConfig> = BTreeMap::new();
+    for scope in &settings.namespaces {
+        let name = scope.text("name");
+        let is_name = name.len() >= 2
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !is_name {
+            problems.push(scope.problem(
+                "name",
+                "a namespace has a name of at least two letters, digits, `-`, `_` or `.`",
+            ));
+        } else if name.contains(namespace_boundary) {
+            problems.push(scope.problem(
+                "name",
+                format!("the name contains channel.namespace_boundary, `{namespace_boundary}`"),
+            ));
+        }
+        let namespace = namespace(scope, "", meta_ttl, default_format, problems);
+        if namespaces.insert(name.clone(), namespace).is_some() && is_name {
+            problems.push(scope.problem(
+                "name",
+                format!("there is another namespace `{name}`; names are unique"),
+            ));
+        }
+    }
+    ChannelsConfig {
+        max_length_bytes: usize::try_from(root.count("channel.max_length")).unwrap_or(255),
+        private_prefix,
+        namespace_boundary,
+        user_boundary,
+        user_separator,
+        without_namespace: namespace(root, prefix, meta_ttl, default_format, problems),
+        namespaces,
+    }
+}
+
+fn namespace(
+    scope: &Scope,
+    prefix: &str,
+    global_meta_ttl: Duration,
+    default_format: PublicationDataFormat,
+    problems: &mut Vec<Problem>,
+) -> NamespaceConfig {
+    let key = |name: &str| format!("{prefix}{name}");
+    let flag = |name: &str| scope.flag(&key(name));
+    let size = scope.count(&key("history_size"));
+    let ttl = scope.duration(&key("history_ttl"));
+    let own_meta_ttl = Some(scope.duration(&key("history_meta_ttl"))).filter(|ttl| !ttl.is_zero());
+    let meta_ttl = own_meta_ttl.unwrap_or(global_meta_ttl);
+    let history = match (size, ttl) {
+        (0, Duration::ZERO) => None,
+        (0, _) => {
+            problems.push(scope.problem(
+                &key("history_size"),
+                "history_ttl is set, so set history_size as well (or remove both)",
+            ));
+            None
+        }
+        (_, Duration::ZERO) => {
+            problems.push(scope.problem(&key("history_ttl"), "history_size is set, so set history_ttl as well, for example \"5m\" (or remove both)"));
+            None
+        }
+        (size, ttl) => {
+            if meta_ttl <= ttl {
+                let place = if own_meta_ttl.is_some() {
+                    key("history_meta_ttl")
+                } else {
+                    key("history_ttl")
+                };
+                problems.push(scope.problem(&place, "history_meta_ttl must be longer than history_ttl, or streams would be forgotten before their publications"));
+            }
+            Some(HistoryConfig {
+                size: usize::try_from(size).unwrap_or(usize::MAX),
+                ttl,
+                meta_ttl,
+            })
+        }
+    };
+    for option in [
+        "force_recovery",
+        "allow_recovery",
+        "force_positioning",
+        "allow_positioning",
+    ] {
+        if flag(option) && size == 0 && ttl.is_zero() {
+            problems.push(scope.problem(
+                &key(option),
+                "needs history; set history_size and history_ttl",
+            ));
+        }
+    }
+    match scope.text(&key("force_recovery_mode")).as_str() {
+        "" | "stream" => {}
+        "cache" => problems.push(scope.problem(
+            &key("force_recovery_mode"),
+            "cache recovery is not part of this release; use \"stream\"",
+        )),
+        other => problems.push(scope.problem(
+            &key("force_recovery_mode"),
+            format!("`{other}` is not a mode; use \"stream\""),
+        )),
+    }
+    let permission = |what: &str| Permission {
+        for_client: flag(&format!("allow_{what}_for_client")),
+        for_subscriber: what != "subscribe" && flag(&format!("allow_{what}_for_subscriber")),
+        for_anonymous: flag(&format!("allow_{what}_for_anonymous")),
+    };
+    NamespaceConfig {
+        history,
+        meta_ttl,
+        force_positioning: flag("force_positioning"),
+        allow_positioning: flag("allow_positioning"),
+        force_recovery: flag("force_recovery"),
+        allow_recovery: flag("allow_recovery"),
+        subscribe: permission("subscribe"),
+        publish: permission("publish"),
+        read_history: permission("history"),
+        allow_user_limited_channels: flag("allow_user_limited_channels"),
+        channel_regex: pattern(scope, &key("channel_regex"), problems),
+        publication_data_format: if scope.is_set(&key("publication_data_format")) {
+            data_format(scope, &key("publication_data_format"), problems)
+        } else {
+            default_format
+        },
+    }
+}
+
+fn data_format(scope: &Scope, name: &str, problems: &mut Vec<Problem>) -> PublicationDataFormat {
+    let text = scope.text(name);
+    PublicationDataFormat::parse(&text).unwrap_or_else(|| {
+        problems.push(scope.problem(
+            name,
+            format!("`{text}` is not a format; use \"json\", \"json_object\", \"binary\" or \"\""),
+        ));
+        PublicationDataFormat::NotEmpty
+    })
+}
+
+fn http_api(root: &Scope, problems: &mut Vec<Problem>) -> HttpApiConfig {
+    let mode = root.text("http_api.error_mode");
+    let error_mode = match mode.as_str() {
+        "" => ErrorMode::Envelope,
+        "transport" => ErrorMode::Transport,
+        _ => {
+            problems.push(root.problem(
+                "http_api.error_mode",
+                format!("`{mode}` is not a mode; use \"\" or \"transport\""),
+            ));
+            ErrorMode::Envelope
+        }
+    };
+    HttpApiConfig {
+        is_enabled: !root.flag("http_api.disabled"),
+        handler_prefix: path_prefix(root, "http_api.handler_prefix", problems),
+        key: root.secret("http_api.key"),
+        is_insecure: root.flag("http_api.insecure"),
+        error_mode,
+    }
+}
+
+fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
+    let mut allowed_headers = Vec::new();
+    for name in root.texts("plugins.allowed_headers") {
+        match HeaderName::try_from(name.as_str()) {
+            Ok(header) => allowed_headers.push(header),
+            Err(_) => problems.push(root.problem(
+                "plugins.allowed_headers",
+                format!("`{name}` is not a header name"),
+            )),
+        }
+    }
+    let mut deadline = |hook: &str| {
+        let name = format!("plugins.deadline.{hook}");
+        let deadline = at_least(root, &name, Duration::from_millis(1), problems);
+        if deadline > Duration::from_secs(10) {
+            problems.push(root.problem(
+                &name,
+                "a hook that takes longer than 10s holds up its clients; use at most \"10s\"",
+            ));
+        }
+        deadline
+    };
+    PluginsConfig {
+        deadlines: PluginDeadlines {
+            authentication: deadline("authentication"),
+            authorization: deadline("authorization"),
+            filtering: deadline("filtering"),
+            routing: deadline("routing"),
+            rpc: deadline("rpc"),
+        },
+        allowed_headers,
+        name_in_errors: root.flag("plugins.name_in_errors"),
+        max_memory_bytes: root.size("plugins.memory_limit"),
+    }
+}
+
+fn demo(root: &Scope, problems: &mut Vec<Problem>) -> Option<DemoConfig> {
+    if !root.flag("demo.enabled") {
+        return None;
+    }
+    let secret = root.secret("demo.ticket_secret");
+    if secret
+        .as_ref()
+        .is_none_or(|secret| secret.len() < HMAC_SECRET_MIN_BYTES)
+    {
+        problems.push(root.problem("demo.ticket_secret", format!("the demonstration signs tickets with it; set at least {HMAC_SECRET_MIN_BYTES} bytes")));
+    }
+    let page_dir = root.filled_text("demo.page_dir");
+    if page_dir.is_none() {
+        problems.push(root.problem(
+            "demo.page_dir",
+            "name the directory of the page, as in \"demo/page\"",
+        ));
+    }
+    Some(DemoConfig {
+        page_dir: page_dir.map(PathBuf::from)?,
+        ticket_key_id: root.text("demo.ticket_key_id"),
+        ticket_secret: secret?,
+    })
+}
+
+fn endpoint(root: &Scope, section: &str, problems: &mut Vec<Problem>) -> Endpoint {
+    Endpoint {
+        is_enabled: root.flag(&format!("{section}.enabled")),
+        handler_prefix: path_prefix(root, &format!("{section}.handler_prefix"), problems),
+    }
+}
+
+/// A path such as `/api`: absolute, not the root, without anything that a router or browser gives a meaning.
+fn path_prefix(root: &Scope, name: &str, problems: &mut Vec<Problem>) -> String {
+    let text = root.text(name);
+    let path = text.trim_end_matches('/').to_owned();
+    let is_segment = |segment: &str| {
+        !segment.is_empty()
+            && segment
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    };
+    let is_path = path
+        .strip_prefix('/')
+        .is_some_and(|rest| rest.split('/').all(is_segment));
+    if !is_path {
+        let default = keys::find(name)
+            .map(|key| key.default.to_string())
+            .unwrap_or_default();
+        problems.push(root.problem(
+            name,
+            format!("`{text}` is not a usable path; write one as in {default}"),
+        ));
+    }
+    path
+}
+
+/// Two things cannot answer at one path.
+fn distinct_prefixes(config: &Config, root: &Scope, problems: &mut Vec<Problem>) {
+    let taken = [
+        (
+            "websocket.handler_prefix",
+            config.websocket.is_enabled,
+            &config.websocket.handler_prefix,
+        ),
+        (
+            "http_api.handler_prefix",
+            config.http_api.is_enabled,
+            &config.http_api.handler_prefix,
+        ),
+        (
+            "health.handler_prefix",
+            config.health.is_enabled,
+            &config.health.handler_prefix,
+        ),
+        (
+            "prometheus.handler_prefix",
+            config.prometheus.is_enabled,
+            &config.prometheus.handler_prefix,
+        ),
+    ];
+    for (index, (name, is_enabled, path)) in taken.iter().enumerate() {
+        let earlier = taken
+            .iter()
+            .take(index)
+            .find(|(_, is_used, other)| *is_used && other == path);
+        if let (true, Some((other, ..))) = (*is_enabled, earlier) {
+            problems.push(root.problem(
+                name,
+                format!("{other} is `{path}` too; choose another path"),
+            ));
+        }
+    }
+}
+
+fn distinct_ports(config: &Config, root: &Scope, problems: &mut Vec<Problem>) {
+    let (client, admin) = (&config.http_server, &config.admin_api);
+    let shares_address = client
+        .address
+        .is_none_or(|address| address == admin.address || address.is_unspecified());
+    if admin.is_enabled && client.port != 0 && client.port == admin.port && shares_address {
+        problems.push(root.problem(
+            "admin_api.port",
+            format!(
+                "{} is the client port as well; choose another one",
+                admin.port
+            ),
+        ));
+    }
+}
+
+/// `None` is every interface.
+fn address(root: &Scope, name: &str, problems: &mut Vec<Problem>) -> Option<IpAddr> {
+    let text = root.filled_text(name)?;
+    if text == "localhost" {
+        return Some(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST));
+    }
+    let address = text.parse().ok();
+    if address.is_none() {
+        problems.push(root.problem(name, format!("`{text}` is not an IP address; write one as in \"127.0.0.1\" (the port has its own key)")));
+    }
+    address
+}
+
+fn port(root: &Scope, name: &str) -> u16 {
+    u16::try_from(root.count(name)).unwrap_or(0)
+}
+
+fn at_least(root: &Scope, name: &str, least: Duration, problems: &mut Vec<Problem>) -> Duration {
+    let duration = root.duration(name);
+    if duration < least {
+        let least = super::units::format_duration(least);
+        problems.push(root.problem(
+            name,
+            format!(
+                "{} is too short; use at least \"{least}\"",
+                super::units::format_duration(duration)
+            ),
+        ));
+    }
+    duration
+}
+
+fn pattern(scope: &Scope, name: &str, problems: &mut Vec<Problem>) -> Option<Regex> {
+    let text = scope.filled_text(name)?;
+    match Regex::new(&text) {
+        Ok(regex) => Some(regex),
+        Err(error) => {
+            // The parser draws the pattern over several lines; its last line says what is wrong.
+            let error = error.to_string();
+            let cause = error
+                .lines()
+                .last()
+                .unwrap_or_default()
+                .trim_start_matches("error: ");
+            problems.push(scope.problem(name, format!("not a regular expression: {cause}")));
+            None
+        }
+    }
+}

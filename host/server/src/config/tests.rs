@@ -1,0 +1,494 @@
+use std::io::Write as _;
+
+use super::*;
+
+type Variables = BTreeMap<String, String>;
+
+#[track_caller]
+fn load_text(text: &str, extension: &str, variables: &[(&str, &str)]) -> Result<Loaded, Problems> {
+    let mut file = tempfile::Builder::new()
+        .prefix("tidegate")
+        .suffix(&format!(".{extension}"))
+        .tempfile()
+        .unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let environment: Variables = variables
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let sources = Sources {
+        file: Some(file.path()),
+        environment: &environment,
+        data_dir: None,
+    };
+    load(sources).map_err(|error| match error {
+        ConfigError::Problems(problems) => problems,
+        error @ ConfigError::Unreadable { .. } => panic!("{error}"),
+    })
+}
+
+#[track_caller]
+fn good(text: &str, variables: &[(&str, &str)]) -> Config {
+    load_text(text, "toml", variables)
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config
+}
+
+/// Each row of `expected`: line (0 where there is none), key, a part of the message.
+#[track_caller]
+fn refused(text: &str, expected: &[(usize, &str, &str)]) {
+    let problems = load_text(text, "toml", &[]).expect_err("the configuration is refused");
+    for (line, key, part) in expected {
+        let found = problems.as_slice().iter().any(|problem| {
+            let at = match problem.origin {
+                Origin::File { line, .. } => line,
+                Origin::Default | Origin::Environment(_) | Origin::CommandLine(_) => 0,
+            };
+            at == *line && problem.path == *key && problem.message.contains(part)
+        });
+        assert!(found, "line {line}, {key}, {part:?} is not in\n{problems}");
+    }
+    assert_eq!(problems.as_slice().len(), expected.len(), "{problems}");
+}
+
+#[test]
+fn nothing_at_all_is_a_configuration() {
+    let environment = Variables::new();
+    let loaded = load(Sources {
+        file: None,
+        environment: &environment,
+        data_dir: None,
+    })
+    .unwrap();
+    let config = loaded.config;
+    assert_eq!(config.http_server.port, 8000);
+    assert_eq!(config.http_server.address, None);
+    assert_eq!(config.admin_api.port, 8001);
+    assert!(config.admin_api.address.is_loopback());
+    assert_eq!(config.client.ping_interval, Duration::from_secs(25));
+    assert_eq!(config.client.connection_limit, DEFAULT_CONNECTION_LIMIT);
+    assert_eq!(config.plugins.deadlines.filtering, Duration::from_millis(5));
+    assert!(config.token.hmac_secret.is_none());
+    assert!(config.demo.is_none());
+    assert!(config.insecure_switches().is_empty());
+    assert!(
+        loaded
+            .effective
+            .iter()
+            .all(|value| value.origin == Origin::Default)
+    );
+}
+
+#[test]
+fn configurations_of_the_reference_start_us_unchanged() {
+    let json = load_text(include_str!("testdata/centrifugo.json"), "json", &[]);
+    let config = json.unwrap_or_else(|problems| panic!("{problems}")).config;
+    assert_eq!(config.http_server.port, 8000);
+    assert_eq!(config.client.channel_limit, 256);
+    assert_eq!(config.client.allowed_origins.len(), 2);
+    let chat = &config.channels.namespaces["chat"];
+    assert_eq!(chat.history.unwrap().size, 100);
+    assert_eq!(
+        chat.history.unwrap().meta_ttl,
+        Duration::from_secs(720 * 3600)
+    );
+    assert!(chat.force_recovery && chat.subscribe.for_client && chat.publish.for_subscriber);
+    assert!(
+        config
+            .channels
+            .without_namespace
+            .allow_user_limited_channels
+    );
+    assert!(matches!(
+        config.token.issuer,
+        Some(TokenClaimRule::Exactly(_))
+    ));
+    assert!(config.prometheus.is_enabled);
+
+    let yaml = load_text(include_str!("testdata/centrifugo.yaml"), "yml", &[]);
+    let config = yaml.unwrap_or_else(|problems| panic!("{problems}")).config;
+    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(config.websocket.max_message_bytes, 131_072);
+    assert_eq!(config.http_api.error_mode, ErrorMode::Transport);
+    let chat = &config.channels.namespaces["chat"];
+    assert_eq!(
+        chat.publication_data_format,
+        PublicationDataFormat::JsonObject
+    );
+    assert!(chat.channel_regex.as_ref().unwrap().is_match("lobby-1"));
+
+    let toml = load_text(include_str!("testdata/centrifugo.toml"), "toml", &[]);
+    let config = toml.unwrap_or_else(|problems| panic!("{problems}")).config;
+    assert_eq!(config.node_name.as_deref(), Some("edge-1"));
+    assert_eq!(config.token.hmac_previous_valid_until, Some(1_893_456_000));
+    assert_eq!(config.http_api.handler_prefix, "/server/api");
+    assert_eq!(config.client.user_connection_limit, Some(10));
+}
+
+#[test]
+fn the_whole_default_file_of_the_reference_starts_us() {
+    // As `centrifugo defaultconfig` prints it: every key, at its default.
+    let mut root = serde_json::json!({});
+    for line in include_str!("testdata/reference-keys.tsv")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+    {
+        let (path, default) = line.split_once('\t').unwrap();
+        if path.contains("[]") {
+            continue;
+        }
+        let mut table = &mut root;
+        for part in path.split('.') {
+            table = &mut table[part];
+        }
+        *table = serde_json::from_str(default).unwrap();
+    }
+    let config = load_text(&root.to_string(), "json", &[])
+        .unwrap_or_else(|problems| panic!("{problems}"))
+        .config;
+    assert_eq!(config.client.connection_limit, DEFAULT_CONNECTION_LIMIT);
+}
+
+#[test]
+fn the_default_file_loads_unchanged_in_every_format() {
+    for (format, extension) in [
+        (Format::Toml, "toml"),
+        (Format::Yaml, "yaml"),
+        (Format::Json, "json"),
+    ] {
+        let text = default_file::render(format);
+        let loaded = load_text(&text, extension, &[])
+            .unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+        let nothing = load(Sources {
+            file: None,
+            environment: &Variables::new(),
+            data_dir: None,
+        })
+        .unwrap();
+        for (ours, default) in loaded.effective.iter().zip(&nothing.effective) {
+            assert_eq!((&ours.path, &ours.value), (&default.path, &default.value));
+        }
+        assert_eq!(loaded.effective.len(), nothing.effective.len());
+    }
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_key_and_place() {
+    refused(
+        r#"
+[http_server]
+prot = 8000
+[client]
+ping_interval = 25
+pong_timeout = "60s"
+channel_limit = 0
+[client.token]
+hmac_secret_key = "short"
+[sse]
+enabled = true
+[nonsense]
+x = 1
+"#,
+        &[
+            (3, "http_server.prot", "`http_server.port`"),
+            (5, "client.ping_interval", "\"25s\""),
+            (6, "client.pong_timeout", "shorter"),
+            (7, "client.channel_limit", "at least 1"),
+            (
+                9,
+                "client.token.hmac_secret_key",
+                "client.token.insecure_allow_weak_hmac",
+            ),
+            (
+                11,
+                "sse.enabled",
+                "server-sent events are not part of this release",
+            ),
+            (12, "nonsense", "unknown key"),
+        ],
+    );
+}
+
+#[test]
+fn keys_of_later_releases_are_refused_by_name_unless_at_their_default() {
+    refused(
+        r#"
+[engine]
+type = "redis"
+[engine.redis]
+address = "redis://redis:6379"
+prefix = "centrifugo"
+presence_ttl = "60s"
+[admin]
+enabled = true
+[channel.without_namespace]
+presence = true
+[[channel.namespaces]]
+name = "chat"
+join_leave = true
+subscribe_proxy_enabled = true
+presence = false
+[[proxies]]
+name = "backend"
+"#,
+        &[
+            (3, "engine.type", "Redis"),
+            (5, "engine.redis.address", "Redis"),
+            (9, "admin.enabled", "admin_api"),
+            (
+                11,
+                "channel.without_namespace.presence",
+                "presence is not part",
+            ),
+            (14, "channel.namespaces[0].join_leave", "join and leave"),
+            (
+                15,
+                "channel.namespaces[0].subscribe_proxy_enabled",
+                "plugins",
+            ),
+            (17, "proxies", "plugins"),
+        ],
+    );
+}
+
+#[test]
+fn namespaces_are_checked_one_by_one() {
+    refused(
+        r#"
+[[channel.namespaces]]
+name = "a"
+[[channel.namespaces]]
+name = "chat"
+history_size = 10
+[[channel.namespaces]]
+name = "chat"
+force_recovery = true
+[[channel.namespaces]]
+name = "news"
+history_size = 10
+history_ttl = "2h"
+history_meta_ttl = "1h"
+channel_regex = "("
+alow_history_for_client = true
+"#,
+        &[
+            (3, "channel.namespaces[0].name", "at least two"),
+            (
+                6,
+                "channel.namespaces[1].history_ttl",
+                "history_ttl as well",
+            ),
+            (8, "channel.namespaces[2].name", "another namespace"),
+            (9, "channel.namespaces[2].force_recovery", "needs history"),
+            (14, "channel.namespaces[3].history_meta_ttl", "longer"),
+            (
+                15,
+                "channel.namespaces[3].channel_regex",
+                "regular expression",
+            ),
+            (
+                16,
+                "channel.namespaces[3].alow_history_for_client",
+                "allow_history_for_client",
+            ),
+        ]
+        .map(|(line, key, part)| match (line, key) {
+            // A key that was not written is placed at its namespace.
+            (6, key) => (4, key, part),
+            _ => (line, key, part),
+        }),
+    );
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused() {
+    refused(
+        r#"
+[http_server]
+port = 8001
+trusted_proxies = ["10.0.0.0/8", "nginx"]
+[admin_api]
+address = "0.0.0.0"
+key = "short"
+[client]
+allowed_origins = ["example.com/path", "https://ok.example"]
+[client.token]
+audience = "a"
+audience_regex = "b"
+algorithms = ["RS256", "HS256", "none"]
+[health]
+handler_prefix = "/api"
+[channel]
+user_boundary = ":"
+[demo]
+enabled = true
+"#,
+        &[
+            (4, "http_server.trusted_proxies", "nginx"),
+            (6, "admin_api.address", "loopback"),
+            (7, "admin_api.key", "at least 16"),
+            (9, "client.allowed_origins", "example.com/path"),
+            (12, "client.token.audience_regex", "keep one"),
+            (13, "client.token.algorithms", "RS256"),
+            (13, "client.token.algorithms", "none"),
+            (15, "health.handler_prefix", "http_api.handler_prefix"),
+            (17, "channel.user_boundary", "must differ"),
+            (0, "demo.ticket_secret", "32"),
+            (0, "demo.page_dir", "directory"),
+            (0, "admin_api.port", "client port"),
+        ],
+    );
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let config = good(
+        "[http_server]\nport = 1\n[[channel.namespaces]]\nname = \"old\"\npresence = true\n",
+        &[
+            ("TIDEGATE_HTTP_SERVER_PORT", "9000"),
+            ("TIDEGATE_DATA_DIR", "/srv/data"),
+            ("TIDEGATE_CLIENT_INSECURE", "true"),
+            (
+                "TIDEGATE_CLIENT_ALLOWED_ORIGINS",
+                "https://a.example https://b.example",
+            ),
+            ("TIDEGATE_HTTP_SERVER_TRUSTED_PROXIES", "[\"10.0.0.0/8\"]"),
+            ("TIDEGATE_CLIENT_STALE_CLOSE_DELAY", "5s"),
+            (
+                "TIDEGATE_CHANNEL_NAMESPACES",
+                r#"[{"name": "chat", "history_size": 1, "history_ttl": "1m"}]"#,
+            ),
+            ("TIDEGATE_ADMIN_KEY", "for the command line"),
+        ],
+    );
+    assert_eq!(config.http_server.port, 9000);
+    assert_eq!(config.data_dir, Path::new("/srv/data"));
+    assert_eq!(
+        config.client.allowed_origins,
+        ["https://a.example", "https://b.example"]
+    );
+    assert_eq!(config.http_server.trusted_proxies.len(), 1);
+    assert_eq!(config.client.stale_close_delay, Duration::from_secs(5));
+    assert_eq!(
+        config.channels.namespaces.keys().collect::<Vec<_>>(),
+        ["chat"]
+    );
+    assert_eq!(config.insecure_switches().len(), 1);
+}
+
+#[test]
+fn problems_of_the_environment_name_the_variable() {
+    let variables = [
+        ("TIDEGATE_HTTP_SERVER_PORT", "many"),
+        ("TIDEGATE_CLIENT_TOKEN_HMAC_SECRT_KEY", "x"),
+        ("TIDEGATE_SSE_ENABLED", "true"),
+        (
+            "TIDEGATE_CHANNEL_NAMESPACES",
+            "[{\"name\": \"x1\", \"colour\": 1}]",
+        ),
+    ];
+    let problems = load_text("", "toml", &variables).unwrap_err();
+    let text = problems.to_string();
+    assert_eq!(problems.as_slice().len(), 4, "{text}");
+    assert!(
+        text.contains(
+            "environment variable TIDEGATE_HTTP_SERVER_PORT: http_server.port: write a whole number"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("did you mean TIDEGATE_CLIENT_TOKEN_HMAC_SECRET_KEY?"),
+        "{text}"
+    );
+    assert!(text.contains("sse.enabled"), "{text}");
+    assert!(text.contains("channel.namespaces[0].colour"), "{text}");
+}
+
+#[test]
+fn a_weak_secret_needs_the_switch_and_warns() {
+    let config = good(
+        "[client.token]\nhmac_secret_key = \"secret\"\ninsecure_allow_weak_hmac = true\n",
+        &[],
+    );
+    let switches = config.insecure_switches();
+    assert_eq!(switches[0].key, "client.token.insecure_allow_weak_hmac");
+    assert_eq!(config.token.hmac_secret.unwrap().expose(), "secret");
+}
+
+#[test]
+fn any_origin_warns() {
+    let config = good(
+        "client = { allowed_origins = [\"*\"], insecure = true }\nhttp_api.insecure = true\n",
+        &[],
+    );
+    let keys: Vec<_> = config
+        .insecure_switches()
+        .iter()
+        .map(|switch| switch.key)
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "client.insecure",
+            "http_api.insecure",
+            "client.allowed_origins"
+        ]
+    );
+}
+
+#[test]
+fn check_shows_values_and_origins_and_hides_secrets() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let text = format!(
+        "[client.token]\nhmac_secret_key = \"{secret}\"\n[[channel.namespaces]]\nname = \"chat\"\n"
+    );
+    let loaded = load_text(&text, "toml", &[("TIDEGATE_LOG_LEVEL", "warn")]).unwrap();
+    let shown = check::render(&loaded.effective, Some(Path::new("tidegate.toml")));
+    let json = check::to_json(&loaded.effective).to_string();
+    for text in [&shown, &json, &format!("{:?}", loaded.config)] {
+        assert!(!text.contains(secret), "{text}");
+    }
+    assert!(shown.contains("tidegate.toml:2:19"), "{shown}");
+    assert!(
+        shown.contains("environment variable TIDEGATE_LOG_LEVEL"),
+        "{shown}"
+    );
+    assert!(shown.contains("channel.namespaces[0].name"), "{shown}");
+    assert!(json.contains(r#"{"key":"log.level","origin":{"kind":"environment","name":"TIDEGATE_LOG_LEVEL"},"value":"warn"}"#), "{json}");
+}
+
+#[test]
+fn a_file_that_is_missing_or_broken_says_so() {
+    let environment = Variables::new();
+    let missing = load(Sources {
+        file: Some(Path::new("/nowhere/at-all.toml")),
+        environment: &environment,
+        data_dir: None,
+    });
+    assert!(
+        missing
+            .unwrap_err()
+            .to_string()
+            .contains("/nowhere/at-all.toml")
+    );
+    refused("[client\n", &[(1, "", "not valid TOML")]);
+    refused("client = 1\n", &[(1, "client", "section")]);
+}
+
+#[test]
+fn the_option_wins_over_everything() {
+    let environment: Variables = [(
+        "TIDEGATE_DATA_DIR".to_owned(),
+        "/from/environment".to_owned(),
+    )]
+    .into();
+    let sources = Sources {
+        file: None,
+        environment: &environment,
+        data_dir: Some(Path::new("/from/option")),
+    };
+    assert_eq!(
+        load(sources).unwrap().config.data_dir,
+        Path::new("/from/option")
+    );
+}
