@@ -40,7 +40,7 @@ pub struct HistoryOptions {
 }
 
 /// Where a publication ended up.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Published {
     /// `None` without history.
     pub position: Option<StreamPosition>,
