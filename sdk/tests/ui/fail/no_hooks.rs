@@ -1,0 +1,5 @@
+struct Wall;
+
+tidegate_sdk::plugin!(Wall);
+
+fn main() {}
