@@ -1,0 +1,328 @@
+//! A channel on this node and its members, one list per shard.
+//!
+//! Owns what each member may get next. Invariant: after `Members::remove` returned, nothing more is appended to
+//! that link for this membership, because appending happens under the list's lock.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use parking_lot::Mutex;
+use slab::Slab;
+use tidegate_protocol::{EncodeError, StreamPosition};
+
+use super::{delivery::Delivery, membership::Buffer};
+use crate::{
+    ids::ChannelKey,
+    link::{Appended, Link, Signal},
+    outbox::Item,
+};
+
+/// A channel with members, or that had some a moment ago.
+pub(crate) struct Channel {
+    pub(crate) key: ChannelKey,
+    num_members: AtomicUsize,
+    /// The broker was asked for this channel and agreed. Set by a membership that was confirmed.
+    is_carried: AtomicBool,
+    /// The channel is on the hub's list of vacant ones. Written under that list's lock.
+    is_lingering: AtomicBool,
+    /// The stream's incarnation as far as this node knows; `None` until a position was seen.
+    epoch: Mutex<Option<Box<str>>>,
+    /// By shard; made when the shard's first member joins.
+    members: Box<[OnceLock<Box<Members>>]>,
+}
+
+/// A channel's members in one shard.
+#[derive(Default)]
+pub(crate) struct Members {
+    /// Everything a flusher and a joining session both touch. Held over memory operations alone.
+    pub(crate) list: Mutex<Slab<Member>>,
+    /// The size of `list`, readable without its lock.
+    count: AtomicUsize,
+    /// An event was not queued; read and written under the shard's queue lock.
+    is_lost: AtomicBool,
+}
+
+/// A link's membership in one channel.
+pub(crate) struct Member {
+    pub(crate) link: Arc<Link>,
+    pub(crate) position: MemberPosition,
+    /// Present until the membership is activated.
+    pub(crate) buffer: Option<Box<Buffer>>,
+}
+
+/// How far a member has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MemberPosition {
+    /// Gets whatever comes.
+    Unpositioned,
+    /// Has everything up to this offset and must get the next one.
+    At(u64),
+    /// Missed something: gets nothing until it joins anew.
+    Stopped,
+}
+
+/// What a stream position says about the epoch that the channel had so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Epoch {
+    Same,
+    Changed,
+}
+
+impl Channel {
+    pub(crate) fn new(key: ChannelKey, num_shards: usize) -> Self {
+        Self {
+            key,
+            num_members: AtomicUsize::new(0),
+            is_carried: AtomicBool::new(false),
+            is_lingering: AtomicBool::new(false),
+            epoch: Mutex::new(None),
+            members: (0..num_shards).map(|_| OnceLock::new()).collect(),
+        }
+    }
+
+    pub(crate) fn members(&self, shard: usize) -> &Members {
+        self.members[shard].get_or_init(Box::default)
+    }
+
+    pub(crate) fn existing_members(&self, shard: usize) -> Option<&Members> {
+        self.members[shard].get().map(AsRef::as_ref)
+    }
+
+    pub(crate) fn num_members(&self) -> usize {
+        // Pairs with the counting in `add_member`, which happens under the map's lock.
+        self.num_members.load(Ordering::Acquire)
+    }
+
+    /// Counts a member; the caller holds the map's lock.
+    pub(crate) fn add_member(&self) {
+        self.num_members.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Counts a member less; answers whether it was the last.
+    pub(crate) fn remove_member(&self) -> bool {
+        self.num_members.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    pub(crate) fn is_carried(&self) -> bool {
+        // Pairs with `set_carried`: who sees true may rely on the broker's answer.
+        self.is_carried.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_carried(&self) {
+        self.is_carried.store(true, Ordering::Release);
+    }
+
+    /// Answers whether the channel has to be put on the list of vacant ones.
+    pub(crate) fn start_lingering(&self) -> bool {
+        !self.is_lingering.swap(true, Ordering::Relaxed)
+    }
+
+    pub(crate) fn stop_lingering(&self) {
+        self.is_lingering.store(false, Ordering::Relaxed);
+    }
+
+    /// Takes note of a live position.
+    pub(crate) fn advance_epoch(&self, position: &StreamPosition) -> Epoch {
+        let mut epoch = self.epoch.lock();
+        match epoch.as_deref() {
+            Some(known) if known == position.epoch => Epoch::Same,
+            Some(_) => {
+                *epoch = Some(position.epoch.as_str().into());
+                Epoch::Changed
+            }
+            None => {
+                *epoch = Some(position.epoch.as_str().into());
+                Epoch::Same
+            }
+        }
+    }
+
+    /// Compares a position that was read from the history with what has been delivered since.
+    pub(crate) fn check_epoch(&self, position: &StreamPosition) -> Epoch {
+        let mut epoch = self.epoch.lock();
+        match epoch.as_deref() {
+            // A stream that nobody has used has no epoch yet; its first publication brings one.
+            _ if position.epoch.is_empty() => Epoch::Same,
+            Some(known) if known == position.epoch => Epoch::Same,
+            Some(_) => Epoch::Changed,
+            None => {
+                *epoch = Some(position.epoch.as_str().into());
+                Epoch::Same
+            }
+        }
+    }
+}
+
+impl Members {
+    pub(crate) fn is_empty(&self) -> bool {
+        // Pairs with `insert`: a session that joined before it read a history sees every later publication.
+        self.count.load(Ordering::SeqCst) == 0
+    }
+
+    pub(crate) fn insert(&self, link: Arc<Link>) -> u32 {
+        let mut list = self.list.lock();
+        let slot = list.insert(Member {
+            link,
+            position: MemberPosition::Unpositioned,
+            buffer: Some(Box::default()),
+        });
+        self.count.store(list.len(), Ordering::SeqCst);
+        u32::try_from(slot).expect("a node has fewer sessions than 32 bits count")
+    }
+
+    pub(crate) fn remove(&self, slot: u32) {
+        let mut list = self.list.lock();
+        let member = list.try_remove(slot as usize);
+        if list.is_empty() {
+            // Slots of a peak are not walked, nor kept, for ever.
+            *list = Slab::new();
+        }
+        self.count.store(list.len(), Ordering::SeqCst);
+        drop(list);
+        // The last reference to a link closes its socket; not under the lock.
+        drop(member);
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn mark_lost(&self) {
+        self.is_lost.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn unmark_lost(&self) {
+        self.is_lost.store(false, Ordering::Relaxed);
+    }
+}
+
+/// What a member does with the next publications of its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reception {
+    /// Takes all of them; its position has moved behind them.
+    All,
+    /// Takes none, because it has them.
+    Known,
+    /// They have to be looked at one by one.
+    OneByOne,
+}
+
+/// How the publications of a group lie in the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// None of them has an offset.
+    OutsideStream,
+    /// Offsets that follow each other within one epoch.
+    Contiguous { first: u64, last: u64 },
+    /// Anything else.
+    Mixed,
+}
+
+impl Run {
+    pub(crate) fn of(delivery: &Delivery) -> Self {
+        match (delivery.epoch, delivery.offset()) {
+            (Epoch::Changed, _) => Self::Mixed,
+            (Epoch::Same, 0) => Self::OutsideStream,
+            (Epoch::Same, offset) => Self::Contiguous {
+                first: offset,
+                last: offset,
+            },
+        }
+    }
+
+    pub(crate) fn followed_by(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::OutsideStream, Self::OutsideStream) => Self::OutsideStream,
+            (
+                Self::Contiguous { first, last },
+                Self::Contiguous {
+                    first: next,
+                    last: end,
+                },
+            ) if next == last.saturating_add(1) => Self::Contiguous { first, last: end },
+            _ => Self::Mixed,
+        }
+    }
+}
+
+impl Member {
+    /// Appends one publication to the link if the member is to get it. A missing offset or a new epoch stops
+    /// a positioned member; the caller compares the position and reports the gap.
+    pub(crate) fn deliver(&mut self, delivery: &Arc<Delivery>) -> Appended {
+        match self.position {
+            MemberPosition::Stopped => return Appended::Nothing,
+            MemberPosition::Unpositioned => {}
+            MemberPosition::At(have) => {
+                let offset = delivery.offset();
+                if delivery.epoch == Epoch::Changed || offset > have.saturating_add(1) {
+                    self.position = MemberPosition::Stopped;
+                    return Appended::Nothing;
+                }
+                if offset != 0 {
+                    if offset <= have {
+                        return Appended::Nothing;
+                    }
+                    self.position = MemberPosition::At(offset);
+                }
+            }
+        }
+        match delivery.encoded(self.link.codec(), self.link.framing()) {
+            Ok(frame) => self.link.append_for_flusher(Item::Message(frame.clone())),
+            Err(error) => {
+                self.refuse(error);
+                Appended::Nothing
+            }
+        }
+    }
+
+    /// What to do with a group of publications; moves the position when all of it is taken.
+    pub(crate) fn receive(&mut self, run: &Run) -> Reception {
+        match (self.position, run) {
+            (MemberPosition::Stopped, _) => Reception::Known,
+            (MemberPosition::Unpositioned, _) | (_, Run::OutsideStream) => Reception::All,
+            (MemberPosition::At(have), Run::Contiguous { first, last }) => {
+                if *first == have.saturating_add(1) {
+                    self.position = MemberPosition::At(*last);
+                    Reception::All
+                } else if *last <= have {
+                    Reception::Known
+                } else {
+                    Reception::OneByOne
+                }
+            }
+            (MemberPosition::At(_), Run::Mixed) => Reception::OneByOne,
+        }
+    }
+
+    /// Keeps a delivery for the activation, if that has not happened yet.
+    pub(crate) fn keep_back(&mut self, delivery: &Arc<Delivery>) -> bool {
+        match &mut self.buffer {
+            Some(buffer) => {
+                buffer.keep(delivery);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The codec can't say this publication: the connection ends, as in the reference.
+    pub(crate) fn refuse(&mut self, error: EncodeError) {
+        let disconnect = error.disconnect();
+        self.position = MemberPosition::Stopped;
+        self.link.signal(Signal::Disconnect {
+            code: disconnect.code(),
+            reason: disconnect.text().into(),
+        });
+    }
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel")
+            .field("key", &self.key)
+            .field("num_members", &self.num_members())
+            .finish_non_exhaustive()
+    }
+}
