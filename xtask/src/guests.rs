@@ -1,4 +1,4 @@
-//! The example plugins, built to wasm.
+//! Everything that is built to wasm: the example plugins, the guests of the tests, the guest of the benches.
 
 use std::path::PathBuf;
 
@@ -8,21 +8,27 @@ use crate::steps::{self, Steps};
 use crate::toolchain::WASM_TARGET;
 use crate::workspace::Workspace;
 
-/// One built example plugin.
+/// One built package.
 #[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) name: String,
     pub(crate) wasm: PathBuf,
 }
 
-/// Builds every package under `plugins/` and returns where the files are.
+/// Where wasm packages live in the tree.
+const FOLDERS: &[&str] = &["plugins", "tests/guests", "bench/guests"];
+
+/// Builds every package of those folders and returns where the files are.
 pub(crate) fn build(steps: &mut Steps, workspace: &Workspace) -> Result<Vec<Guest>> {
-    let names = workspace.members_under("plugins");
+    let names: Vec<String> = FOLDERS
+        .iter()
+        .flat_map(|folder| workspace.members_under(folder))
+        .collect();
     if names.is_empty() {
         return Ok(Vec::new());
     }
     steps.step(
-        &format!("building the plugins to wasm: {}", names.join(", ")),
+        &format!("building to wasm: {}", names.join(", ")),
         "fix what the compiler says above; `rustup target add wasm32-unknown-unknown` if the target is missing",
         || {
             let mut cargo = workspace.cargo();
