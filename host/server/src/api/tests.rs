@@ -1,0 +1,542 @@
+//! What back ends rely on, claim by claim, against a node that remembers what it was asked.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Method as HttpMethod, Request},
+};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tidegate_control::{Actor, AppName, KeyRole, Store};
+use tidegate_protocol::Raw;
+use tidegate_protocol::server_api::{HistoryPublication, NodeInfo};
+use tower::ServiceExt;
+
+use super::*;
+
+/// Channels that begin with `!` answer error 102; those with `~` answer later.
+#[derive(Default)]
+struct FakeNode {
+    published: Mutex<Vec<(String, String, String)>>,
+    disconnected: Mutex<Vec<String>>,
+}
+
+impl Realtime for FakeNode {
+    fn publish(&self, app: &AppId, request: PublishRequest) -> Answer<PublishResult> {
+        if request.channel.starts_with('!') {
+            return Progress::Ready(Err(ApiErrorCode::UnknownChannel.into()));
+        }
+        let data = String::from_utf8(request.data.as_bytes().to_vec()).unwrap();
+        let is_late = request.channel.starts_with('~');
+        self.published
+            .lock()
+            .push((app.to_string(), request.channel, data));
+        let result = Ok(PublishResult {
+            offset: 7,
+            epoch: "e".to_owned(),
+        });
+        if is_late {
+            return Progress::Pending(Box::pin(async {
+                tokio::task::yield_now().await;
+                result
+            }));
+        }
+        Progress::Ready(result)
+    }
+
+    fn history(&self, _: &AppId, request: HistoryRequest) -> Answer<HistoryResult> {
+        if request.limit == 0 {
+            return Progress::Ready(Err(ApiErrorCode::UnrecoverablePosition.into()));
+        }
+        Progress::Ready(Ok(HistoryResult {
+            publications: vec![HistoryPublication {
+                data: Raw::from(Bytes::from_static(br#"{"a": 1}"#)),
+                offset: 1,
+                ..HistoryPublication::default()
+            }],
+            epoch: "e".to_owned(),
+            offset: 1,
+        }))
+    }
+
+    fn history_remove(&self, _: &AppId, _: HistoryRemoveRequest) -> Answer<EmptyResult> {
+        Progress::Ready(Ok(EmptyResult {}))
+    }
+
+    fn disconnect(&self, _: &AppId, request: DisconnectRequest) -> Answer<EmptyResult> {
+        self.disconnected.lock().push(request.user);
+        Progress::Ready(Ok(EmptyResult {}))
+    }
+
+    fn info(&self, app: &AppId) -> Answer<InfoResult> {
+        Progress::Ready(Ok(InfoResult {
+            nodes: vec![NodeInfo {
+                uid: "u".to_owned(),
+                name: app.to_string(),
+                version: "0".to_owned(),
+                ..NodeInfo::default()
+            }],
+        }))
+    }
+}
+
+struct Bench {
+    router: Router,
+    node: Arc<FakeNode>,
+    key: String,
+    store: Arc<Store>,
+    _dir: TempDir,
+}
+
+struct Got {
+    status: u16,
+    body: String,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::with(ErrorMode::Envelope, false)
+    }
+
+    fn with(error_mode: ErrorMode, is_insecure: bool) -> Self {
+        let dir = TempDir::new().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let first = store.ensure_first_keys(&Actor::node()).unwrap().unwrap();
+        let node = Arc::new(FakeNode::default());
+        let config = ApiConfig {
+            prefix: "/api".to_owned(),
+            error_mode,
+            is_insecure,
+            keys: vec![ConfiguredKey::new(AppId::default_app(), "from-the-file")],
+        };
+        Self {
+            router: router(config, store.clone(), node.clone()),
+            node,
+            key: first.api.secret.reveal().to_owned(),
+            store,
+            _dir: dir,
+        }
+    }
+
+    async fn send(&self, request: Request<Body>) -> Got {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        Got {
+            status,
+            body: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+
+    async fn post(&self, path: &str, body: &str) -> Got {
+        self.post_with(path, body, &[("x-api-key", &self.key)])
+            .await
+    }
+
+    async fn post_with(&self, path: &str, body: &str, headers: &[(&str, &str)]) -> Got {
+        let mut request = Request::post(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(Body::from(body.to_owned())).unwrap())
+            .await
+    }
+
+    #[track_caller]
+    fn published(&self) -> Vec<(String, String, String)> {
+        std::mem::take(&mut self.node.published.lock())
+    }
+}
+
+impl Got {
+    #[track_caller]
+    fn is(&self, status: u16, body: &str) {
+        assert_eq!((self.status, self.body.as_str()), (status, body));
+    }
+}
+
+const PUBLISH: &str = r#"{"channel":"news","data":{"b":1, "a":[ ]}}"#;
+
+#[tokio::test]
+async fn a_publish_carries_its_data_as_written_and_answers_the_position() {
+    let bench = Bench::new();
+    let got = bench.post("/api/publish", PUBLISH).await;
+    got.is(200, r#"{"result":{"offset":7,"epoch":"e"}}"#);
+    let expected = ("default", "news", r#"{"b":1, "a":[ ]}"#);
+    let published = bench.published();
+    let (app, channel, data) = &published[0];
+    assert_eq!((app.as_str(), channel.as_str(), data.as_str()), expected);
+
+    let late = bench
+        .post("/api/publish", r#"{"channel":"~later","data":1}"#)
+        .await;
+    late.is(200, r#"{"result":{"offset":7,"epoch":"e"}}"#);
+}
+
+#[tokio::test]
+async fn base64_data_wins_over_embedded_json() {
+    let bench = Bench::new();
+    bench
+        .post(
+            "/api/publish",
+            r#"{"channel":"c","data":1,"b64data":"eyJ4IjoyfQ=="}"#,
+        )
+        .await;
+    assert_eq!(bench.published()[0].2, r#"{"x":2}"#);
+    let got = bench
+        .post("/api/publish", r#"{"channel":"c","b64data":"***"}"#)
+        .await;
+    got.is(200, r#"{"error":{"code":107,"message":"bad request"}}"#);
+}
+
+#[tokio::test]
+async fn a8_only_a_valid_api_key_opens_and_a_refusal_has_no_body() {
+    let bench = Bench::new();
+    let key = bench.key.clone();
+    for (headers, query, status) in [
+        (vec![], "", 401),
+        (vec![("x-api-key", "wrong")], "", 401),
+        (vec![("x-api-key", "")], "", 401),
+        (vec![("x-api-key", key.as_str())], "", 200),
+        (vec![("x-api-key", "from-the-file")], "", 200),
+        // A wrong key in the first place is not made good by a right one in the second.
+        (
+            vec![
+                ("x-api-key", "wrong"),
+                ("authorization", "apikey from-the-file"),
+            ],
+            "",
+            401,
+        ),
+        (vec![("authorization", "apikey from-the-file")], "", 200),
+        (vec![("authorization", "ApiKey from-the-file")], "", 200),
+        (vec![("authorization", "Bearer from-the-file")], "", 401),
+        (vec![], "?api_key=from-the-file", 200),
+        (vec![], "?x=1&api_key=from%2Dthe-file", 200),
+        (vec![], "?api_key=", 401),
+    ] {
+        let got = bench
+            .post_with(&format!("/api/publish{query}"), PUBLISH, &headers)
+            .await;
+        assert_eq!(got.status, status, "{headers:?} {query}");
+        if status == 401 {
+            assert_eq!(got.body, "");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a8_an_admin_key_does_not_open_the_server_api() {
+    let bench = Bench::new();
+    let admin = bench
+        .store
+        .create_key(&Actor::node(), KeyRole::Operator, None, &[], "")
+        .unwrap();
+    let headers = [("x-api-key", admin.secret.reveal())];
+    bench
+        .post_with("/api/publish", PUBLISH, &headers)
+        .await
+        .is(401, "");
+}
+
+#[tokio::test]
+async fn n1_the_key_alone_decides_the_app() {
+    let bench = Bench::new();
+    let other = AppName::parse("other").unwrap();
+    bench.store.create_app(&Actor::node(), &other).unwrap();
+    let key = bench
+        .store
+        .create_key(&Actor::node(), KeyRole::Api, Some(&other), &[], "")
+        .unwrap();
+    let headers = [("x-api-key", key.secret.reveal())];
+    bench.post_with("/api/publish", PUBLISH, &headers).await;
+    bench.post("/api/publish", PUBLISH).await;
+    let apps: Vec<_> = bench.published().into_iter().map(|(app, ..)| app).collect();
+    assert_eq!(apps, ["other", "default"]);
+    // No member of the request can name an app.
+    let body = r#"{"channel":"c","data":1,"app":"other"}"#;
+    assert_eq!(bench.post("/api/publish", body).await.status, 422);
+}
+
+#[tokio::test]
+async fn a8_a_key_narrowed_to_methods_may_call_no_other() {
+    let bench = Bench::new();
+    let app = AppName::default_app();
+    let key = bench
+        .store
+        .create_key(
+            &Actor::node(),
+            KeyRole::Api,
+            Some(&app),
+            &["history".to_owned()],
+            "",
+        )
+        .unwrap();
+    let headers = [("x-api-key", key.secret.reveal())];
+    let history = r#"{"channel":"c","limit":1}"#;
+    let got = bench.post_with("/api/history", history, &headers).await;
+    assert_eq!(got.status, 200);
+    let got = bench.post_with("/api/publish", PUBLISH, &headers).await;
+    assert_eq!(got.status, 403);
+    let batch = format!(r#"{{"commands":[{{"publish":{PUBLISH}}}]}}"#);
+    let got = bench.post_with("/api/batch", &batch, &headers).await;
+    got.is(
+        200,
+        r#"{"replies":[{"error":{"code":103,"message":"permission denied"}}]}"#,
+    );
+    assert!(bench.published().is_empty());
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_at_once() {
+    let bench = Bench::new();
+    let key = bench.store.keys(Some(&AppName::default_app())).unwrap();
+    bench
+        .store
+        .revoke_key(&Actor::node(), None, &key[0].id)
+        .unwrap();
+    bench.post("/api/publish", PUBLISH).await.is(401, "");
+}
+
+#[tokio::test]
+async fn insecure_mode_opens_app_default_alone() {
+    let bench = Bench::with(ErrorMode::Envelope, true);
+    let got = bench.post_with("/api/publish", PUBLISH, &[]).await;
+    assert_eq!(got.status, 200);
+    assert_eq!(bench.published()[0].0, "default");
+}
+
+#[tokio::test]
+async fn broken_requests_get_their_stated_statuses() {
+    let bench = Bench::new();
+    for (path, body, status) in [
+        ("/api/publish", "", 400),
+        ("/api/publish", "{", 400),
+        ("/api/publish", "[]", 400),
+        ("/api/publish", r#"{"channel":1,"data":1}"#, 400),
+        (
+            "/api/publish",
+            r#"{"channel":"a","channel":"b","data":1}"#,
+            400,
+        ),
+        ("/api/publish", r#"{"channel":"a","data":1}{"#, 400),
+        (
+            "/api/publish",
+            r#"{"channel":"a","data":1,"nonsense":2}"#,
+            422,
+        ),
+        ("/api/publish", "\u{feff}{}", 400),
+        ("/api/nonsense", "{}", 404),
+        ("/api/batch", r#"{"commands":7}"#, 400),
+        ("/api/batch", r#"{"nonsense":7}"#, 422),
+        ("/api", "", 400),
+        ("/api", r#"{"method":"publish""#, 400),
+    ] {
+        let got = bench.post(path, body).await;
+        assert_eq!(got.status, status, "{path} {body}");
+        assert!(!got.body.contains("nonsense"), "echoes input: {}", got.body);
+    }
+    assert!(bench.published().is_empty());
+}
+
+#[tokio::test]
+async fn empty_channels_and_missing_data_are_error_107() {
+    let bench = Bench::new();
+    for (path, body) in [
+        ("/api/publish", r#"{"channel":"","data":1}"#),
+        ("/api/publish", r#"{"channel":"c"}"#),
+        ("/api/broadcast", r#"{"channels":[],"data":1}"#),
+        ("/api/history", r#"{"channel":""}"#),
+        ("/api/history_remove", "{}"),
+        (
+            "/api/disconnect",
+            r#"{"user":"u","disconnect":{"code":2000,"reason":"x"}}"#,
+        ),
+    ] {
+        bench
+            .post(path, body)
+            .await
+            .is(200, r#"{"error":{"code":107,"message":"bad request"}}"#);
+    }
+}
+
+#[tokio::test]
+async fn methods_other_than_post_are_405() {
+    let bench = Bench::new();
+    for method in [HttpMethod::GET, HttpMethod::PUT, HttpMethod::DELETE] {
+        for path in ["/api/publish", "/api"] {
+            let request = Request::builder()
+                .method(method.clone())
+                .uri(path)
+                .header("x-api-key", &bench.key);
+            let got = bench.send(request.body(Body::empty()).unwrap()).await;
+            assert_eq!(got.status, 405, "{method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_above_4_mib_is_413_whether_or_not_it_says_so() {
+    let bench = Bench::new();
+    let request = || Request::post("/api/publish").header("x-api-key", &bench.key);
+    let declared = request()
+        .header("content-length", MAX_BODY_BYTES + 1)
+        .body(Body::empty())
+        .unwrap();
+    assert_eq!(bench.send(declared).await.status, 413);
+    let chunk = Bytes::from(vec![b' '; 64 * 1024]);
+    let endless =
+        futures_util::stream::repeat_with(move || Ok::<_, std::convert::Infallible>(chunk.clone()));
+    let endless = request().body(Body::from_stream(endless)).unwrap();
+    assert_eq!(bench.send(endless).await.status, 413);
+}
+
+#[tokio::test]
+async fn transport_error_mode_says_it_with_the_status() {
+    let bench = Bench::with(ErrorMode::Transport, false);
+    let unknown = r#"{"channel":"!c","data":1}"#;
+    bench
+        .post("/api/publish", unknown)
+        .await
+        .is(404, r#"{"code":102,"message":"unknown channel"}"#);
+    bench
+        .post("/api/history", r#"{"channel":"c"}"#)
+        .await
+        .is(416, r#"{"code":112,"message":"unrecoverable position"}"#);
+
+    let bench = Bench::new();
+    let headers = [
+        ("x-api-key", bench.key.as_str()),
+        ("x-centrifugo-error-mode", "transport"),
+    ];
+    let got = bench.post_with("/api/publish", unknown, &headers).await;
+    got.is(404, r#"{"code":102,"message":"unknown channel"}"#);
+    let got = bench.post("/api/publish", unknown).await;
+    got.is(200, r#"{"error":{"code":102,"message":"unknown channel"}}"#);
+}
+
+#[tokio::test]
+async fn a_broadcast_answers_for_each_channel_in_order() {
+    let bench = Bench::new();
+    let got = bench
+        .post(
+            "/api/broadcast",
+            r#"{"channels":["~a","!b","","c"],"data":[1]}"#,
+        )
+        .await;
+    got.is(
+        200,
+        concat!(
+            r#"{"result":{"responses":[{"result":{"offset":7,"epoch":"e"}},"#,
+            r#"{"error":{"code":102,"message":"unknown channel"}},"#,
+            r#"{"error":{"code":107,"message":"bad request"}},"#,
+            r#"{"result":{"offset":7,"epoch":"e"}}]}}"#
+        ),
+    );
+    assert_eq!(bench.published().len(), 2);
+}
+
+#[tokio::test]
+async fn a_batch_answers_bare_results_in_order() {
+    let bench = Bench::new();
+    for parallel in [false, true] {
+        let body = format!(
+            r#"{{"commands":[{{"publish":{{"channel":"~a","data":1}}}},{{"history_remove":{{"channel":"c"}}}},
+            {{"publish":{{"channel":"!b","data":1}}}},{{"nonsense":{{}}}},{{}},{{"publish":{{"x":1}}}}],"parallel":{parallel}}}"#
+        );
+        let got = bench.post("/api/batch", &body).await;
+        got.is(
+            200,
+            concat!(
+                r#"{"replies":[{"publish":{"offset":7,"epoch":"e"}},{"history_remove":{}},"#,
+                r#"{"error":{"code":102,"message":"unknown channel"}},"#,
+                r#"{"error":{"code":104,"message":"not found"}},"#,
+                r#"{"error":{"code":107,"message":"bad request"}},"#,
+                r#"{"error":{"code":107,"message":"bad request: the request has a member that this method does not know"}}]}"#
+            ),
+        );
+    }
+    bench
+        .post("/api/batch", "{}")
+        .await
+        .is(200, r#"{"replies":[]}"#);
+}
+
+#[tokio::test]
+async fn the_legacy_form_takes_names_and_numbers_and_echoes_ids() {
+    let bench = Bench::new();
+    let body = concat!(
+        r#"{"id":1,"method":"PUBLISH","params":{"channel":"c","data":1}}"#,
+        "\n",
+        r#"{"method":0,"params":{"channel":"!c","data":1}}{"id":3,"method":"nonsense"}"#
+    );
+    let got = bench.post("/api", body).await;
+    got.is(
+        200,
+        concat!(
+            r#"{"id":1,"result":{"offset":7,"epoch":"e"}}"#,
+            "\n",
+            r#"{"error":{"code":102,"message":"unknown channel"}}"#,
+            "\n",
+            r#"{"id":3,"error":{"code":104,"message":"not found"}}"#
+        ),
+    );
+}
+
+#[tokio::test]
+async fn disconnect_info_and_history_reach_the_node() {
+    let bench = Bench::new();
+    let body = r#"{"user":"u","disconnect":{"code":4501,"reason":"bye"},"whitelist":["x"]}"#;
+    bench
+        .post("/api/disconnect", body)
+        .await
+        .is(200, r#"{"result":{}}"#);
+    assert_eq!(*bench.node.disconnected.lock(), ["u"]);
+    let got = bench
+        .post("/api/history", r#"{"channel":"c","limit":-1}"#)
+        .await;
+    got.is(
+        200,
+        r#"{"result":{"publications":[{"data":{"a": 1},"offset":1}],"epoch":"e","offset":1}}"#,
+    );
+    let got = bench.post("/api/info", "{}").await;
+    assert!(
+        got.body
+            .starts_with(r#"{"result":{"nodes":[{"uid":"u","name":"default""#)
+    );
+}
+
+#[tokio::test]
+async fn methods_of_later_releases_are_error_108_by_name_and_rpc_is_unknown() {
+    let bench = Bench::new();
+    for method in Method::ALL {
+        let got = bench.post(&format!("/api/{}", method.name()), "{}").await;
+        assert_eq!(got.status, 200, "{method:?}");
+        match method {
+            Method::Publish | Method::Broadcast | Method::History | Method::HistoryRemove => {
+                assert!(got.body.contains("107"), "{method:?} {}", got.body);
+            }
+            Method::Disconnect | Method::Info => assert!(got.body.contains("result")),
+            Method::Rpc => assert!(got.body.contains("104")),
+            Method::Unsubscribe
+            | Method::Presence
+            | Method::PresenceStats
+            | Method::Channels
+            | Method::Subscribe
+            | Method::Refresh
+            | Method::MapPublish
+            | Method::MapRemove
+            | Method::MapReadState
+            | Method::MapReadStream
+            | Method::MapStats
+            | Method::MapClear
+            | Method::SharedPollPublish => {
+                assert!(got.body.contains("108"), "{method:?} {}", got.body);
+                assert!(got.body.contains(method.name()), "{}", got.body);
+            }
+        }
+    }
+}
