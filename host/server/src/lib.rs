@@ -1,5 +1,6 @@
 //! The Tidegate server: configuration, listeners, transports, server API, admin API, command line.
 
+pub mod api;
 pub mod config;
 pub mod demo;
 pub mod telemetry;
