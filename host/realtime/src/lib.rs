@@ -3,12 +3,19 @@
 //! Knows no HTTP, no wasm and no Redis: transports hand in bytes, hooks and brokers are traits.
 
 pub mod broker;
+pub mod channel;
+pub mod config;
 mod flusher;
 pub mod hooks;
 pub mod hub;
 pub mod ids;
 pub mod link;
+pub mod memory;
+pub mod namespace;
 mod outbox;
+pub mod rate;
+pub mod recovery;
 #[cfg(test)]
 mod test_wire;
+pub mod token;
 pub mod wheel;
