@@ -151,6 +151,26 @@ impl Client {
         }
     }
 
+    /// Waits for the reply to a command, or for the end of the connection, whichever comes first.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub async fn reply_or_close(&mut self, id: u32) -> Result<Reply, Closed> {
+        if let Some(index) = self.backlog.iter().position(|reply| reply.id == id) {
+            return Ok(self
+                .backlog
+                .remove(index)
+                .expect("the index was just found"));
+        }
+        loop {
+            match within("a reply or the end", self.next_event()).await {
+                Event::Reply(reply) if reply.id == id => return Ok(*reply),
+                Event::Reply(reply) => self.backlog.push_back(*reply),
+                Event::Closed(closed) => return Err(closed),
+            }
+        }
+    }
+
     /// Waits for the next push.
     ///
     /// # Panics
