@@ -66,7 +66,7 @@ impl Client {
                 HeaderValue::from_static("centrifuge-protobuf"),
             );
         }
-        let (socket, _) = within("the upgrade", connect_async(request))
+        let (socket, _) = within("the upgrade", Box::pin(connect_async(request)))
             .await
             .expect("the node accepts the upgrade");
         Self {

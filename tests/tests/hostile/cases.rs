@@ -437,7 +437,7 @@ pub(crate) fn frame_cases() -> Vec<Case> {
         ),
         (
             "bad text across fragments",
-            [fragment(0x01, &[b'"', 0xe2]), fragment(0x80, &[b'"'])].concat(),
+            [fragment(0x01, &[b'"', 0xe2]), fragment(0x80, b"\"")].concat(),
             Closed(1007),
         ),
         (
