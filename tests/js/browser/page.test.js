@@ -38,7 +38,7 @@ async function demo() {
     },
     { env: { TIDEGATE_DEMO_TICKET_SECRET: SECRET } },
   );
-  await node.push("ticket-auth", wasm("ticket-auth"), "authentication@app", { keys: { demo: SECRET } });
+  await node.push("ticket-auth", wasm("ticket-auth"), "authentication@app", { secrets: [{ id: "demo", secret: SECRET }] });
   await node.push("word-filter", wasm("word-filter"), "filtering@namespace:chat", FILTER);
   await node.push("direct-router", wasm("direct-router"), "routing@namespace:chat");
   return node;

@@ -110,7 +110,7 @@ export class Node {
     if (config) {
       const where = path.join(this.scratch, `${name}.json`);
       await writeFile(where, JSON.stringify(config));
-      args.push("--bind-config", where);
+      args.push("--config", `@${where}`);
     }
     return this.cli(...args);
   }
