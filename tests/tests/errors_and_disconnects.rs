@@ -289,7 +289,7 @@ async fn a_frame_of_more_than_256_commands_ends_the_connection() {
 
 #[tokio::test]
 async fn commands_above_the_rate_get_111_and_then_3013() {
-    let node = builder().start();
+    let node = builder().set("client.command_rate", json!(100)).start();
     let mut client = anonymous(&node, Codec::Json).await;
     let mut refused = 0;
     let ending = within("the end", async {

@@ -28,7 +28,6 @@ fn node() -> Node {
             "allow_subscribe_for_anonymous": true,
             "allow_publish_for_client": true,
             "allow_publish_for_anonymous": true,
-            "allow_tags_filter": true,
         }))
         .start()
 }
