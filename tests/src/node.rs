@@ -101,10 +101,7 @@ impl NodeBuilder {
         let stderr = child.stderr.take().expect("stderr is piped");
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                #[expect(clippy::print_stderr, reason = "the test runner shows it on failure")]
-                {
-                    eprintln!("[{label}] {line}");
-                }
+                eprintln!("[{label}] {line}");
             }
         });
         let (announce, announced) = sync_channel(64);

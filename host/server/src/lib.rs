@@ -1,6 +1,7 @@
 //! The Tidegate server: configuration, listeners, transports, server API, admin API, command line.
 
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod telemetry;

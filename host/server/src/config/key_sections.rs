@@ -46,9 +46,8 @@ const BUFFERS: Status = Never("Tidegate sizes its socket buffers itself; remove 
 const PROXY: Status = Never(
     "webhooks are replaced by plugins, see docs/migrating-from-centrifugo.md; remove the key and bind a plugin.",
 );
-const CONSOLE: Status = Never(
-    "this is Centrifugo's own console; Tidegate's admin API is configured in `admin_api`.",
-);
+const CONSOLE: Status =
+    Never("this is Centrifugo's own console; Tidegate's admin API is configured in `admin_api`.");
 const INTERNAL: Status =
     Never("internal endpoints live on the admin listener, `admin_api.address` and `.port`.");
 const TELEMETRY: Status = Later("OpenTelemetry export is");

@@ -94,12 +94,23 @@ impl Settings {
             .iter()
             .find(|key| key.environment_name().as_deref() == Some(name))
         else {
-            let known = keys::all().iter().filter_map(Key::environment_name);
-            let known: Vec<String> = known.collect();
-            let hint = keys::nearest_of(name, known.iter().map(String::as_str)).map_or_else(
-                || "unset it".to_owned(),
-                |near| format!("did you mean {near}?"),
-            );
+            let known: Vec<String> = keys::all()
+                .iter()
+                .filter_map(Key::environment_name)
+                .collect();
+            let near = keys::nearest_of(name, known.iter().map(String::as_str));
+            // A variable of somebody else's tooling may share our prefix; one that looks like a key may not be lost.
+            let is_in_section = keys::all()
+                .iter()
+                .filter_map(|key| key.path.split_once('.'))
+                .any(|(section, _)| {
+                    name.starts_with(&format!("{}_", keys::environment_name(section)))
+                });
+            let hint = match near {
+                Some(near) => format!("did you mean {near}?"),
+                None if is_in_section => "unset it".to_owned(),
+                None => return,
+            };
             let message = format!("no key has this environment variable; {hint}");
             self.problems.push(Problem::new("", &origin, message));
             return;

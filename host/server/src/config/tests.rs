@@ -382,6 +382,8 @@ fn problems_of_the_environment_name_the_variable() {
         ("TIDEGATE_HTTP_SERVER_PORT", "many"),
         ("TIDEGATE_CLIENT_TOKEN_HMAC_SECRT_KEY", "x"),
         ("TIDEGATE_SSE_ENABLED", "true"),
+        ("TIDEGATE_BIN", "of somebody else"),
+        ("TIDEGATE_CLIENT_COLOUR_OF_THE_SKY", "blue"),
         (
             "TIDEGATE_CHANNEL_NAMESPACES",
             "[{\"name\": \"x1\", \"colour\": 1}]",
@@ -389,7 +391,7 @@ fn problems_of_the_environment_name_the_variable() {
     ];
     let problems = load_text("", "toml", &variables).unwrap_err();
     let text = problems.to_string();
-    assert_eq!(problems.as_slice().len(), 4, "{text}");
+    assert_eq!(problems.as_slice().len(), 5, "{text}");
     assert!(
         text.contains(
             "environment variable TIDEGATE_HTTP_SERVER_PORT: http_server.port: write a whole number"

@@ -1,0 +1,79 @@
+//! `config check`, `config default`, `config reference`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Failure, Output, config_file, exit};
+use crate::config::{self, Format, ProcessEnvironment, Sources, check, default_file};
+
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Explain every effective value and where it came from; exits 1 on problems
+    Check {
+        /// Configuration file [env: TIDEGATE_CONFIG]
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Directory that `serve --data-dir` would be given
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+    },
+    /// Print a file with every key at its default, commented
+    Default {
+        #[arg(long, default_value = "toml")]
+        format: Format,
+    },
+    /// Print the tables of docs/configuration.md
+    #[command(hide = true)]
+    Reference,
+}
+
+pub(super) fn run(command: ConfigCommand, output: Output) -> Result<(), Failure> {
+    match command {
+        ConfigCommand::Check { config, data_dir } => {
+            let file = config_file(config, &ProcessEnvironment);
+            let sources = Sources {
+                file: file.as_deref(),
+                environment: &ProcessEnvironment,
+                data_dir: data_dir.as_deref(),
+            };
+            let loaded = config::load(sources).map_err(|error| Failure {
+                code: exit::FAILED,
+                ..error.into()
+            })?;
+            let switches = loaded.config.insecure_switches();
+            let warnings: Vec<_> = switches
+                .iter()
+                .map(|switch| json!({"key": switch.key, "consequence": switch.consequence}))
+                .collect();
+            let value = json!({"values": check::to_json(&loaded.effective), "insecure": warnings});
+            output.result(&value, || check::render(&loaded.effective, file.as_deref()));
+            for switch in switches {
+                output.note(&format!("insecure: {}: {}", switch.key, switch.consequence));
+            }
+            output.note("the configuration is good");
+            Ok(())
+        }
+        ConfigCommand::Default { format } => {
+            let text = default_file::render(format);
+            output.result(
+                &json!({"format": format_name(format), "text": text}),
+                || text.clone(),
+            );
+            Ok(())
+        }
+        ConfigCommand::Reference => {
+            output.line(&default_file::manual());
+            Ok(())
+        }
+    }
+}
+
+fn format_name(format: Format) -> &'static str {
+    match format {
+        Format::Toml => "toml",
+        Format::Yaml => "yaml",
+        Format::Json => "json",
+    }
+}

@@ -1,0 +1,160 @@
+//! The paths and bodies of the admin API that plugin commands use, in one place.
+
+use hyper::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use tidegate_control::{Hook, Scope};
+
+use crate::cli::{
+    Failure,
+    http::{Client, accepted},
+    server::AdminServer,
+};
+
+/// The admin API, for one app.
+#[derive(Debug)]
+pub(super) struct PluginApi {
+    client: Client,
+    app: String,
+}
+
+/// Where a plugin is to be asked.
+#[derive(Debug)]
+pub(super) struct Binding<'a> {
+    pub(super) name: &'a str,
+    pub(super) hook: Hook,
+    pub(super) scope: &'a Scope,
+    pub(super) config: Option<&'a Value>,
+    pub(super) position: Option<u32>,
+    pub(super) failure_policy: &'a str,
+}
+
+impl PluginApi {
+    pub(super) fn new(server: &AdminServer) -> Result<Self, Failure> {
+        Ok(Self {
+            client: server.client()?,
+            app: encode(&server.app),
+        })
+    }
+
+    fn path(&self, rest: &str) -> String {
+        format!("/admin/v1/apps/{}/{rest}", self.app)
+    }
+
+    pub(super) async fn upload(
+        &self,
+        name: &str,
+        wasm: Vec<u8>,
+        note: &str,
+    ) -> Result<Value, Failure> {
+        let path = self.path(&format!("plugins/{name}/versions?note={}", encode(note)));
+        let answer = self
+            .client
+            .send(Method::POST, &path, "application/wasm", wasm.into())
+            .await?;
+        accepted(&answer)
+    }
+
+    pub(super) async fn plugins(&self) -> Result<Vec<Value>, Failure> {
+        self.list("plugins", "plugins").await
+    }
+
+    pub(super) async fn versions(&self, name: &str) -> Result<Vec<Value>, Failure> {
+        self.list(&format!("plugins/{name}/versions"), "versions")
+            .await
+    }
+
+    pub(super) async fn bindings(&self) -> Result<Vec<Value>, Failure> {
+        self.list("bindings", "bindings").await
+    }
+
+    pub(super) async fn version(&self, name: &str, number: u32) -> Result<Value, Failure> {
+        let path = self.path(&format!("plugins/{name}/versions/{number}"));
+        self.client.call(Method::GET, &path, &Value::Null).await
+    }
+
+    pub(super) async fn activate(&self, name: &str, number: u32) -> Result<Value, Failure> {
+        let path = self.path(&format!("plugins/{name}/activate"));
+        self.client
+            .call(Method::POST, &path, &json!({"version": number}))
+            .await
+    }
+
+    pub(super) async fn rollback(&self, name: &str) -> Result<Value, Failure> {
+        let path = self.path(&format!("plugins/{name}/rollback"));
+        self.client.call(Method::POST, &path, &json!({})).await
+    }
+
+    pub(super) async fn bind(&self, binding: Binding<'_>) -> Result<Value, Failure> {
+        let Binding {
+            name,
+            hook,
+            scope,
+            config,
+            position,
+            failure_policy,
+        } = binding;
+        let mut body = json!({
+            "plugin": name,
+            "hook": hook.as_str(),
+            "scope": scope.to_string(),
+            "failure_policy": failure_policy,
+        });
+        if let Some(config) = config {
+            body["config"] = config.clone();
+        }
+        if let Some(position) = position {
+            body["position"] = position.into();
+        }
+        self.client
+            .call(Method::POST, &self.path("bindings"), &body)
+            .await
+    }
+
+    pub(super) async fn unbind(&self, id: &str) -> Result<(), Failure> {
+        let path = self.path(&format!("bindings/{}", encode(id)));
+        self.client
+            .call(Method::DELETE, &path, &Value::Null)
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn delete(&self, name: &str) -> Result<(), Failure> {
+        let path = self.path(&format!("plugins/{name}"));
+        self.client
+            .call(Method::DELETE, &path, &Value::Null)
+            .await
+            .map(drop)
+    }
+
+    async fn list(&self, rest: &str, member: &str) -> Result<Vec<Value>, Failure> {
+        let mut answer = self
+            .client
+            .call(Method::GET, &self.path(rest), &Value::Null)
+            .await?;
+        match answer[member].take() {
+            Value::Array(items) => Ok(items),
+            _ => Err(Failure::new(format!(
+                "the server's answer has no `{member}`; is it the admin API of this release?"
+            ))),
+        }
+    }
+}
+
+/// The number of an uploaded version.
+pub(super) fn version_number(uploaded: &Value) -> Result<u32, Failure> {
+    uploaded["number"]
+        .as_u64()
+        .or_else(|| uploaded["version"]["number"].as_u64())
+        .or_else(|| uploaded["version"].as_u64())
+        .and_then(|number| u32::try_from(number).ok())
+        .ok_or_else(|| {
+            Failure::new(
+                "the server's answer has no version number; is it the admin API of this release?",
+            )
+        })
+}
+
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
