@@ -1,1 +1,50 @@
-//! (being written)
+//! The sandbox: plugins as WebAssembly components, admitted, compiled, limited and asked.
+//!
+//! Implements the hook traits of `tidegate-realtime` and nothing of them leaks back: no wasmtime type is in
+//! this crate's interface. It stores nothing but compiled code and knows no control store; the server hands
+//! in the complete desired state as [`Bindings`].
+//!
+//! The way of an upload: [`Sandbox::admit`] (checks, conversion) → [`Sandbox::compile`] (machine code, cache,
+//! trial) → [`Sandbox::apply`] (swap). The way of a question: the snapshot → the app's pipeline → the worker's own
+//! instance → the checked answer.
+//!
+//! Invariants: a plugin's failure is its own (the instance is dropped, the question fails, nothing else
+//! notices); no guest value is used before it was checked; a host function never blocks and never asks a hook.
+
+mod activation;
+mod admit;
+mod binding;
+mod cache;
+mod call;
+mod capabilities;
+mod compile;
+mod convert;
+mod engine;
+mod failure;
+mod generated;
+mod guest;
+mod instance;
+mod lane;
+mod limits;
+mod metrics;
+mod pipeline;
+mod sandbox;
+mod slots;
+mod stories;
+mod stubs;
+mod ticker;
+mod unit;
+
+pub use activation::{ApplyError, BindingProblem};
+pub use admit::{AdmissionRefused, Admitted, MAX_UPLOAD_BYTES};
+pub use binding::{BadScope, Binding, Bindings, FailurePolicy, Hook, PluginLimits, Scope};
+pub use cache::CacheConfig;
+pub use compile::{CompileError, Compiled, ComponentDigest};
+pub use engine::Allocation;
+pub use failure::FailureKind;
+pub use limits::{DEFAULT_MEMORY_BYTES, MEMORY_CAP_BYTES};
+pub use metrics::HookStatistics;
+pub use sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxStatistics};
+pub use stories::{StepEnd, Story, StoryStep};
+
+pub(crate) use sandbox::Runtime;

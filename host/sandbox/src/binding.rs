@@ -1,0 +1,202 @@
+//! What an operator binds: a version of a plugin to a hook, in a scope, at a position, with settings.
+//!
+//! Owns the words and their text forms; knows nothing of wasm. [`Bindings`] is always the complete desired
+//! state, never a change to it, so that applying it twice does nothing.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use tidegate_realtime::ids::AppId;
+
+use crate::compile::Compiled;
+
+/// A moment at which plugins are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Hook {
+    Authentication,
+    Authorization,
+    Filtering,
+    Routing,
+    Rpc,
+}
+
+impl Hook {
+    pub const ALL: [Self; 5] = [
+        Self::Authentication,
+        Self::Authorization,
+        Self::Filtering,
+        Self::Routing,
+        Self::Rpc,
+    ];
+
+    /// The word used in WIT, the API, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Authentication => "authentication",
+            Self::Authorization => "authorization",
+            Self::Filtering => "filtering",
+            Self::Routing => "routing",
+            Self::Rpc => "rpc",
+        }
+    }
+
+    /// The hook with that word; `None` for any other text.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|hook| hook.as_str() == text)
+    }
+
+    /// What a call may take unless the binding says otherwise (threat model section 6).
+    pub(crate) fn default_deadline(self) -> Duration {
+        match self {
+            Self::Authentication | Self::Authorization | Self::Rpc => Duration::from_millis(20),
+            Self::Filtering | Self::Routing => Duration::from_millis(5),
+        }
+    }
+
+    /// What a binding may raise the deadline to. All calls run on the session's worker for now, so even the
+    /// slow hooks are held to a tenth of a second.
+    pub fn deadline_cap(self) -> Duration {
+        match self {
+            Self::Authentication | Self::Authorization | Self::Rpc => Duration::from_millis(100),
+            Self::Filtering | Self::Routing => Duration::from_millis(20),
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where a binding holds. Text form: `app`, `namespace:NAME`, `rpc:PREFIX`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Everywhere in the app.
+    App,
+    /// Channels of one namespace.
+    Namespace(String),
+    /// RPC methods that start so.
+    RpcPrefix(String),
+}
+
+/// The text names no scope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a scope is `app`, `namespace:NAME` or `rpc:PREFIX`")]
+pub struct BadScope;
+
+impl Scope {
+    /// # Errors
+    /// [`BadScope`] when the text is none of the three forms.
+    pub fn parse(text: &str) -> Result<Self, BadScope> {
+        match text.split_once(':') {
+            None if text == "app" => Ok(Self::App),
+            Some(("namespace", name)) if !name.is_empty() => Ok(Self::Namespace(name.to_owned())),
+            Some(("rpc", prefix)) if !prefix.is_empty() => Ok(Self::RpcPrefix(prefix.to_owned())),
+            None | Some(_) => Err(BadScope),
+        }
+    }
+
+    /// Whether a binding at `hook` can have this scope.
+    pub fn suits(&self, hook: Hook) -> bool {
+        match self {
+            Self::App => true,
+            Self::Namespace(_) => {
+                matches!(hook, Hook::Authorization | Hook::Filtering | Hook::Routing)
+            }
+            Self::RpcPrefix(_) => hook == Hook::Rpc,
+        }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App => f.write_str("app"),
+            Self::Namespace(name) => write!(f, "namespace:{name}"),
+            Self::RpcPrefix(prefix) => write!(f, "rpc:{prefix}"),
+        }
+    }
+}
+
+/// What happens when the plugin fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum FailurePolicy {
+    /// The whole question fails: error 100.
+    #[default]
+    Closed,
+    /// The plugin is passed over and the failure counted. Filtering only.
+    Open,
+}
+
+impl FailurePolicy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Closed, Self::Open]
+            .into_iter()
+            .find(|policy| policy.as_str() == text)
+    }
+}
+
+/// Limits of one binding; `None` takes the default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PluginLimits {
+    /// At most [`Hook::deadline_cap`].
+    pub deadline: Option<Duration>,
+    /// All linear memories of an instance summed; at most [`crate::MEMORY_CAP_BYTES`].
+    pub memory_bytes: Option<usize>,
+}
+
+/// One plugin bound to one hook.
+#[derive(Debug, Clone)]
+pub struct Binding {
+    pub plugin: Arc<str>,
+    /// Number of the version, 1 for the first upload.
+    pub version: u32,
+    pub compiled: Compiled,
+    pub hook: Hook,
+    pub scope: Scope,
+    /// Lower is asked earlier.
+    pub position: i64,
+    /// JSON text; `{}` when the operator gave none.
+    pub config: Arc<str>,
+    pub failure_policy: FailurePolicy,
+    pub limits: PluginLimits,
+}
+
+/// The complete desired state: what is not in it does not run.
+#[derive(Debug, Clone, Default)]
+pub struct Bindings {
+    pub apps: BTreeMap<AppId, Vec<Binding>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scopes_have_one_text_form_each_way() {
+        for text in ["app", "namespace:chat", "rpc:orders.", "rpc:a:b"] {
+            assert_eq!(Scope::parse(text).unwrap().to_string(), text);
+        }
+        for bad in ["", "App", "namespace", "namespace:", "rpc:", "user:x"] {
+            assert_eq!(Scope::parse(bad), Err(BadScope), "{bad}");
+        }
+    }
+
+    #[test]
+    fn words_of_hooks_and_policies_read_back() {
+        for hook in Hook::ALL {
+            assert_eq!(Hook::parse(hook.as_str()), Some(hook));
+            assert!(hook.default_deadline() <= hook.deadline_cap());
+        }
+        for policy in [FailurePolicy::Closed, FailurePolicy::Open] {
+            assert_eq!(FailurePolicy::parse(policy.as_str()), Some(policy));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! One live sandbox: a store, the instance in it, and the one hook it is called at.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use wasmtime::Store;
+
+use crate::{
+    Runtime,
+    binding::Hook,
+    failure::{Failure, FailureKind, Phase},
+    generated::exports::tidegate::plugin as exports,
+    guest::{CallState, GuestState},
+    limits,
+    metrics::Metrics,
+    ticker,
+    unit::Unit,
+};
+
+/// The function that an instance is called at.
+pub(crate) enum Export {
+    Authentication(exports::authentication::Guest),
+    Authorization(exports::authorization::Guest),
+    Filtering(exports::filtering::Guest),
+    Routing(exports::routing::Guest),
+    Rpc(exports::rpc::Guest),
+}
+
+pub(crate) struct Instance {
+    pub(crate) store: Store<GuestState>,
+    pub(crate) export: Export,
+    calls_left: u32,
+    metrics: Arc<Metrics>,
+}
+
+impl Instance {
+    /// Makes an instance, under a deadline of its own because start functions run guest code.
+    pub(crate) fn build(runtime: &Runtime, unit: &Arc<Unit>) -> Result<Self, Failure> {
+        let state = GuestState {
+            limiter: limits::StoreLimiter::new(unit.memory_bytes),
+            unit: Arc::clone(unit),
+            call: CallState::default(),
+        };
+        let mut store = Store::new(&runtime.engine.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(limits::hostcall_fuel(unit.common.max_message_bytes));
+        store.set_max_component_handles(limits::HANDLES);
+        store.set_epoch_deadline(ticker::ticks(limits::INSTANTIATION_DEADLINE));
+        runtime.engine.ticker.arm();
+        let export = instantiate(&mut store, unit).map_err(|error| {
+            let was_denied = store.data().limiter.was_denied;
+            Failure::classify(&error, Phase::Instantiation, was_denied)
+        })?;
+        // A fifth of jitter, so that workers do not make all their instances anew at the same moment.
+        let jitter = limits::CALLS_PER_INSTANCE / 5;
+        let calls_left = limits::CALLS_PER_INSTANCE - jitter + rand::random_range(0..=2 * jitter);
+        runtime.metrics.instances.fetch_add(1, Ordering::Relaxed);
+        runtime
+            .metrics
+            .instances_made
+            .fetch_add(1, Ordering::Relaxed);
+        Ok(Self {
+            store,
+            export,
+            calls_left,
+            metrics: Arc::clone(&runtime.metrics),
+        })
+    }
+
+    /// Counts a call and tells whether its time shall be taken: one in 64.
+    #[inline]
+    pub(crate) fn next_call_is_sampled(&mut self) -> bool {
+        self.calls_left = self.calls_left.saturating_sub(1);
+        self.calls_left.is_multiple_of(64)
+    }
+
+    /// Whether the instance has served its time or grown too large.
+    #[inline]
+    pub(crate) fn is_spent(&self) -> bool {
+        self.calls_left == 0 || self.store.data().limiter.is_high()
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.metrics.instances.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn instantiate(store: &mut Store<GuestState>, unit: &Unit) -> wasmtime::Result<Export> {
+    let parts = unit.compiled.parts();
+    let instance = parts.pre.instantiate(&mut *store)?;
+    let indices = &parts.indices;
+    let export = match unit.hook {
+        Hook::Authentication => match &indices.authentication {
+            Some(indices) => Export::Authentication(indices.load(store, &instance)?),
+            None => return Err(not_exported(unit.hook)),
+        },
+        Hook::Authorization => match &indices.authorization {
+            Some(indices) => Export::Authorization(indices.load(store, &instance)?),
+            None => return Err(not_exported(unit.hook)),
+        },
+        Hook::Filtering => match &indices.filtering {
+            Some(indices) => Export::Filtering(indices.load(store, &instance)?),
+            None => return Err(not_exported(unit.hook)),
+        },
+        Hook::Routing => match &indices.routing {
+            Some(indices) => Export::Routing(indices.load(store, &instance)?),
+            None => return Err(not_exported(unit.hook)),
+        },
+        Hook::Rpc => match &indices.rpc {
+            Some(indices) => Export::Rpc(indices.load(store, &instance)?),
+            None => return Err(not_exported(unit.hook)),
+        },
+    };
+    Ok(export)
+}
+
+fn not_exported(hook: Hook) -> wasmtime::Error {
+    wasmtime::Error::msg(format!("the plugin does not export {hook}"))
+}
+
+impl Failure {
+    pub(crate) fn host_panic() -> Self {
+        Self::new(
+            FailureKind::HostPanic,
+            "a function of the host panicked; its message is in the node's error output",
+        )
+    }
+}

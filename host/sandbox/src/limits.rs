@@ -1,0 +1,149 @@
+//! What an instance may use: numbers, and the limiter that wasmtime asks.
+//!
+//! Wasmtime's stock limiter counts per memory and per table; this one sums over the store, so that a guest
+//! with many memories gains nothing.
+
+use std::time::Duration;
+
+use wasmtime::ResourceLimiter;
+
+/// Linear memory of an instance unless the binding says otherwise, all memories summed.
+pub const DEFAULT_MEMORY_BYTES: usize = 32 << 20;
+/// What a binding may raise it to; the pool's slots are this large.
+pub const MEMORY_CAP_BYTES: usize = 64 << 20;
+/// Table elements of an instance, all tables summed.
+pub(crate) const TABLE_ELEMENTS: usize = 10_000;
+/// Handles to host or guest resources alive at once.
+pub(crate) const HANDLES: usize = 1_000;
+/// Core instances, tables and memories in one component.
+pub(crate) const CORE_INSTANCES: u32 = 8;
+pub(crate) const TABLES: u32 = 4;
+pub(crate) const MEMORIES: u32 = 1;
+/// Native stack of a guest.
+pub(crate) const STACK_BYTES: usize = 256 << 10;
+/// Start functions run guest code while an instance is made.
+pub(crate) const INSTANTIATION_DEADLINE: Duration = Duration::from_millis(50);
+/// Calls into the host during one call.
+pub(crate) const HOST_CALLS: u32 = 100;
+/// Calls that an instance serves before it is made anew, give or take a fifth: leaks end some time, and not
+/// in all workers at once.
+pub(crate) const CALLS_PER_INSTANCE: u32 = 10_000;
+
+/// Bytes that a guest may hand over in one crossing: a message and its replacement, and some room.
+pub(crate) fn hostcall_fuel(max_message_bytes: usize) -> usize {
+    (2 * max_message_bytes + (64 << 10)).min(8 << 20)
+}
+
+/// Counts what one store holds. Owned by the store's state.
+#[derive(Debug)]
+pub(crate) struct StoreLimiter {
+    memory_cap: usize,
+    memory: usize,
+    tables: usize,
+    /// Growth granted last, taken back if it then failed.
+    granted: usize,
+    /// Whether memory was ever denied. Out of memory shows up as `unreachable` in the guest, so the story
+    /// of a failure needs this.
+    pub(crate) was_denied: bool,
+}
+
+impl StoreLimiter {
+    pub(crate) fn new(memory_cap: usize) -> Self {
+        Self {
+            memory_cap,
+            memory: 0,
+            tables: 0,
+            granted: 0,
+            was_denied: false,
+        }
+    }
+
+    /// Whether the instance has grown past half of what it may: better made anew than denied in the
+    /// middle of a call.
+    pub(crate) fn is_high(&self) -> bool {
+        self.memory > self.memory_cap / 2
+    }
+}
+
+impl ResourceLimiter for StoreLimiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let growth = desired.saturating_sub(current);
+        let total = self.memory.saturating_add(growth);
+        if total > self.memory_cap {
+            self.was_denied = true;
+            return Ok(false);
+        }
+        self.memory = total;
+        self.granted = growth;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory = self.memory.saturating_sub(self.granted);
+        self.granted = 0;
+        self.was_denied = true;
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let total = self.tables.saturating_add(desired.saturating_sub(current));
+        if total > TABLE_ELEMENTS {
+            return Ok(false);
+        }
+        self.tables = total;
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        CORE_INSTANCES as usize
+    }
+
+    fn tables(&self) -> usize {
+        TABLES as usize
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w5_memory_is_summed_over_the_store() {
+        let mut limiter = StoreLimiter::new(100);
+        assert!(limiter.memory_growing(0, 60, None).unwrap());
+        assert!(!limiter.memory_growing(0, 60, None).unwrap());
+        assert!(limiter.was_denied && limiter.is_high());
+        assert!(limiter.memory_growing(60, 100, None).unwrap());
+    }
+
+    #[test]
+    fn growth_that_failed_is_not_counted() {
+        let mut limiter = StoreLimiter::new(100);
+        assert!(limiter.memory_growing(0, 90, None).unwrap());
+        limiter
+            .memory_grow_failed(wasmtime::Error::msg("no memory"))
+            .unwrap();
+        assert!(!limiter.is_high());
+    }
+
+    #[test]
+    fn w5_table_elements_are_summed_over_the_store() {
+        let mut limiter = StoreLimiter::new(0);
+        assert!(limiter.table_growing(0, 6_000, None).unwrap());
+        assert!(!limiter.table_growing(0, 6_000, None).unwrap());
+    }
+}

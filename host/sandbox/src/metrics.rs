@@ -1,0 +1,326 @@
+//! Counts of calls, per plugin and hook, written by workers without contention.
+//!
+//! Each worker has a shard of its own for each binding it calls; reading sums the shards. Labels come from
+//! the control store and from enums, never from a guest.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, histogram::Histogram},
+    registry::Registry,
+};
+use rustc_hash::FxHashMap;
+use tidegate_realtime::ids::AppId;
+
+use crate::{binding::Hook, failure::FailureKind};
+
+/// What a call came to, for counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CallEnd {
+    Answered,
+    Refused,
+    Failed(FailureKind),
+    /// Counted beside `Failed` when the policy let the question go on.
+    PassedOver,
+}
+
+const N_ENDS: usize = 3 + FailureKind::ALL.len();
+
+impl CallEnd {
+    fn index(self) -> usize {
+        match self {
+            Self::Answered => 0,
+            Self::Refused => 1,
+            Self::PassedOver => 2,
+            Self::Failed(kind) => 3 + kind as usize,
+        }
+    }
+
+    fn word(index: usize) -> &'static str {
+        match index {
+            0 => "answered",
+            1 => "refused",
+            2 => "passed-over",
+            other => FailureKind::ALL
+                .get(other - 3)
+                .map_or("unknown", |kind| kind.as_str()),
+        }
+    }
+}
+
+/// One worker's counts for one binding. Written by that worker alone, hence load and store instead of add.
+#[derive(Debug, Default)]
+pub(crate) struct Shard([AtomicU64; N_ENDS]);
+
+impl Shard {
+    #[inline]
+    pub(crate) fn count(&self, end: CallEnd) {
+        let counter = &self.0[end.index()];
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+/// All counts of a plugin at a hook of an app, over all generations and workers.
+#[derive(Debug)]
+pub(crate) struct Tally {
+    app: AppId,
+    plugin: Arc<str>,
+    hook: Hook,
+    shards: Mutex<Shards>,
+}
+
+#[derive(Debug, Default)]
+struct Shards {
+    all: Vec<Arc<Shard>>,
+    /// Given back by workers, their counts kept.
+    free: Vec<Arc<Shard>>,
+}
+
+/// A worker's hold on a shard; gives it back when dropped.
+#[derive(Debug)]
+pub(crate) struct ShardGuard {
+    tally: Arc<Tally>,
+    shard: Arc<Shard>,
+}
+
+impl ShardGuard {
+    #[inline]
+    pub(crate) fn count(&self, end: CallEnd) {
+        self.shard.count(end);
+    }
+}
+
+impl Drop for ShardGuard {
+    fn drop(&mut self) {
+        let shard = Arc::clone(&self.shard);
+        self.tally.shards.lock().free.push(shard);
+    }
+}
+
+impl Tally {
+    fn new(app: AppId, plugin: Arc<str>, hook: Hook) -> Self {
+        Self {
+            app,
+            plugin,
+            hook,
+            shards: Mutex::default(),
+        }
+    }
+
+    /// A tally that is in no list, for trials.
+    pub(crate) fn unlisted() -> Self {
+        Self::new(AppId::default_app(), "".into(), Hook::Filtering)
+    }
+
+    pub(crate) fn shard(self: &Arc<Self>) -> ShardGuard {
+        let mut shards = self.shards.lock();
+        let shard = shards.free.pop().unwrap_or_else(|| {
+            let made = Arc::new(Shard::default());
+            shards.all.push(Arc::clone(&made));
+            made
+        });
+        drop(shards);
+        ShardGuard {
+            tally: Arc::clone(self),
+            shard,
+        }
+    }
+
+    fn totals(&self) -> [u64; N_ENDS] {
+        let mut totals = [0; N_ENDS];
+        for shard in &self.shards.lock().all {
+            for (total, counter) in totals.iter_mut().zip(&shard.0) {
+                *total += counter.load(Ordering::Relaxed);
+            }
+        }
+        totals
+    }
+}
+
+/// Counts of one plugin at one hook of one app.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookStatistics {
+    pub app: AppId,
+    pub plugin: Arc<str>,
+    pub hook: Hook,
+    /// All calls that ended with an answer, refusals among them.
+    pub answered: u64,
+    pub refused: u64,
+    /// By kind, kinds that never occurred left out.
+    pub failed: Vec<(FailureKind, u64)>,
+    /// Failures over which an open policy passed.
+    pub passed_over: u64,
+}
+
+/// App, plugin, hook.
+type TallyKey = (AppId, Arc<str>, Hook);
+
+/// The sandbox's metrics.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    tallies: Mutex<FxHashMap<TallyKey, Arc<Tally>>>,
+    /// Written when instances are made and dropped.
+    pub(crate) instances: AtomicI64,
+    /// Instances made so far.
+    pub(crate) instances_made: AtomicU64,
+    pub(crate) log_lines_dropped: Arc<AtomicU64>,
+    /// Time of a sample of calls.
+    pub(crate) durations: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        // From a fifth of a microsecond, the floor of a call, to a tenth of a second, the longest deadline.
+        let buckets = [
+            250e-9, 500e-9, 1e-6, 2e-6, 5e-6, 10e-6, 25e-6, 100e-6, 500e-6, 1e-3, 5e-3, 20e-3, 0.1,
+        ];
+        Self {
+            tallies: Mutex::default(),
+            instances: AtomicI64::new(0),
+            instances_made: AtomicU64::new(0),
+            log_lines_dropped: Arc::default(),
+            durations: Histogram::new(buckets),
+        }
+    }
+}
+
+impl Metrics {
+    pub(crate) fn tally(&self, app: &AppId, plugin: &Arc<str>, hook: Hook) -> Arc<Tally> {
+        let key = (app.clone(), Arc::clone(plugin), hook);
+        let mut tallies = self.tallies.lock();
+        let tally = tallies
+            .entry(key)
+            .or_insert_with(|| Arc::new(Tally::new(app.clone(), Arc::clone(plugin), hook)));
+        Arc::clone(tally)
+    }
+
+    pub(crate) fn statistics(&self) -> Vec<HookStatistics> {
+        let tallies: Vec<_> = self.tallies.lock().values().cloned().collect();
+        let mut all: Vec<_> = tallies.iter().map(|tally| tally.statistics()).collect();
+        all.sort_by(|a, b| (&a.app, &a.plugin, a.hook).cmp(&(&b.app, &b.plugin, b.hook)));
+        all
+    }
+
+    pub(crate) fn register(self: &Arc<Self>, registry: &mut Registry) {
+        registry.register(
+            "tidegate_plugin_call_duration_seconds",
+            "Time of a sample of one in 64 plugin calls",
+            self.durations.clone(),
+        );
+        registry.register_collector(Box::new(Export(Arc::clone(self))));
+    }
+}
+
+impl Tally {
+    fn statistics(&self) -> HookStatistics {
+        let totals = self.totals();
+        let of = |end: CallEnd| totals[end.index()];
+        HookStatistics {
+            app: self.app.clone(),
+            plugin: Arc::clone(&self.plugin),
+            hook: self.hook,
+            answered: of(CallEnd::Answered) + of(CallEnd::Refused),
+            refused: of(CallEnd::Refused),
+            failed: FailureKind::ALL
+                .into_iter()
+                .map(|kind| (kind, of(CallEnd::Failed(kind))))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
+            passed_over: of(CallEnd::PassedOver),
+        }
+    }
+}
+
+/// Renders what the workers counted.
+#[derive(Debug)]
+struct Export(Arc<Metrics>);
+
+impl Collector for Export {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let tallies: Vec<_> = self.0.tallies.lock().values().cloned().collect();
+        let mut family = encoder.encode_descriptor(
+            "tidegate_plugin_calls",
+            "Plugin calls by how they ended",
+            None,
+            MetricType::Counter,
+        )?;
+        for tally in &tallies {
+            for (index, total) in tally.totals().into_iter().enumerate() {
+                if total == 0 {
+                    continue;
+                }
+                let labels = [
+                    ("app", tally.app.as_str()),
+                    ("plugin", tally.plugin.as_ref()),
+                    ("hook", tally.hook.as_str()),
+                    ("end", CallEnd::word(index)),
+                ];
+                ConstCounter::new(total).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        let instances = ConstGauge::new(self.0.instances.load(Ordering::Relaxed));
+        instances.encode(encoder.encode_descriptor(
+            "tidegate_plugin_instances",
+            "Plugin instances alive",
+            None,
+            MetricType::Gauge,
+        )?)?;
+        let made = ConstCounter::new(self.0.instances_made.load(Ordering::Relaxed));
+        made.encode(encoder.encode_descriptor(
+            "tidegate_plugin_instances_made",
+            "Plugin instances made",
+            None,
+            MetricType::Counter,
+        )?)?;
+        let dropped = ConstCounter::new(self.0.log_lines_dropped.load(Ordering::Relaxed));
+        dropped.encode(encoder.encode_descriptor(
+            "tidegate_plugin_log_lines_dropped",
+            "Log lines of plugins over their hundred a second",
+            None,
+            MetricType::Counter,
+        )?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn counts_survive_their_workers_and_are_rendered() {
+        let metrics = Arc::new(Metrics::default());
+        let mut registry = Registry::default();
+        metrics.register(&mut registry);
+        let tally = metrics.tally(&AppId::default_app(), &"shout".into(), Hook::Filtering);
+        for _ in 0..2 {
+            let shard = tally.shard();
+            shard.count(CallEnd::Answered);
+            shard.count(CallEnd::Failed(FailureKind::HostPanic));
+        }
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        let line = |end| {
+            format!(
+                "tidegate_plugin_calls_total{{app=\"default\",plugin=\"shout\",hook=\"filtering\",end=\"{end}\"}} 2"
+            )
+        };
+        assert!(text.contains(&line("answered")), "{text}");
+        assert!(text.contains(&line("host-panic")), "{text}");
+        assert_eq!(tally.shards.lock().all.len(), 1);
+        assert_eq!(
+            metrics.statistics()[0].failed,
+            [(FailureKind::HostPanic, 2)]
+        );
+    }
+}

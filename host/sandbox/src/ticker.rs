@@ -1,0 +1,125 @@
+//! The clock of deadlines: a thread that advances the engine's epoch once a millisecond.
+//!
+//! An OS thread of its own, because a task cannot tick while all workers are inside guests. It parks when no
+//! guest was entered for a while and the next [`Ticker::arm`] wakes it. Invariant: between `arm` and the
+//! longest deadline after it the thread does not park, so an armed deadline always comes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::{self, Thread},
+    time::Duration,
+};
+
+/// Length of a tick. Deadlines are whole ticks.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+
+/// Ticks without any call after which the thread parks. Twice the longest deadline that can be configured, so
+/// that it cannot park under a running guest.
+const IDLE_TICKS: u64 = 200;
+
+/// Ticks that a deadline of `wall` needs: one more than it holds, since the first tick may come at once.
+pub(crate) fn ticks(wall: Duration) -> u64 {
+    u64::try_from(wall.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX - 1) + 1
+}
+
+#[derive(Debug)]
+pub(crate) struct Ticker {
+    shared: Arc<Shared>,
+    thread: Thread,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Set by callers, taken by the thread at every tick.
+    is_armed: AtomicBool,
+    /// Set by the thread alone, before it parks. Pairs with `is_armed`: each side stores its own flag, then
+    /// loads the other's, all `SeqCst`, so at least one of them sees the other.
+    is_parked: AtomicBool,
+    /// Ticks so far; a clock of milliseconds that costs one load.
+    ticks: AtomicU64,
+}
+
+impl Ticker {
+    /// Starts the thread; `advance` is called once a tick and answers whether to go on.
+    pub(crate) fn start(advance: impl Fn() -> bool + Send + 'static) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let theirs = Arc::clone(&shared);
+        let handle = thread::Builder::new()
+            .name("plugin-ticker".to_owned())
+            .spawn(move || run(&theirs, &advance))?;
+        Ok(Self {
+            shared,
+            thread: handle.thread().clone(),
+        })
+    }
+
+    /// Makes sure that ticks come; call before entering a guest.
+    #[inline]
+    pub(crate) fn arm(&self) {
+        // A stale `true` is harmless: whoever stored it keeps the thread awake for IDLE_TICKS from then on.
+        if !self.shared.is_armed.load(Ordering::Relaxed) {
+            self.shared.is_armed.store(true, Ordering::SeqCst);
+            if self.shared.is_parked.load(Ordering::SeqCst) {
+                self.thread.unpark();
+            }
+        }
+    }
+
+    /// Milliseconds that the thread has counted; stands still while parked.
+    pub(crate) fn now(&self) -> u64 {
+        self.shared.ticks.load(Ordering::Relaxed)
+    }
+}
+
+fn run(shared: &Shared, advance: &dyn Fn() -> bool) {
+    // A late tick is a late deadline. Needs a privilege that is often absent; without it we are only less exact.
+    let _ = rustix::process::nice(-5);
+    let mut idle: u64 = 0;
+    loop {
+        thread::park_timeout(TICK);
+        shared.ticks.fetch_add(1, Ordering::Relaxed);
+        if !advance() {
+            return;
+        }
+        if shared.is_armed.swap(false, Ordering::SeqCst) {
+            idle = 0;
+        } else {
+            idle += 1;
+        }
+        if idle >= IDLE_TICKS {
+            shared.is_parked.store(true, Ordering::SeqCst);
+            while !shared.is_armed.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            shared.is_parked.store(false, Ordering::SeqCst);
+            idle = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_is_never_shorter_than_asked() {
+        assert_eq!(ticks(Duration::from_millis(5)), 6);
+        assert_eq!(ticks(Duration::from_micros(1)), 2);
+    }
+
+    #[test]
+    fn it_parks_when_idle_and_an_arm_wakes_it() {
+        let ticker = Ticker::start(|| true).unwrap();
+        while !ticker.shared.is_parked.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+        let before = ticker.now();
+        ticker.arm();
+        while ticker.now() < before + 3 {
+            thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A unit: one binding as the workers run it, made anew whenever anything about the binding changes.
+//!
+//! Instances belong to a unit and therefore to one app, one version and one config text. A unit's id holds an
+//! index (small, reused, so that the table of a worker stays small) and a generation (never reused, so that an
+//! index never leads to somebody else's instance).
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::Mutex;
+use tidegate_realtime::ids::AppId;
+
+use crate::{
+    Runtime,
+    binding::{Binding, FailurePolicy, Hook, PluginLimits, Scope},
+    capabilities::log::LogBudget,
+    compile::Compiled,
+    limits,
+    metrics::Tally,
+    ticker,
+};
+
+/// Where a worker keeps the instance of a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UnitId {
+    pub(crate) index: usize,
+    pub(crate) generation: u64,
+}
+
+/// Limits that every unit of a sandbox shares.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CommonLimits {
+    pub(crate) max_message_bytes: usize,
+    pub(crate) max_channel_bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub(crate) id: UnitId,
+    pub(crate) app: AppId,
+    pub(crate) plugin: Arc<str>,
+    pub(crate) version: u32,
+    pub(crate) hook: Hook,
+    pub(crate) scope: Scope,
+    pub(crate) config: Arc<str>,
+    pub(crate) failure_policy: FailurePolicy,
+    pub(crate) compiled: Compiled,
+    pub(crate) deadline_ticks: u64,
+    pub(crate) memory_bytes: usize,
+    pub(crate) common: CommonLimits,
+    /// Shared by all units of the plugin in the app.
+    pub(crate) log_budget: Arc<LogBudget>,
+    /// Shared by all generations of the binding.
+    pub(crate) tally: Arc<Tally>,
+    /// Set once, when the unit left the desired state. Its instances are dropped by the workers then.
+    is_retired: AtomicBool,
+}
+
+/// Rises whenever units were retired, so that a worker knows that its table may hold some.
+static RETIREMENTS: AtomicU64 = AtomicU64::new(0);
+static INDICES: Mutex<Indices> = Mutex::new(Indices {
+    free: BTreeSet::new(),
+    next: 0,
+    generation: 0,
+});
+
+/// Hands out unit ids for all sandboxes of the process, since workers are shared by them.
+struct Indices {
+    free: BTreeSet<usize>,
+    next: usize,
+    generation: u64,
+}
+
+impl Unit {
+    pub(crate) fn new(
+        app: &AppId,
+        binding: &Binding,
+        common: CommonLimits,
+        log_budget: Arc<LogBudget>,
+        tally: Arc<Tally>,
+    ) -> Self {
+        let Binding {
+            plugin,
+            version,
+            compiled,
+            hook,
+            scope,
+            position: _,
+            config,
+            failure_policy,
+            limits,
+        } = binding;
+        let deadline = limits.deadline.unwrap_or(hook.default_deadline());
+        Self {
+            id: next_id(),
+            app: app.clone(),
+            plugin: Arc::clone(plugin),
+            version: *version,
+            hook: *hook,
+            scope: scope.clone(),
+            config: Arc::clone(config),
+            failure_policy: *failure_policy,
+            compiled: compiled.clone(),
+            deadline_ticks: ticker::ticks(deadline),
+            memory_bytes: limits.memory_bytes.unwrap_or(limits::DEFAULT_MEMORY_BYTES),
+            common,
+            log_budget,
+            tally,
+            is_retired: AtomicBool::new(false),
+        }
+    }
+
+    /// A unit that belongs to nobody, for trying a plugin out before it is bound.
+    pub(crate) fn trial(compiled: &Compiled, hook: Hook, runtime: &Runtime) -> Self {
+        let binding = Binding {
+            plugin: "trial".into(),
+            version: 0,
+            compiled: compiled.clone(),
+            hook,
+            scope: Scope::App,
+            position: 0,
+            config: "{}".into(),
+            failure_policy: FailurePolicy::Closed,
+            limits: PluginLimits::default(),
+        };
+        let tally = Arc::new(Tally::unlisted());
+        Self::new(
+            &AppId::default_app(),
+            &binding,
+            runtime.common,
+            runtime.log_budget(),
+            tally,
+        )
+    }
+
+    /// Whether this unit is what `binding` asks for, so that its instances can stay.
+    pub(crate) fn matches(&self, app: &AppId, binding: &Binding) -> bool {
+        let deadline = binding
+            .limits
+            .deadline
+            .unwrap_or(binding.hook.default_deadline());
+        self.app == *app
+            && self.plugin == binding.plugin
+            && self.version == binding.version
+            && self.compiled.digest() == binding.compiled.digest()
+            && self.hook == binding.hook
+            && self.scope == binding.scope
+            && self.config == binding.config
+            && self.failure_policy == binding.failure_policy
+            && self.deadline_ticks == ticker::ticks(deadline)
+            && self.memory_bytes
+                == binding
+                    .limits
+                    .memory_bytes
+                    .unwrap_or(limits::DEFAULT_MEMORY_BYTES)
+    }
+
+    pub(crate) fn retire(&self) {
+        self.is_retired.store(true, Ordering::Release);
+        // Pairs with the load in `retirements`: who sees the new number sees the flag.
+        RETIREMENTS.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Acquire)
+    }
+}
+
+/// How often units were retired so far. Pairs with [`Unit::retire`].
+#[inline]
+pub(crate) fn retirements() -> u64 {
+    RETIREMENTS.load(Ordering::Acquire)
+}
+
+fn next_id() -> UnitId {
+    let mut indices = INDICES.lock();
+    indices.generation += 1;
+    let index = indices.free.pop_first().unwrap_or_else(|| {
+        indices.next += 1;
+        indices.next - 1
+    });
+    UnitId {
+        index,
+        generation: indices.generation,
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        INDICES.lock().free.insert(self.id.index);
+    }
+}
