@@ -15,6 +15,7 @@
 pub mod ceiling;
 pub mod frame;
 pub mod histogram;
+pub mod identity;
 pub mod load;
 pub mod process;
 pub mod report;

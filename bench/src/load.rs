@@ -35,6 +35,8 @@ const TICK: Duration = Duration::from_millis(5);
 pub enum Step {
     /// Sends one text frame; `{group}` and `{id}` are filled in.
     Send(Template),
+    /// Sends one text frame that depends on the connection's index, such as a token of its own.
+    SendEach(fn(usize) -> String),
     /// Waits for this many messages (lines).
     Expect(u32),
 }
@@ -209,6 +211,21 @@ impl Rig {
     /// What opening took.
     pub fn opened(&self) -> Opened {
         self.opened
+    }
+
+    /// Sends one message and tells whether it was refused.
+    ///
+    /// # Errors
+    /// When a connection is closed.
+    pub fn is_refused(&mut self, text: &str) -> Result<bool> {
+        let refused = self.totals.refused;
+        let publisher = self.config.subscribers;
+        self.send(publisher, opcode::TEXT, text.as_bytes())?;
+        let until = Instant::now() + Duration::from_secs(1);
+        while self.totals.refused == refused && Instant::now() < until {
+            self.turn(TICK)?;
+        }
+        Ok(self.totals.refused > refused)
     }
 
     /// Keeps the connections alive, answering pings, for a while.
@@ -569,6 +586,9 @@ impl Rig {
                         &mut text,
                     );
                     self.send(index, opcode::TEXT, &text)?;
+                }
+                Some(Step::SendEach(text)) => {
+                    self.send(index, opcode::TEXT, text(index).as_bytes())?
                 }
                 Some(Step::Expect(lines)) => {
                     self.connections[index].awaited = lines;

@@ -66,7 +66,7 @@ impl Client {
                 HeaderValue::from_static("centrifuge-protobuf"),
             );
         }
-        let (socket, _) = within("the upgrade", connect_async(request))
+        let (socket, _) = within("the upgrade", Box::pin(connect_async(request)))
             .await
             .expect("the node accepts the upgrade");
         Self {
@@ -147,6 +147,26 @@ impl Client {
                 Event::Reply(reply) if reply.id == id => return *reply,
                 Event::Reply(reply) => self.backlog.push_back(*reply),
                 Event::Closed(closed) => panic!("closed before reply {id}: {closed:?}"),
+            }
+        }
+    }
+
+    /// Waits for the reply to a command, or for the end of the connection, whichever comes first.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub async fn reply_or_close(&mut self, id: u32) -> Result<Reply, Closed> {
+        if let Some(index) = self.backlog.iter().position(|reply| reply.id == id) {
+            return Ok(self
+                .backlog
+                .remove(index)
+                .expect("the index was just found"));
+        }
+        loop {
+            match within("a reply or the end", self.next_event()).await {
+                Event::Reply(reply) if reply.id == id => return Ok(*reply),
+                Event::Reply(reply) => self.backlog.push_back(*reply),
+                Event::Closed(closed) => return Err(closed),
             }
         }
     }

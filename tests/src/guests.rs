@@ -30,3 +30,23 @@ fn folder() -> PathBuf {
         .expect("a test runs from target/PROFILE/deps")
         .join("wasm32-unknown-unknown/plugin")
 }
+
+/// Writes a copy of a built plugin whose bytes differ and whose behaviour does not: a custom section that says
+/// `mark` is appended. The file lives as long as the folder.
+///
+/// # Panics
+/// When the plugin was not built or the folder cannot be written.
+pub fn variant(package: &str, mark: &str, folder: &Path) -> PathBuf {
+    const CUSTOM_SECTION: u8 = 0;
+    const NAME: &[u8] = b"mark";
+    let mut bytes = std::fs::read(wasm(package)).expect("the plugin is readable");
+    let content_len = 1 + NAME.len() + mark.len();
+    assert!(content_len < 128, "a mark is short: lengths take one byte");
+    bytes.push(CUSTOM_SECTION);
+    bytes.extend([content_len, NAME.len()].map(|len| u8::try_from(len).unwrap_or_default()));
+    bytes.extend(NAME);
+    bytes.extend(mark.as_bytes());
+    let path = folder.join(format!("{package}-{mark}.wasm"));
+    std::fs::write(&path, bytes).expect("the folder is writable");
+    path
+}

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod client;
 pub mod guests;
 pub mod node;
+pub mod raw;
 pub mod token;
 
 pub use client::Client;

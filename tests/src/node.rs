@@ -101,7 +101,10 @@ impl NodeBuilder {
         let stderr = child.stderr.take().expect("stderr is piped");
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                eprintln!("[{label}] {line}");
+                #[expect(clippy::print_stderr, reason = "the test runner shows it on failure")]
+                {
+                    eprintln!("[{label}] {line}");
+                }
             }
         });
         let (announce, announced) = sync_channel(64);

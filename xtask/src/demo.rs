@@ -137,9 +137,10 @@ impl Tour {
                 None => json!({}),
             };
             if plugin == "ticket-auth" {
-                config["keys"] = json!({ TICKET_KEY_ID: self.ticket_secret });
+                config["secrets"] = json!([{ "id": TICKET_KEY_ID, "secret": self.ticket_secret }]);
             }
             let target = format!("{}@{}", field("hook")?, field("scope")?);
+            // In a file: a command line is seen by every user of the machine.
             let config_file = self.root.join(format!("{plugin}.json"));
             std::fs::write(&config_file, config.to_string())
                 .context("cannot write a plugin's configuration")?;
@@ -153,9 +154,9 @@ impl Tour {
                         "--activate",
                         "--bind",
                         &target,
-                        "--bind-config",
+                        "--config",
                     ])
-                    .arg(&config_file),
+                    .arg(format!("@{}", config_file.display())),
             )?;
         }
         Ok(())

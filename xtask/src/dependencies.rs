@@ -89,7 +89,7 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// What every package under `plugins/` may use of ours, and never.
+/// What every package that is built to wasm may use of ours, and never.
 const PLUGINS: Rule = Rule {
     of: "",
     ours: &["tidegate-sdk", "tidegate-sdk-macros"],
@@ -99,7 +99,10 @@ const PLUGINS: Rule = Rule {
 /// Checks every rule and reports everything that breaks one.
 pub(crate) fn check(workspace: &Workspace) -> Result<()> {
     let graph = Graph::read(&workspace.metadata);
-    let plugins = workspace.members_under("plugins");
+    let plugins: Vec<String> = crate::guests::FOLDERS
+        .iter()
+        .flat_map(|folder| workspace.members_under(folder))
+        .collect();
     let rules = RULES
         .iter()
         .map(|rule| (rule.of, rule))

@@ -16,7 +16,7 @@ pub(crate) struct Guest {
 }
 
 /// Where wasm packages live in the tree.
-const FOLDERS: &[&str] = &["plugins", "tests/guests", "bench/guests"];
+pub(crate) const FOLDERS: &[&str] = &["plugins", "tests/guests", "bench/guests"];
 
 /// Builds every package of those folders and returns where the files are.
 pub(crate) fn build(steps: &mut Steps, workspace: &Workspace) -> Result<Vec<Guest>> {

@@ -124,7 +124,7 @@ messages! {
     }
 
     struct ConnectRequest {
-        1 => token: String,
+        1, secret => token: String,
         2 => data: Raw,
         3 => subs: BTreeMap<String, SubscribeRequest>,
         /// Name and version of the client's library or application.
@@ -146,7 +146,7 @@ messages! {
         /// Seconds between pings; 0 when the server sends none.
         7 => ping: u32,
         8 => pong: bool,
-        9 => session: String,
+        9, secret => session: String,
         10 => node: String,
         /// Unix milliseconds.
         11 => time: i64,
@@ -154,7 +154,7 @@ messages! {
 
     struct SubscribeRequest {
         1 => channel: String,
-        2 => token: String,
+        2, secret => token: String,
         3 => recover: bool,
         6 => epoch: String,
         7 => offset: u64,
@@ -267,7 +267,7 @@ messages! {
     struct PingResult {}
 
     struct RefreshRequest {
-        1 => token: String,
+        1, secret => token: String,
     }
 
     struct RefreshResult {
@@ -280,7 +280,7 @@ messages! {
 
     struct SubRefreshRequest {
         1 => channel: String,
-        2 => token: String,
+        2, secret => token: String,
         /// 0 refresh, 1 track, 2 untrack.
         3 => r#type: i32,
         4 => track: Vec<TrackBatch>,
@@ -295,7 +295,7 @@ messages! {
     }
 
     struct TrackBatch {
-        1 => signature: String,
+        1, secret => signature: String,
         2 => items: Vec<KeyedItem>,
     }
 
@@ -344,7 +344,7 @@ messages! {
         6 => ttl: u32,
         7 => ping: u32,
         8 => pong: bool,
-        9 => session: String,
+        9, secret => session: String,
         10 => node: String,
         11 => time: i64,
     }
@@ -366,7 +366,7 @@ messages! {
     /// Client to server half of the HTTP transports.
     struct EmulationRequest {
         1 => node: String,
-        2 => session: String,
+        2, secret => session: String,
         /// A frame of commands; in JSON it travels as a string.
         3 => data: TextBytes,
     }

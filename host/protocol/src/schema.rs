@@ -56,25 +56,43 @@ pub(crate) const fn wire_name(field: &'static str) -> &'static str {
     }
 }
 
-/// Declares message structs: `number[, always] => name: Type`. `always` members are present in JSON even when
-/// zero.
+/// Declares message structs: `number[, marker] => name: Type`. Members marked `always` are present in JSON even
+/// when zero; those marked `secret` are not shown by `Debug`, so that no log can hold them.
 macro_rules! messages {
     ($(
         $(#[$message_attribute:meta])*
         struct $message:ident {
             $(
                 $(#[$field_attribute:meta])*
-                $number:literal $(, $always:ident)? => $field:ident: $kind:ty,
+                $number:literal $(, $marker:ident)? => $field:ident: $kind:ty,
             )*
         }
     )*) => {$(
         $(#[$message_attribute])*
-        #[derive(Debug, Clone, PartialEq, Eq, Default)]
+        #[derive(Clone, PartialEq, Eq, Default)]
         pub struct $message {
             $(
                 $(#[$field_attribute])*
                 pub $field: $kind,
             )*
+        }
+
+        /// Members that are set.
+        impl std::fmt::Debug for $message {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                let mut shown = f.debug_struct(stringify!($message));
+                $(
+                    let is_secret = false $(|| stringify!($marker) == "secret")?;
+                    if crate::schema::Field::is_zero(&self.$field) {
+                        // Not set.
+                    } else if is_secret {
+                        shown.field(stringify!($field), &"(secret)");
+                    } else {
+                        shown.field(stringify!($field), &self.$field);
+                    }
+                )*
+                shown.finish()
+            }
         }
 
         impl crate::schema::Schema for $message {
@@ -107,7 +125,7 @@ macro_rules! messages {
             fn write_json(&self, out: &mut Vec<u8>) -> Result<(), crate::raw::InvalidJson> {
                 out.push(b'{');
                 $(
-                    let is_always = false $(|| stringify!($always) == "always")?;
+                    let is_always = false $(|| stringify!($marker) == "always")?;
                     if is_always || !crate::schema::Field::is_zero(&self.$field) {
                         crate::json::write_member(
                             const { crate::schema::wire_name(stringify!($field)) },

@@ -338,3 +338,14 @@ fn a_subscribe_result_keeps_the_order_and_names_of_the_protocol() {
         r#"{"id":1,"subscribe":{"recoverable":true,"epoch":"abcd","publications":[{}],"recovered":true,"offset":9,"positioned":true,"was_recovering":true,"type":1}}"#
     );
 }
+
+#[test]
+fn n4_what_a_message_shows_of_itself_holds_no_token_and_no_payload() {
+    let frame = r#"{"id":1,"connect":{"token":"s3cret","data":{"p":"s3cret"},"name":"js"}}"#;
+    let shown = format!("{:?}", decode(frame).unwrap()[0]);
+    assert!(!shown.contains("s3cret"), "{shown}");
+    assert!(
+        shown.contains("js") && !shown.contains("headers"),
+        "{shown}"
+    );
+}

@@ -1,0 +1,551 @@
+//! The bars, measured: Tidegate beside the ceiling, sample by sample in turn, in one command.
+//!
+//! Started by `cargo xtask bench`, which builds what it needs. Prints each bar as it is found and writes
+//! `docs/performance.md`. Ends with status 1 when a bar was missed.
+
+#![expect(clippy::print_stdout, reason = "its result is its output")]
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use serde_json::json;
+use tempfile::TempDir;
+use tidegate_bench::identity::{TOKEN_SECRET, connect_command};
+use tidegate_bench::load::{Pace, Plan, Rig, RigConfig, Sample, Step};
+use tidegate_bench::process::{self, memory};
+use tidegate_bench::report::{self, Bar, Report, median};
+use tidegate_bench::subject::Subject;
+use tidegate_bench::template::Template;
+
+/// Bytes of a publication's data, and of the ceiling's whole message.
+const PUBLICATION_BYTES: usize = 140;
+
+/// Sessions of the idle measurement.
+const IDLE_SESSIONS: usize = 10_000;
+
+/// Measures Tidegate beside the ceiling.
+#[derive(Debug, Parser)]
+struct Options {
+    /// The server's release binary.
+    #[arg(long)]
+    server: PathBuf,
+    /// The folder with the built wasm guests.
+    #[arg(long)]
+    plugins: PathBuf,
+    /// Where the report is written.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// A tenth of the time and fewer samples: to see that it works, not to believe.
+    #[arg(long)]
+    quick: bool,
+    /// Only this part; may be given several times.
+    #[arg(long)]
+    only: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    Fanout,
+    Idle,
+    Plugin,
+    Latency,
+}
+
+fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    process::raise_file_limit();
+    let mut bench = Bench {
+        options,
+        report: Report::default(),
+    };
+    if bench.wants(Part::Fanout) {
+        bench.fan_out("1,000 subscribers, one under way", 1_000, 1, 1.3)?;
+        bench.fan_out("1,000 subscribers, sixteen under way", 1_000, 16, 2.0)?;
+        bench.fan_out("10,000 subscribers, one under way", 10_000, 1, 1.3)?;
+    }
+    if bench.wants(Part::Idle) {
+        bench.idle()?;
+    }
+    if bench.wants(Part::Plugin) {
+        bench.plugin()?;
+    }
+    if bench.wants(Part::Latency) {
+        bench.latency()?;
+    }
+    bench.finish()
+}
+
+struct Bench {
+    options: Options,
+    report: Report,
+}
+
+/// How a pair of measurements differs.
+struct Pair {
+    ceiling: Sample,
+    tidegate: Sample,
+}
+
+impl Pair {
+    fn ratio(&self) -> f64 {
+        self.tidegate.server_ns_per_delivery / self.ceiling.server_ns_per_delivery
+    }
+}
+
+impl Bench {
+    fn wants(&self, part: Part) -> bool {
+        self.options.only.is_empty() || self.options.only.contains(&part)
+    }
+
+    fn seconds(&self, seconds: f64) -> Duration {
+        Duration::from_secs_f64(if self.options.quick {
+            seconds / 10.0
+        } else {
+            seconds
+        })
+    }
+
+    fn samples(&self, samples: usize) -> usize {
+        if self.options.quick { 2 } else { samples }
+    }
+
+    fn add(&mut self, bar: Bar) {
+        println!("    {}", self.report.add(bar));
+    }
+
+    fn fan_out(&mut self, what: &str, subscribers: usize, window: u64, bar: f64) -> Result<()> {
+        println!("fan-out: {what}");
+        let ceiling = start_ceiling()?;
+        let (tidegate, _scratch) = self.start_tidegate(Workers::One)?;
+        let mut pairs = Vec::new();
+        for _ in 0..self.samples(7) {
+            let plan = |message: &str| Plan {
+                message: Template::new(message),
+                pace: Pace::Window(window),
+                deliveries_per_publication: subscribers as u64,
+                warmup: self.seconds(1.0),
+                time: self.seconds(3.0),
+            };
+            let raw = Template::data(PUBLICATION_BYTES);
+            let publish =
+                format!(r#"{{"id":{{id}},"publish":{{"channel":"bench:b","data":{raw}}}}}"#);
+            let ceiling = measure(ceiling_rig(&ceiling, subscribers), &plan(&raw))?;
+            let tidegate = measure(
+                tidegate_rig(&tidegate, subscribers, &["bench:b"]),
+                &plan(&publish),
+            )?;
+            println!(
+                "    ceiling {:.0} ns, tidegate {:.0} ns per delivery: {:.2}",
+                ceiling.server_ns_per_delivery,
+                tidegate.server_ns_per_delivery,
+                tidegate.server_ns_per_delivery / ceiling.server_ns_per_delivery
+            );
+            pairs.push(Pair { ceiling, tidegate });
+        }
+        let ratio = median(pairs.iter().map(Pair::ratio));
+        let of = |side: fn(&Pair) -> &Sample, value: fn(&Sample) -> f64| {
+            median(pairs.iter().map(|pair| value(side(pair))))
+        };
+        let lost: u64 = pairs
+            .iter()
+            .map(|pair| pair.tidegate.lost + pair.tidegate.disordered)
+            .sum();
+        self.add(Bar {
+            what: format!("CPU per delivery, {what}, as a multiple of the ceiling"),
+            found: format!("{ratio:.2} x"),
+            bar: format!("≤ {bar} x"),
+            is_met: ratio <= bar && lost == 0,
+            how: format!(
+                "median of {} pairs: {:.0} ns against {:.0} ns; {:.0} and {:.0} deliveries a second; {lost} lost or out of order",
+                pairs.len(),
+                of(|pair| &pair.tidegate, |sample| sample.server_ns_per_delivery),
+                of(|pair| &pair.ceiling, |sample| sample.server_ns_per_delivery),
+                of(|pair| &pair.tidegate, |sample| sample.deliveries_per_second),
+                of(|pair| &pair.ceiling, |sample| sample.deliveries_per_second),
+            ),
+        });
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<()> {
+        println!("idle sessions: {IDLE_SESSIONS} of each kind");
+        let sessions = if self.options.quick {
+            1_000
+        } else {
+            IDLE_SESSIONS
+        };
+        let connect = [Step::SendEach(connect_command), Step::Expect(1)];
+        let subscribe = |channel: &str| {
+            [
+                Step::send(&format!(
+                    r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#
+                )),
+                Step::Expect(1),
+            ]
+        };
+        let kinds: [(&str, Vec<Step>); 4] = [
+            ("upgraded WebSocket, nothing said yet", Vec::new()),
+            (
+                "connected with a token (identity, pings, expiry)",
+                connect.to_vec(),
+            ),
+            (
+                "connected and subscribed to one channel of all",
+                [connect.as_slice(), &subscribe("bench:b")].concat(),
+            ),
+            (
+                "connected and subscribed to a channel of its own",
+                [connect.as_slice(), &subscribe("bench:own-{id}")].concat(),
+            ),
+        ];
+        let mut table = String::from(
+            "| Session | Bytes of user memory each | More than the line before |\n|---|---|---|\n",
+        );
+        let ceiling = {
+            let subject = start_ceiling()?;
+            self.held(
+                &subject,
+                RigConfig {
+                    publisher: None,
+                    ..ceiling_rig(&subject, sessions)
+                },
+            )?
+        };
+        table.push_str(&format!(
+            "| the ceiling's connection | {:.0} | |\n",
+            ceiling.bytes
+        ));
+        let mut before = 0.0;
+        let mut subscribed = None;
+        for (kind, script) in kinds {
+            let mut found = Vec::new();
+            for _ in 0..self.samples(3) {
+                let (subject, _scratch) = self.start_tidegate(Workers::One)?;
+                let rig = RigConfig {
+                    subscriber_script: script.clone(),
+                    publisher: None,
+                    ..tidegate_rig(&subject, sessions, &[])
+                };
+                found.push(self.held(&subject, rig)?);
+            }
+            let bytes = median(found.iter().map(|held| held.bytes));
+            let cpu = median(found.iter().map(|held| held.cpu_us));
+            println!("    {kind}: {bytes:.0} bytes, {cpu:.0} µs of CPU to get there");
+            table.push_str(&format!(
+                "| {kind} | {bytes:.0} | {:+.0} |\n",
+                bytes - before
+            ));
+            before = bytes;
+            if kind.ends_with("one channel of all") {
+                subscribed = Some((bytes, cpu));
+            }
+        }
+        let (bytes, cpu) = subscribed.context("the subscribed kind was measured")?;
+        let how = format!(
+            "{sessions} sessions, each with its own user, one subscription, pings on; median of {} fresh servers; anonymous memory of the process",
+            self.samples(3)
+        );
+        self.add(Bar {
+            what: "User memory per idle session".into(),
+            found: format!("{bytes:.0} bytes"),
+            bar: "≤ 4,096 bytes".into(),
+            is_met: bytes <= 4_096.0,
+            how: how.clone(),
+        });
+        self.add(Bar {
+            what: "Connect and subscribe, CPU".into(),
+            found: format!("{cpu:.1} µs"),
+            bar: "≤ 60 µs".into(),
+            is_met: cpu <= 60.0,
+            how: format!("{how}; accept, upgrade, token check, two commands and their replies"),
+        });
+        self.report
+            .sections
+            .push(("Where the memory of a session goes".into(), table));
+        Ok(())
+    }
+
+    fn held(&self, subject: &Subject, config: RigConfig) -> Result<Held> {
+        let before = memory(subject.pid())?;
+        let sessions = config.subscribers.max(1) as f64;
+        let mut rig = Rig::open(config)?;
+        rig.idle(self.seconds(2.0))?;
+        let after = memory(subject.pid())?;
+        Ok(Held {
+            bytes: after.anonymous.saturating_sub(before.anonymous) as f64 / sessions,
+            cpu_us: rig.opened().server_cpu_us_per_connection,
+        })
+    }
+
+    fn plugin(&mut self) -> Result<()> {
+        println!("a lean filtering plugin in the loaded server");
+        let (tidegate, scratch) = self.start_tidegate(Workers::One)?;
+        self.push_plugin(&tidegate, scratch.path())?;
+        let channels = ["bench:b", "filtered:b"];
+        let mut rig = Rig::open(tidegate_rig(&tidegate, 1, &channels))?;
+        let probe = |channel: &str| {
+            format!(r#"{{"id":99,"publish":{{"channel":"{channel}","data":{{"probe":true}}}}}}"#)
+        };
+        ensure!(
+            rig.is_refused(&probe(channels[1]))?,
+            "the plugin is not asked where it is bound"
+        );
+        ensure!(
+            !rig.is_refused(&probe(channels[0]))?,
+            "the plugin is asked where it is not bound"
+        );
+        let plan = |channel: &str| Plan {
+            message: Template::new(&format!(
+                r#"{{"id":{{id}},"publish":{{"channel":"{channel}","data":{}}}}}"#,
+                Template::data(PUBLICATION_BYTES)
+            )),
+            pace: Pace::Window(64),
+            deliveries_per_publication: 1,
+            warmup: self.seconds(0.5),
+            time: self.seconds(2.0),
+        };
+        let (mut with, mut without, mut more) = (Vec::new(), Vec::new(), Vec::new());
+        for nth in 0..self.samples(11) {
+            // Which side goes first alternates, so that a drift of the machine hits both.
+            let first = nth % 2;
+            let one = rig
+                .measure(&plan(channels[first]))?
+                .server_ns_per_publication;
+            let other = rig
+                .measure(&plan(channels[1 - first]))?
+                .server_ns_per_publication;
+            let (bare, filtered) = if first == 0 {
+                (one, other)
+            } else {
+                (other, one)
+            };
+            println!(
+                "    without {bare:.0} ns, with {filtered:.0} ns per publish: {:+.0} ns",
+                filtered - bare
+            );
+            without.push(bare);
+            with.push(filtered);
+            more.push(filtered - bare);
+        }
+        let pairs = more.len();
+        let more = median(more);
+        self.add(Bar {
+            what: "CPU per publish that a lean filtering plugin adds".into(),
+            found: format!("{more:.0} ns"),
+            bar: "≤ 1,000 ns".into(),
+            is_met: more <= 1_000.0,
+            how: format!(
+                "median of {pairs} interleaved pairs in one server: a client's publish with one subscriber costs {:.0} ns with and {:.0} ns without the plugin",
+                median(with),
+                median(without)
+            ),
+        });
+        Ok(())
+    }
+
+    fn push_plugin(&self, tidegate: &Subject, data_dir: &Path) -> Result<()> {
+        let wasm = self.options.plugins.join("bench_lean_filter.wasm");
+        ensure!(
+            wasm.exists(),
+            "{} is missing; `cargo xtask bench` builds it",
+            wasm.display()
+        );
+        let output = Command::new(&self.options.server)
+            .args([
+                "plugin",
+                "push",
+                "--name",
+                "lean",
+                "--activate",
+                "--bind",
+                "filtering@namespace:filtered",
+            ])
+            .arg(&wasm)
+            .env("TIDEGATE_DATA_DIR", data_dir.join("data"))
+            .env(
+                "TIDEGATE_ADMIN_URL",
+                format!(
+                    "http://{}",
+                    tidegate.admin.as_deref().context("no admin address")?
+                ),
+            )
+            .output()
+            .context("the server's command line cannot be started")?;
+        if !output.status.success() {
+            bail!(
+                "the plugin was refused: {}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        Ok(())
+    }
+
+    fn latency(&mut self) -> Result<()> {
+        println!("latency: 5,000 connections, 50,000 deliveries a second");
+        let (tidegate, _scratch) = self.start_tidegate(Workers::AsShipped)?;
+        let sample = measure(
+            tidegate_rig(&tidegate, 5_000, &["bench:b"]),
+            &Plan {
+                message: Template::new(&format!(
+                    r#"{{"id":{{id}},"publish":{{"channel":"bench:b","data":{}}}}}"#,
+                    Template::data(PUBLICATION_BYTES)
+                )),
+                pace: Pace::Rate(10.0),
+                deliveries_per_publication: 5_000,
+                warmup: self.seconds(3.0),
+                time: self.seconds(60.0),
+            },
+        )?;
+        let how = format!(
+            "{:.0} deliveries a second for {:.0} s, each publication to all 5,000; from the publisher's write to the arrival at each subscriber; p50 {:.1} ms, p99.9 {:.1} ms, at most {:.1} ms; server {:.2} cores, load client {:.2}",
+            sample.deliveries_per_second,
+            sample.seconds,
+            sample.p50_us / 1e3,
+            sample.p999_us / 1e3,
+            sample.max_us / 1e3,
+            sample.server_cores,
+            sample.client_cores
+        );
+        self.add(Bar {
+            what: "Latency, 5,000 connections, mean".into(),
+            found: format!("{:.1} ms", sample.mean_us / 1e3),
+            bar: "≤ 15 ms".into(),
+            is_met: sample.mean_us <= 15_000.0,
+            how: how.clone(),
+        });
+        self.add(Bar {
+            what: "Latency, 5,000 connections, p99".into(),
+            found: format!("{:.1} ms", sample.p99_us / 1e3),
+            bar: "≤ 80 ms".into(),
+            is_met: sample.p99_us <= 80_000.0,
+            how: how.clone(),
+        });
+        let faults = sample.lost + sample.disordered + sample.refused;
+        self.add(Bar {
+            what: "Lost, out of order or refused in that minute".into(),
+            found: faults.to_string(),
+            bar: "0".into(),
+            is_met: faults == 0,
+            how: format!(
+                "{} of {} publications' deliveries counted",
+                sample.delivered, sample.published
+            ),
+        });
+        Ok(())
+    }
+
+    fn start_tidegate(&self, workers: Workers) -> Result<(Subject, TempDir)> {
+        let scratch = tempfile::tempdir().context("no temporary folder")?;
+        let config = scratch.path().join("config.json");
+        let member = |name: &str| json!({ "name": name, "allow_subscribe_for_client": true, "allow_publish_for_client": true });
+        let text = json!({
+            "http_server": { "address": "127.0.0.1", "port": 0 },
+            "admin_api": { "port": 0 },
+            "log": { "level": "warn" },
+            "client": { "token": { "hmac_secret_key": TOKEN_SECRET }, "connection_rate_limit": 1_000_000 },
+            "channel": { "namespaces": [member("bench"), member("filtered")] },
+        });
+        std::fs::write(&config, text.to_string()).context("cannot write the configuration")?;
+        let mut command = Command::new(&self.options.server);
+        command
+            .args(["serve", "--announce", "json", "--config"])
+            .arg(&config)
+            .arg("--data-dir")
+            .arg(scratch.path().join("data"));
+        match workers {
+            Workers::One => command.env("TOKIO_WORKER_THREADS", "1"),
+            Workers::AsShipped => command.env_remove("TOKIO_WORKER_THREADS"),
+        };
+        Ok((Subject::start(&mut command)?, scratch))
+    }
+
+    fn finish(self) -> Result<ExitCode> {
+        let missed = self.report.missed();
+        if let Some(path) = &self.options.report
+            && self.options.only.is_empty()
+            && !self.options.quick
+        {
+            let seconds = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |now| now.as_secs());
+            let text = self.report.markdown(
+                &report::date(seconds),
+                &process::machine(),
+                "cargo xtask bench",
+            );
+            std::fs::write(path, text)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+            println!("written: {}", path.display());
+        }
+        println!("{} bars, {missed} missed", self.report.bars.len());
+        Ok(if missed == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+/// What holding sessions costs.
+struct Held {
+    bytes: f64,
+    cpu_us: f64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Workers {
+    /// As the ceiling, so that both sides are the same machine.
+    One,
+    AsShipped,
+}
+
+fn start_ceiling() -> Result<Subject> {
+    let program = std::env::current_exe()
+        .context("where am I?")?
+        .with_file_name("ceiling");
+    Subject::start(Command::new(program).args(["--workers", "1"]))
+}
+
+fn measure(config: RigConfig, plan: &Plan) -> Result<Sample> {
+    Rig::open(config)?.measure(plan)
+}
+
+fn ceiling_rig(subject: &Subject, subscribers: usize) -> RigConfig {
+    RigConfig {
+        address: subject.client,
+        server_pid: subject.pid(),
+        subscriber_path: "/ws".into(),
+        subscriber_script: Vec::new(),
+        subscribers,
+        groups: 1,
+        publisher: Some(("/pub".into(), Vec::new())),
+        delivery_prefix: "{".into(),
+    }
+}
+
+/// Subscribers of these channels, and a publisher that joined none.
+fn tidegate_rig(subject: &Subject, subscribers: usize, channels: &[&str]) -> RigConfig {
+    let path = "/connection/websocket".to_owned();
+    let mut script = vec![Step::SendEach(connect_command), Step::Expect(1)];
+    for (nth, channel) in channels.iter().enumerate() {
+        script.push(Step::send(&format!(
+            r#"{{"id":{},"subscribe":{{"channel":"{channel}"}}}}"#,
+            nth + 2
+        )));
+        script.push(Step::Expect(1));
+    }
+    RigConfig {
+        address: subject.client,
+        server_pid: subject.pid(),
+        subscriber_path: path.clone(),
+        subscriber_script: script,
+        subscribers,
+        groups: 1,
+        // Anybody with an identity may publish here, so the publisher itself hears nothing.
+        publisher: Some((path, vec![Step::SendEach(connect_command), Step::Expect(1)])),
+        delivery_prefix: r#"{"push":{"channel""#.into(),
+    }
+}

@@ -1,0 +1,148 @@
+//! kill -9 at any moment: what was acknowledged is there afterwards, what was not is there whole or not at all.
+
+use serde_json::{Value, json};
+use tidegate_protocol::{Codec, ConnectRequest};
+use tidegate_tests::{Client, Node, NodeBuilder, guests, within};
+
+fn node() -> NodeBuilder {
+    Node::builder()
+        .set("client.allow_anonymous_connect_without_token", json!(true))
+        .namespace(json!({
+            "name": "crash",
+            "allow_subscribe_for_client": true, "allow_subscribe_for_anonymous": true,
+            "allow_publish_for_client": true, "allow_publish_for_anonymous": true,
+        }))
+}
+
+/// Numbers of the versions that the control store has, and the active one.
+async fn versions(node: &Node) -> (Vec<u64>, Option<u64>) {
+    let listed = node
+        .cli(&["plugin", "versions", "stamp", "--json"])
+        .await
+        .json();
+    let rows = listed["versions"].as_array().cloned().unwrap_or_default();
+    let number = |row: &Value| row["version"].as_u64().or_else(|| row["number"].as_u64());
+    let mut numbers: Vec<u64> = rows.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    let inspected = node
+        .cli(&["plugin", "inspect", "stamp", "--json"])
+        .await
+        .json();
+    (numbers, inspected["active_version"].as_u64())
+}
+
+/// Publishes through the filter; the version that answered.
+async fn judged_by(node: &Node) -> u64 {
+    let mut client = Client::connect(node, Codec::Json, ConnectRequest::default()).await;
+    assert!(client.subscribe("crash:x").await.subscribe.is_some());
+    assert!(
+        client
+            .publish("crash:x", &json!({ "a": 1 }))
+            .await
+            .publish
+            .is_some()
+    );
+    let (data, _) = client.publication().await;
+    data["v"].as_u64().expect("the guest stamps its version")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn control_state_is_whole_after_kills_during_upload_activation_and_traffic() {
+    let data = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = node().data_dir(data.path()).start();
+    let first = guests::variant("guest-stamp", "0", folder.path());
+    running
+        .cli(&[
+            "plugin",
+            "push",
+            first.to_str().unwrap(),
+            "--name",
+            "stamp",
+            "--activate",
+            "--json",
+        ])
+        .await
+        .json();
+    running
+        .cli(&[
+            "plugin",
+            "bind",
+            "stamp",
+            "filtering",
+            "--scope",
+            "namespace:crash",
+            "--json",
+        ])
+        .await
+        .json();
+    let mut acknowledged_versions = 1;
+    let mut acknowledged_active = 1;
+    for round in 1..=6_u64 {
+        // Traffic that the kill cuts: its errors are expected, its panics are nobody's business.
+        let mut client = Client::connect(&running, Codec::Json, ConnectRequest::default()).await;
+        let traffic = tokio::spawn(async move {
+            loop {
+                client.publish("crash:x", &json!({ "round": round })).await;
+            }
+        });
+        let file = guests::variant("guest-stamp", &round.to_string(), folder.path());
+        let file = file.to_str().unwrap().to_owned();
+        let is_upload_awaited = round % 2 == 0;
+        let upload = running.cli(&["plugin", "push", &file, "--name", "stamp", "--json"]);
+        if is_upload_awaited {
+            acknowledged_versions = upload.await.json()["version"].as_u64().unwrap();
+            let target = acknowledged_versions.to_string();
+            let activation = running.cli(&["plugin", "activate", "stamp", &target, "--json"]);
+            if round % 4 == 0 {
+                activation.await.json();
+                acknowledged_active = acknowledged_versions;
+            } else {
+                // Killed in the middle: the kill is the other branch, at once.
+                tokio::select! {
+                    biased;
+                    () = within("the kill's moment", tokio::task::yield_now()) => {}
+                    _ = activation => {}
+                }
+            }
+        } else {
+            tokio::select! {
+                biased;
+                () = within("the kill's moment", tokio::task::yield_now()) => {}
+                _ = upload => {}
+            }
+        }
+        running.kill();
+        traffic.abort();
+
+        running = node().data_dir(data.path()).start();
+        let (numbers, active) = versions(&running).await;
+        let last = *numbers.last().expect("the first version was acknowledged");
+        assert_eq!(
+            numbers,
+            (1..=last).collect::<Vec<_>>(),
+            "round {round}: a hole"
+        );
+        assert!(
+            last >= acknowledged_versions,
+            "round {round}: an acknowledged upload is gone"
+        );
+        let active = active.expect("a version was activated");
+        assert!(
+            active >= acknowledged_active,
+            "round {round}: an acknowledged activation is gone"
+        );
+        assert_eq!(
+            judged_by(&running).await,
+            active,
+            "round {round}: what runs is not what is stored"
+        );
+        acknowledged_versions = last;
+        acknowledged_active = active;
+    }
+    let database = rusqlite::Connection::open(data.path().join("control.db")).unwrap();
+    let verdict: String = database
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(verdict, "ok");
+}
