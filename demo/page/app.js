@@ -212,10 +212,10 @@ function showData(data, { from, isOwn = false, isPast = false, isDirect = false 
   const isChanged = wasMine !== undefined && wasMine !== text;
   if (isChanged) decided("changed", judges.join(" · ") || null, `changed what you wrote to “${text}”`);
   const isMe = isOwn || (from !== undefined && from === me.name);
-  showMessage({ author, text, judges, isMe, isChanged, isPrivate: isDirect || type === "private", to: null });
+  showMessage({ author, text, judges, isMe, isChanged, isPast, isPrivate: isDirect || type === "private", to: null });
 }
 
-function showMessage({ author, text, judges, isMe, isChanged, isPrivate, to }) {
+function showMessage({ author, text, judges, isMe, isChanged, isPrivate, to, isPast = false }) {
   const item = element("li", `message${isMe ? " own" : ""}${isPrivate ? " private" : ""}`);
   const avatar = element("span", `avatar hue-${hue(author)}`, [...author][0]?.toUpperCase() ?? "?");
   avatar.setAttribute("aria-hidden", "true");
@@ -228,7 +228,8 @@ function showMessage({ author, text, judges, isMe, isChanged, isPrivate, to }) {
       isPrivate ? element("span", "tag private", to ? `private to ${to}` : "private") : null,
       judges.length > 0 ? element("span", "tag judge", judges.join(" · ")) : null,
       isChanged ? element("span", "tag changed", "changed") : null,
-      element("time", "", clock()),
+      // A publication of the history does not say when it was made.
+      isPast ? null : element("time", "", clock()),
     ),
     element("div", "body", text),
   );

@@ -44,7 +44,8 @@ async function demo() {
   return node;
 }
 
-const FILTER = {};
+/** As in demo/plugins.toml. */
+const FILTER = { fields: ["text"], words: ["bilge", "scallywag"], stamp: true, identity: { mode: "refuse" } };
 
 /** The same plugin as another artifact: a custom section changes the digest, not the code. */
 async function variant(name, dir) {
@@ -125,6 +126,14 @@ describe("the demonstration page", () => {
     assert.match(await bob.textContent("#decisions .changed"), /word-filter@1/);
   });
 
+  it("a card number is refused, with plugin, version, reason and code", async () => {
+    await say(bob, "pay with 4111 1111 1111 1111");
+    const text = await (await bob.waitForSelector("#decisions .refused")).textContent();
+    assert.match(text, /word-filter@1/);
+    assert.match(text, /\(451\)/);
+    assert.equal(await ada.locator('#messages .body:has-text("4111")').count(), 0);
+  });
+
   it("a reloaded window shows the history and goes on", async () => {
     await ada.reload();
     await connected(ada);
@@ -146,9 +155,8 @@ describe("the demonstration page", () => {
 
   it("a system message of a member is refused, and the page shows who refused it and why", async () => {
     await say(bob, "the server restarts now", "system");
-    const refusal = await bob.waitForSelector("#decisions .refused");
+    const refusal = await bob.waitForSelector('#decisions .refused:has-text("direct-router@1")');
     const text = await refusal.textContent();
-    assert.match(text, /direct-router@1/);
     assert.match(text, /operator/i);
     await say(ada, "maintenance at noon", "system");
     await bob.waitForSelector('#messages .system:has-text("maintenance at noon")');
