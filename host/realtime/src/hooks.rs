@@ -284,6 +284,32 @@ impl<T> Progress<T> {
             Self::Pending(future) => Progress::Pending(Box::pin(async move { then(future.await) })),
         }
     }
+
+    /// Goes on with something that may itself be pending; nothing is allocated while all of it is ready.
+    pub fn and_then<U, F>(self, then: F) -> Progress<U>
+    where
+        T: Send + 'static,
+        U: Send + 'static,
+        F: FnOnce(T) -> Progress<U> + Send + 'static,
+    {
+        match self {
+            Self::Ready(value) => then(value),
+            Self::Pending(future) => Progress::Pending(Box::pin(async move {
+                match then(future.await) {
+                    Progress::Ready(value) => value,
+                    Progress::Pending(rest) => rest.await,
+                }
+            })),
+        }
+    }
+
+    /// The value, waiting for it if need be.
+    pub async fn wait(self) -> T {
+        match self {
+            Self::Ready(value) => value,
+            Self::Pending(future) => future.await,
+        }
+    }
 }
 
 impl<T> std::fmt::Debug for Progress<T> {

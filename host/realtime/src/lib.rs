@@ -2,19 +2,25 @@
 //!
 //! Knows no HTTP, no wasm and no Redis: transports hand in bytes, hooks and brokers are traits.
 
+pub mod app;
 pub mod broker;
 pub mod channel;
 pub mod config;
+pub mod driver;
 mod flusher;
 pub mod hooks;
 pub mod hub;
 pub mod ids;
 pub mod link;
 pub mod memory;
+pub mod metrics;
 pub mod namespace;
+pub mod node;
 mod outbox;
+pub mod publish;
 pub mod rate;
 pub mod recovery;
+pub mod session;
 #[cfg(test)]
 mod test_wire;
 pub mod token;

@@ -140,9 +140,9 @@ impl MemoryBroker {
             let found = self.part(key).read().get(key).cloned();
             let stream = found.unwrap_or_else(|| {
                 let mut part = self.part(key).write();
-                let stream = part
-                    .entry(key.clone())
-                    .or_insert_with(|| Arc::new(Mutex::new(Stream::new(self.epoch(key), meta_ttl))));
+                let stream = part.entry(key.clone()).or_insert_with(|| {
+                    Arc::new(Mutex::new(Stream::new(self.epoch(key), meta_ttl)))
+                });
                 Arc::clone(stream)
             });
             let mut stream = stream.lock();

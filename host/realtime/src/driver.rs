@@ -1,0 +1,458 @@
+//! The driver: one connection's session with the world around it.
+//!
+//! Owns the session machine, what it waits for, and the commands that wait behind it. Frames come in from the
+//! transport, answers from hooks, broker and hub, signals from the link; replies go onto the link. What can be
+//! answered at once is, without a future; the rest is one boxed future, and no command is read until it is done.
+//! Dropping the driver is the cleanup: seats are left, the registration ends, the wait is cancelled.
+
+mod flows;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{self, Poll},
+};
+
+use tidegate_protocol::{
+    Command, DecodeError, DisconnectCode, EncodeError, Frame, Limits, Publication, Reply,
+    codec::Commands,
+};
+use tokio::time::Instant;
+
+pub use crate::session::Closing;
+use crate::{
+    app::{App, Open, Registration},
+    hooks::{Peer, Progress},
+    hub::Membership,
+    link::{Link, Signal},
+    metrics::OutcomeLabel,
+    node::Node,
+    publish::{self, Publishing},
+    session::{Answer, Ask, Context, Now, PublishAsk, Session, Sink, Step},
+};
+
+/// What the transport does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Turn {
+    /// Read on.
+    Read,
+    /// Read nothing; poll [`Driver::poll_answer`].
+    Wait,
+    /// Send the closing frame and end the connection. For [`DisconnectCode::Slow`] what is queued was dropped.
+    Close(Closing),
+}
+
+/// An answer, and what came of it outside the session.
+struct Resolved {
+    answer: Answer<Membership>,
+    /// The user's place, for a connect that succeeded.
+    registration: Option<Registration>,
+}
+
+impl From<Answer<Membership>> for Resolved {
+    fn from(answer: Answer<Membership>) -> Self {
+        Self {
+            answer,
+            registration: None,
+        }
+    }
+}
+
+/// One connection.
+pub struct Driver {
+    node: Arc<Node>,
+    app: Arc<App>,
+    link: Arc<Link>,
+    session: Session,
+    waiting: Option<Pin<Box<dyn Future<Output = Resolved> + Send>>>,
+    /// Commands of a frame behind one that waits.
+    queue: Option<Box<VecDeque<Result<Command, DecodeError>>>>,
+    /// What the wheel was told.
+    scheduled: Option<Instant>,
+    registration: Option<Registration>,
+    open: Open,
+}
+
+impl Driver {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        app: Arc<App>,
+        open: Open,
+        link: Arc<Link>,
+        peer: Arc<Peer>,
+    ) -> Self {
+        node.metrics().sessions.inc();
+        let mut driver = Self {
+            session: Session::new(peer, Instant::now(), rand::random()),
+            node,
+            app,
+            link,
+            waiting: None,
+            queue: None,
+            scheduled: None,
+            registration: None,
+            open,
+        };
+        driver.schedule();
+        driver
+    }
+
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Takes a frame of commands. Must not be called while the last turn was [`Turn::Wait`].
+    pub fn on_frame(&mut self, frame: &[u8]) -> Turn {
+        let now = Now::read();
+        let mut commands = match Commands::new(self.link.codec(), frame, &Limits::default()) {
+            Ok(commands) => commands,
+            Err(error) => return self.bad_frame(error),
+        };
+        while let Some(command) = commands.next() {
+            let turn = self.on_command(command, now);
+            match turn {
+                Turn::Read => {}
+                Turn::Wait => {
+                    let rest: VecDeque<_> = commands.collect();
+                    if !rest.is_empty() {
+                        self.queue = Some(Box::new(rest));
+                    }
+                    return self.after(turn);
+                }
+                Turn::Close(_) => return self.after(turn),
+            }
+        }
+        self.after(Turn::Read)
+    }
+
+    /// Waits for the answer that the last turn asked for, and goes on with the commands behind it.
+    pub fn poll_answer(&mut self, context: &mut task::Context<'_>) -> Poll<Turn> {
+        loop {
+            let Some(waiting) = &mut self.waiting else {
+                return Poll::Ready(self.after(Turn::Read));
+            };
+            let Poll::Ready(resolved) = waiting.as_mut().poll(context) else {
+                return Poll::Pending;
+            };
+            self.waiting = None;
+            let turn = self.resolve(resolved, Now::read());
+            let turn = match turn {
+                Turn::Read => self.on_queue(),
+                turn => turn,
+            };
+            match self.after(turn) {
+                // The next future has to be polled once, so that it can wake the task.
+                Turn::Wait => {}
+                turn => return Poll::Ready(turn),
+            }
+        }
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Acts on what was left on the link. The transport calls it when its task was woken.
+    pub fn on_signals(&mut self) -> Turn {
+        let signals = self.link.take_signals();
+        if signals.is_empty() {
+            return self.idle_turn();
+        }
+        let now = Now::read();
+        for signal in signals {
+            let turn = match signal {
+                Signal::Message(frame) => {
+                    if self.session.is_connected() {
+                        // An overflow comes back as a signal.
+                        let _ = self.link.push(frame);
+                    }
+                    Turn::Read
+                }
+                Signal::Unsubscribe {
+                    channel,
+                    code,
+                    reason,
+                } if channel.is_empty() => self.unsubscribe_all(code, &reason, now),
+                signal => {
+                    if matches!(signal, Signal::Deadline) {
+                        self.scheduled = None;
+                    }
+                    self.step(now, |session, context, sink| {
+                        session.on_signal(&signal, context, sink)
+                    })
+                }
+            };
+            if matches!(turn, Turn::Close(_)) {
+                return self.after(turn);
+            }
+        }
+        let turn = self.idle_turn();
+        self.after(turn)
+    }
+
+    fn idle_turn(&self) -> Turn {
+        if self.waiting.is_some() {
+            Turn::Wait
+        } else {
+            Turn::Read
+        }
+    }
+
+    fn unsubscribe_all(&mut self, code: u32, reason: &Arc<str>, now: Now) -> Turn {
+        let channels: Vec<Arc<str>> = self.session.channels().map(Arc::from).collect();
+        for channel in channels {
+            let signal = Signal::Unsubscribe {
+                channel,
+                code,
+                reason: Arc::clone(reason),
+            };
+            let turn = self.step(now, |session, context, sink| {
+                session.on_signal(&signal, context, sink)
+            });
+            if matches!(turn, Turn::Close(_)) {
+                return turn;
+            }
+        }
+        Turn::Read
+    }
+
+    fn on_command(&mut self, command: Result<Command, DecodeError>, now: Now) -> Turn {
+        match command {
+            Ok(command) => self.step(now, |session, context, sink| {
+                session.handle(command, context, sink)
+            }),
+            Err(error) => self.bad_frame(error),
+        }
+    }
+
+    fn on_queue(&mut self) -> Turn {
+        let now = Now::read();
+        while let Some(queue) = &mut self.queue {
+            let Some(command) = queue.pop_front() else {
+                self.queue = None;
+                break;
+            };
+            match self.on_command(command, now) {
+                Turn::Read => {}
+                turn => return turn,
+            }
+        }
+        Turn::Read
+    }
+
+    fn bad_frame(&mut self, error: DecodeError) -> Turn {
+        self.node.metrics().count_bad_frame(error.reason.label());
+        tracing::debug!(session.id = %self.link.client(), %error, "bad frame");
+        Turn::Close(DisconnectCode::BadRequest.into())
+    }
+
+    /// Runs one step of the machine, and what it asks for, as far as that is answered at once.
+    fn step(
+        &mut self,
+        now: Now,
+        run: impl FnOnce(&mut Session, &Context<'_>, &mut dyn Sink) -> Step,
+    ) -> Turn {
+        let mut sink = LinkSink::new(&self.link);
+        let step = {
+            let settings = self.app.settings();
+            let context = Context {
+                now,
+                settings: &settings,
+                has_rpc: self.node.hooks().has_rpc(self.app.id()),
+                version: self.node.version(),
+            };
+            run(&mut self.session, &context, &mut sink)
+        };
+        if let Some(error) = sink.fault {
+            tracing::debug!(session.id = %self.link.client(), %error, "reply cannot be sent");
+            return Turn::Close(DisconnectCode::InappropriateProtocol.into());
+        }
+        match step {
+            Step::Done => Turn::Read,
+            Step::Close(closing) => Turn::Close(closing),
+            Step::Ask(ask) => match self.carry_out(ask, now) {
+                Progress::Ready(resolved) => self.resolve(resolved, now),
+                Progress::Pending(waiting) => {
+                    self.waiting = Some(waiting);
+                    Turn::Wait
+                }
+            },
+        }
+    }
+
+    /// Hands an answer to the machine.
+    fn resolve(&mut self, resolved: Resolved, now: Now) -> Turn {
+        let Resolved {
+            answer,
+            registration,
+        } = resolved;
+        let metrics = self.node.metrics();
+        let counted = match &answer {
+            Answer::Publish(outcome) => Some((&metrics.publishes, OutcomeLabel::of(outcome))),
+            Answer::Connect(outcome) => Some((&metrics.connects, OutcomeLabel::of(outcome))),
+            Answer::Subscribe(outcome) => Some((&metrics.subscribes, OutcomeLabel::of(outcome))),
+            Answer::Rpc(_)
+            | Answer::History(_)
+            | Answer::RefreshIdentity(_)
+            | Answer::RefreshSubscription(_) => None,
+        };
+        if let Some((family, label)) = counted {
+            family.get_or_create(&label).inc();
+        }
+        let turn = self.step(now, |session, context, sink| {
+            session.answer(answer, context, sink)
+        });
+        if let Some(registration) = registration
+            && self.session.is_connected()
+        {
+            registration.enter(&self.link);
+            self.registration = Some(registration);
+        }
+        turn
+    }
+
+    fn carry_out(&mut self, ask: Ask, now: Now) -> Progress<Resolved> {
+        match ask {
+            Ask::Publish(PublishAsk {
+                draft,
+                data,
+                key,
+                chan_info,
+            }) => {
+                let publishing = Publishing {
+                    draft,
+                    data,
+                    key,
+                    chan_info,
+                    version: 0,
+                    version_epoch: Box::default(),
+                };
+                publish::publish(&self.node, &self.app, publishing)
+                    .map(|outcome| Answer::Publish(outcome.map(|_| ())).into())
+            }
+            Ask::History(ask) => flows::history(&self.node, *ask),
+            Ask::Rpc(question) => flows::rpc(&self.node, &self.app, *question),
+            Ask::Connect(ask) => Progress::Pending(Box::pin(flows::connect(
+                Arc::clone(&self.node),
+                Arc::clone(&self.app),
+                Arc::clone(&self.link),
+                *ask,
+                now,
+            ))),
+            Ask::Subscribe(ask) => Progress::Pending(Box::pin(flows::subscribe(
+                Arc::clone(&self.node),
+                Arc::clone(&self.app),
+                Arc::clone(&self.link),
+                Arc::clone(self.session.peer()),
+                *ask,
+                now,
+            ))),
+            Ask::RefreshIdentity(question) => {
+                flows::refresh_identity(&self.node, &self.app, *question)
+            }
+            Ask::RefreshSubscription(question) => {
+                flows::refresh_subscription(&self.node, &self.app, *question)
+            }
+        }
+    }
+
+    /// What follows every turn: things that became due while somebody was asked, and the next deadline.
+    fn after(&mut self, turn: Turn) -> Turn {
+        let mut turn = turn;
+        if turn == Turn::Read {
+            let now = Now::read();
+            let is_due = {
+                let settings = self.app.settings();
+                self.session.next_deadline(&settings.client) <= now.instant
+            };
+            if is_due {
+                turn = self.step(now, Session::on_deadline);
+            }
+        }
+        match &turn {
+            Turn::Close(closing) => self.node.metrics().count_disconnect(closing.code),
+            Turn::Read | Turn::Wait => self.schedule(),
+        }
+        turn
+    }
+
+    fn schedule(&mut self) {
+        let next = {
+            let settings = self.app.settings();
+            self.session.next_deadline(&settings.client)
+        };
+        if self.scheduled != Some(next) {
+            self.scheduled = Some(next);
+            self.node.hub().schedule(&self.link, next);
+        }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.node.hub().unschedule(&self.link);
+        self.node.metrics().sessions.dec();
+    }
+}
+
+impl std::fmt::Debug for Driver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Driver")
+            .field("app", &self.app)
+            .field("link", &self.link)
+            .field("is_waiting", &self.is_waiting())
+            .field("open", &self.open)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Frames replies onto a link.
+struct LinkSink<'a> {
+    link: &'a Link,
+    /// The first message that could not be encoded.
+    fault: Option<EncodeError>,
+}
+
+impl<'a> LinkSink<'a> {
+    fn new(link: &'a Link) -> Self {
+        Self { link, fault: None }
+    }
+
+    fn push(&mut self, frame: Result<Frame, EncodeError>) {
+        match frame {
+            Ok(frame) => {
+                // An overflow comes back as a signal.
+                let _ = self.link.push(frame);
+            }
+            Err(error) => self.fault = self.fault.or(Some(error)),
+        }
+    }
+}
+
+impl Sink for LinkSink<'_> {
+    fn reply(&mut self, reply: &Reply) {
+        self.push(Frame::reply(self.link.codec(), self.link.framing(), reply));
+    }
+
+    fn publication(&mut self, channel: &str, publication: &Publication) {
+        let link = self.link;
+        self.push(Frame::publication(
+            link.codec(),
+            link.framing(),
+            channel,
+            publication,
+        ));
+    }
+
+    fn ping(&mut self) {
+        self.push(Ok(Frame::ping(self.link.codec(), self.link.framing())));
+    }
+}

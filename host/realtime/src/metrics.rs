@@ -1,0 +1,178 @@
+//! What the realtime core counts.
+//!
+//! Labels are closed sets: codes and kinds of this crate, never a user's or a channel's name (threat model N4).
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Counters of sessions, commands and publications. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct RealtimeMetrics {
+    /// Open connections.
+    pub sessions: Gauge,
+    /// Connects that were answered.
+    pub connects: Family<OutcomeLabel, Counter>,
+    pub subscribes: Family<OutcomeLabel, Counter>,
+    pub publishes: Family<OutcomeLabel, Counter>,
+    /// Recoveries asked for, by whether everything missed was there.
+    pub recoveries: Family<OutcomeLabel, Counter>,
+    /// Connections that this node ended, by code.
+    pub disconnects: Family<CodeLabel, Counter>,
+    /// Frames that could not be decoded, by what was wrong.
+    pub bad_frames: Family<ReasonLabel, Counter>,
+    /// Messages refused because plugins publish in a circle.
+    pub hop_limit: Counter,
+    /// Messages that a filtering plugin dropped.
+    pub dropped_by_plugin: Counter,
+    /// Connections refused before they began, by reason.
+    pub refused: Family<ReasonLabel, Counter>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OutcomeLabel {
+    pub outcome: OutcomeKind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum OutcomeKind {
+    #[expect(
+        non_camel_case_types,
+        reason = "label values are written as they are named"
+    )]
+    ok,
+    #[expect(
+        non_camel_case_types,
+        reason = "label values are written as they are named"
+    )]
+    failed,
+}
+
+/// A code of the protocol's registry; `other` for those that plugins and the API choose.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CodeLabel {
+    pub code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReasonLabel {
+    pub reason: &'static str,
+}
+
+impl OutcomeLabel {
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        let outcome = if result.is_ok() {
+            OutcomeKind::ok
+        } else {
+            OutcomeKind::failed
+        };
+        Self { outcome }
+    }
+}
+
+impl RealtimeMetrics {
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        let registry = registry.sub_registry_with_prefix("tidegate_realtime");
+        registry.register("sessions", "Open connections", metrics.sessions.clone());
+        registry.register(
+            "connects",
+            "Connect commands answered",
+            metrics.connects.clone(),
+        );
+        registry.register(
+            "subscribes",
+            "Subscribe commands answered",
+            metrics.subscribes.clone(),
+        );
+        registry.register(
+            "publishes",
+            "Publish commands answered",
+            metrics.publishes.clone(),
+        );
+        registry.register(
+            "recoveries",
+            "Recoveries asked for; ok when everything missed was there",
+            metrics.recoveries.clone(),
+        );
+        registry.register(
+            "disconnects",
+            "Connections ended by this node",
+            metrics.disconnects.clone(),
+        );
+        registry.register(
+            "bad_frames",
+            "Frames that could not be decoded",
+            metrics.bad_frames.clone(),
+        );
+        registry.register(
+            "hop_limit_rejected",
+            "Messages refused because plugins publish in a circle",
+            metrics.hop_limit.clone(),
+        );
+        registry.register(
+            "dropped_by_plugin",
+            "Messages that a filtering plugin dropped",
+            metrics.dropped_by_plugin.clone(),
+        );
+        registry.register(
+            "rejected",
+            "Connections refused before they began",
+            metrics.refused.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn count_disconnect(&self, code: u32) {
+        let code = match tidegate_protocol::DisconnectCode::from_code(code) {
+            Some(known) => known.text(),
+            None => "other",
+        };
+        self.disconnects.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    pub(crate) fn count_bad_frame(&self, reason: &'static str) {
+        self.bad_frames.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(crate) fn count_refused(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn the_rendered_text_has_conventional_names_and_closed_labels() {
+        let mut registry = Registry::default();
+        let metrics = RealtimeMetrics::register(&mut registry);
+        metrics.sessions.inc();
+        metrics
+            .connects
+            .get_or_create(&OutcomeLabel::of(&Ok::<(), ()>(())))
+            .inc();
+        metrics.count_disconnect(3501);
+        metrics.count_disconnect(4242);
+        metrics.count_bad_frame("syntax");
+        metrics.count_refused("connection_limit");
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        for line in [
+            "tidegate_realtime_sessions 1",
+            "tidegate_realtime_connects_total{outcome=\"ok\"} 1",
+            "tidegate_realtime_disconnects_total{code=\"bad request\"} 1",
+            "tidegate_realtime_disconnects_total{code=\"other\"} 1",
+            "tidegate_realtime_bad_frames_total{reason=\"syntax\"} 1",
+            "tidegate_realtime_hop_limit_rejected_total 0",
+            "tidegate_realtime_rejected_total{reason=\"connection_limit\"} 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The node: what everything else holds to reach sessions, channels and apps.
+//!
+//! Owns the apps, the wiring of hub, broker and hooks, the way in for transports ([`Node::open`]) and the calls of
+//! the server API. Knows no transport. Invariant: what acts on an app is given its id by a credential; nothing
+//! here finds an app by what a client says.
+
+mod calls;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use arc_swap::ArcSwap;
+use hashbrown::HashMap;
+use tidegate_protocol::{Codec, Framing};
+use tokio::time::{Duration, Instant};
+use tokio_util::task::TaskTracker;
+
+pub use self::calls::Called;
+use crate::{
+    app::App,
+    broker::Broker,
+    config::RealtimeConfig,
+    driver::Driver,
+    hooks::{Hooks, Peer},
+    hub::Hub,
+    ids::{AppId, ClientId},
+    link::{Link, Signal, Wire},
+    metrics::RealtimeMetrics,
+};
+
+/// How often a drain tells the next share of the sessions.
+const DRAIN_STEP: Duration = Duration::from_millis(100);
+
+/// What a node is made of.
+pub struct NodeParts {
+    pub hub: Arc<Hub>,
+    pub broker: Arc<dyn Broker>,
+    pub hooks: Arc<dyn Hooks>,
+    pub metrics: RealtimeMetrics,
+    /// Where work that outlives its cause runs; the node waits for it at shutdown.
+    pub tracker: TaskTracker,
+    /// Shown by `info`.
+    pub name: String,
+    /// Shown by `info` and to clients.
+    pub version: String,
+}
+
+/// One running host process.
+pub struct Node {
+    parts: NodeParts,
+    /// Unlike that of any other node, and new after a restart.
+    uid: String,
+    started: Instant,
+    apps: ArcSwap<HashMap<AppId, Arc<App>>>,
+    is_draining: AtomicBool,
+}
+
+/// Who is at the other end of a new connection.
+#[derive(Debug, Clone)]
+pub struct PeerInfo {
+    pub app: AppId,
+    /// `websocket`, `sse`, ….
+    pub transport: &'static str,
+    pub remote_addr: Arc<str>,
+    /// Allowed headers, lower-case names.
+    pub headers: Arc<[(Box<str>, Box<str>)]>,
+    pub codec: Codec,
+    pub framing: Framing,
+}
+
+/// Why a connection is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum OpenRefused {
+    #[error("there is no such app")]
+    UnknownApp,
+    #[error("the app has as many connections as allowed")]
+    ConnectionLimit,
+    #[error("the node is shutting down")]
+    Draining,
+}
+
+impl Node {
+    pub fn new(parts: NodeParts) -> Arc<Self> {
+        let broker = Arc::downgrade(&parts.broker);
+        parts.hub.when_vacant(move |key| {
+            if let Some(broker) = broker.upgrade() {
+                broker.unsubscribe(key);
+            }
+        });
+        Arc::new(Self {
+            parts,
+            uid: uuid::Uuid::new_v4().to_string(),
+            started: Instant::now(),
+            apps: ArcSwap::default(),
+            is_draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Makes the app, or gives it new settings. Live sessions stay and follow.
+    pub fn set_app(&self, id: &AppId, settings: RealtimeConfig) {
+        if let Some(app) = self.app(id) {
+            app.replace_settings(settings);
+            return;
+        }
+        let app = App::new(id.clone(), settings);
+        self.apps.rcu(|apps| {
+            let mut apps = HashMap::clone(apps);
+            apps.entry(id.clone()).or_insert_with(|| Arc::clone(&app));
+            apps
+        });
+    }
+
+    /// Takes the app away and ends its sessions (3503).
+    pub fn remove_app(&self, id: &AppId) {
+        let removed = self.app(id);
+        self.apps.rcu(|apps| {
+            let mut apps = HashMap::clone(apps);
+            apps.remove(id);
+            apps
+        });
+        for link in removed.iter().flat_map(|app| app.all()) {
+            link.signal(calls::disconnect_signal(
+                tidegate_protocol::DisconnectCode::ForceNoReconnect,
+            ));
+        }
+    }
+
+    pub fn app(&self, id: &AppId) -> Option<Arc<App>> {
+        self.apps.load().get(id).cloned()
+    }
+
+    pub fn apps(&self) -> Vec<Arc<App>> {
+        self.apps.load().values().cloned().collect()
+    }
+
+    /// Takes a new connection: the link for its bytes and the driver for its frames.
+    ///
+    /// # Errors
+    /// See [`OpenRefused`]; the transport answers with an HTTP status.
+    pub fn open<W: Wire>(
+        self: &Arc<Self>,
+        peer: PeerInfo,
+        wire: W,
+    ) -> Result<(Arc<Link<W>>, Driver), OpenRefused> {
+        let opened = self.try_open(peer, wire);
+        if let Err(refused) = &opened {
+            self.metrics().count_refused(match refused {
+                OpenRefused::UnknownApp => "unknown_app",
+                OpenRefused::ConnectionLimit => "connection_limit",
+                OpenRefused::Draining => "draining",
+            });
+        }
+        opened
+    }
+
+    fn try_open<W: Wire>(
+        self: &Arc<Self>,
+        peer: PeerInfo,
+        wire: W,
+    ) -> Result<(Arc<Link<W>>, Driver), OpenRefused> {
+        if self.is_draining() {
+            return Err(OpenRefused::Draining);
+        }
+        let app = self.app(&peer.app).ok_or(OpenRefused::UnknownApp)?;
+        let open = app.open().ok_or(OpenRefused::ConnectionLimit)?;
+        let client = ClientId::random();
+        let link = self.parts.hub.link(client, peer.codec, peer.framing, wire);
+        let peer = Arc::new(Peer {
+            app: peer.app,
+            client,
+            user: "".into(),
+            transport: peer.transport,
+            name: "".into(),
+            version: "".into(),
+            remote_addr: peer.remote_addr,
+            headers: peer.headers,
+            meta: bytes::Bytes::new(),
+            info: bytes::Bytes::new(),
+        });
+        let outside: Arc<Link> = Arc::clone(&link) as Arc<Link>;
+        let driver = Driver::new(Arc::clone(self), app, open, outside, peer);
+        Ok((link, driver))
+    }
+
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    pub fn version(&self) -> &str {
+        &self.parts.version
+    }
+
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.parts.hub
+    }
+
+    pub fn broker(&self) -> &Arc<dyn Broker> {
+        &self.parts.broker
+    }
+
+    pub fn hooks(&self) -> &Arc<dyn Hooks> {
+        &self.parts.hooks
+    }
+
+    pub fn metrics(&self) -> &RealtimeMetrics {
+        &self.parts.metrics
+    }
+
+    /// Open connections of all apps.
+    pub fn num_open(&self) -> usize {
+        self.apps.load().values().map(|app| app.num_open()).sum()
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
+    /// Refuses new connections from now on, and tells the connected sessions to go elsewhere (3001), an even
+    /// share of them every tenth of a second until `over` has passed. Cancel-safe: what was told stays told.
+    pub async fn drain(&self, over: Duration) {
+        self.is_draining.store(true, Ordering::Relaxed);
+        let mut links: Vec<_> = self.apps().iter().flat_map(|app| app.all()).collect();
+        let num_steps = (over.as_millis() / DRAIN_STEP.as_millis()).max(1);
+        let num_steps = usize::try_from(num_steps).unwrap_or(usize::MAX);
+        let share = links.len().div_ceil(num_steps).max(1);
+        while !links.is_empty() {
+            for link in links.drain(links.len().saturating_sub(share)..) {
+                link.signal(Signal::Drain);
+            }
+            if !links.is_empty() {
+                tokio::time::sleep(DRAIN_STEP).await;
+            }
+        }
+        // Who connected in the meantime.
+        for link in self.apps().iter().flat_map(|app| app.all()) {
+            link.signal(Signal::Drain);
+        }
+    }
+
+    /// Runs work whose cause does not wait for it.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.parts.tracker.spawn(work);
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node")
+            .field("uid", &self.uid)
+            .field("name", &self.parts.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for NodeParts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeParts")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

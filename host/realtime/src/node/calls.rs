@@ -1,0 +1,425 @@
+//! The calls of the server API (client-protocol section 15.2), in the terms of its requests and results.
+//!
+//! Permissions, patterns and private names do not bind the API; namespaces, formats and plugins do.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tidegate_protocol::{
+    ApiErrorCode, DisconnectCode, Raw, StreamPosition, UnsubscribeCode,
+    server_api::{
+        ApiError, ApiResponse, BroadcastRequest, BroadcastResult, ChannelStats, ChannelsRequest,
+        ChannelsResult, ClientInfo, DisconnectRequest, EmptyResult, HistoryPublication,
+        HistoryRemoveRequest, HistoryRequest, HistoryResult, InfoResult, NodeInfo, PublishRequest,
+        PublishResult, RefreshRequest, UnsubscribeRequest,
+    },
+};
+
+use super::Node;
+use crate::{
+    app::App,
+    broker::{BrokerError, HistoryLimit, HistoryOrder, HistoryQuery},
+    channel::BadName,
+    hooks::{Draft, Origin, Progress},
+    ids::{AppId, ChannelKey, ClientId},
+    link::{Link, Signal},
+    metrics::OutcomeLabel,
+    publish::{Publishing, publish},
+    session::Failure,
+};
+
+/// What a call comes to.
+pub type Called<T> = Progress<Result<T, ApiError>>;
+
+fn error(code: ApiErrorCode, message: impl Into<String>) -> ApiError {
+    ApiError {
+        message: message.into(),
+        ..code.into()
+    }
+}
+
+fn from_name(bad: BadName) -> ApiError {
+    match bad {
+        BadName::UnknownNamespace => error(ApiErrorCode::UnknownChannel, bad.to_string()),
+        BadName::Empty | BadName::TooLong | BadName::NotPrintable | BadName::Pattern => {
+            error(ApiErrorCode::BadRequest, bad.to_string())
+        }
+    }
+}
+
+fn from_failure(failure: Failure) -> ApiError {
+    match failure {
+        Failure::Error(error) => ApiError {
+            code: error.code,
+            message: error.message,
+        },
+        // A plugin wants its sender gone; there is no connection to end.
+        Failure::Close(closing) => ApiError {
+            code: tidegate_protocol::ErrorCode::PermissionDenied.code(),
+            message: format!("permission denied: {}", closing.reason),
+        },
+    }
+}
+
+fn from_broker(_: BrokerError) -> ApiError {
+    ApiErrorCode::Internal.into()
+}
+
+pub(super) fn disconnect_signal(code: DisconnectCode) -> Signal {
+    Signal::Disconnect {
+        code: code.code(),
+        reason: code.text().into(),
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Selects connected sessions as the API does: by client where one is named, by user otherwise.
+fn select(app: &App, user: &str, client: &str, session: &str) -> Vec<Arc<Link>> {
+    // No transport of this node hands out session secrets yet, so none is known by one.
+    if !session.is_empty() {
+        return Vec::new();
+    }
+    let links = app.find_user(user);
+    if client.is_empty() {
+        return links.into_vec();
+    }
+    let client = ClientId::parse(client);
+    links
+        .into_iter()
+        .filter(|link| Some(link.client()) == client)
+        .collect()
+}
+
+impl Node {
+    fn app_of_call(&self, id: &AppId) -> Result<Arc<App>, ApiError> {
+        self.app(id)
+            .ok_or_else(|| error(ApiErrorCode::NotFound, "not found: there is no such app"))
+    }
+
+    /// `request.data` holds the decoded data; its base64 twin is not looked at.
+    pub fn publish(self: &Arc<Self>, id: &AppId, request: PublishRequest) -> Called<PublishResult> {
+        let app = match self.app_of_call(id) {
+            Ok(app) => app,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        let checked = {
+            let settings = app.settings();
+            let resolved = settings.channel.resolve(&request.channel);
+            resolved.map_err(from_name).and_then(|resolved| {
+                let format = resolved.options.publication_data_format;
+                if format.accepts(&request.data) {
+                    Ok(())
+                } else {
+                    Err(error(ApiErrorCode::BadRequest, format.complaint()))
+                }
+            })
+        };
+        if let Err(error) = checked {
+            return Progress::Ready(Err(error));
+        }
+        let publishing = Publishing {
+            draft: Box::new(Draft {
+                app: id.clone(),
+                channel: request.channel.into(),
+                origin: Origin::ServerApi,
+                data: request.data.as_bytes().clone(),
+                tags: request
+                    .tags
+                    .into_iter()
+                    .map(|(key, value)| (key.into_boxed_str(), value.into_boxed_str()))
+                    .collect(),
+                skip_history: request.skip_history,
+                idempotency_key: Some(request.idempotency_key)
+                    .filter(|key| !key.is_empty())
+                    .map(String::into_boxed_str),
+                delta: request.delta,
+                hops: 0,
+            }),
+            data: request.data,
+            key: None,
+            chan_info: Raw::default(),
+            version: request.version,
+            version_epoch: request.version_epoch.into(),
+        };
+        let node = Arc::clone(self);
+        publish(self, &app, publishing).map(move |outcome| {
+            let label = OutcomeLabel::of(&outcome);
+            node.metrics().publishes.get_or_create(&label).inc();
+            let position = outcome.map_err(from_failure)?;
+            let StreamPosition { offset, epoch } = position.unwrap_or_default();
+            Ok(PublishResult { offset, epoch })
+        })
+    }
+
+    /// One publish per channel, each with its own result.
+    pub fn broadcast(
+        self: &Arc<Self>,
+        id: &AppId,
+        request: BroadcastRequest,
+    ) -> Called<BroadcastResult> {
+        if request.channels.is_empty() {
+            let empty = error(ApiErrorCode::BadRequest, "bad request: no channels");
+            return Progress::Ready(Err(empty));
+        }
+        let calls: Vec<_> = request
+            .channels
+            .iter()
+            .map(|channel| {
+                let request = PublishRequest {
+                    channel: channel.clone(),
+                    data: request.data.clone(),
+                    b64data: String::new(),
+                    skip_history: request.skip_history,
+                    tags: request.tags.clone(),
+                    idempotency_key: request.idempotency_key.clone(),
+                    delta: request.delta,
+                    version: request.version,
+                    version_epoch: request.version_epoch.clone(),
+                };
+                self.publish(id, request)
+            })
+            .collect();
+        Progress::Pending(Box::pin(async move {
+            let mut responses = Vec::with_capacity(calls.len());
+            for call in calls {
+                responses.push(ApiResponse::from(call.wait().await));
+            }
+            Ok(BroadcastResult { responses })
+        }))
+    }
+
+    pub fn history(&self, id: &AppId, request: HistoryRequest) -> Called<HistoryResult> {
+        let query = match self.history_query(id, &request) {
+            Ok(query) => query,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        let since_epoch = query.since.as_ref().map(|since| since.epoch.clone());
+        let key = ChannelKey::new(id, &request.channel);
+        self.broker().history(&key, query).map(move |page| {
+            let page = page.map_err(from_broker)?;
+            let is_same =
+                since_epoch.is_none_or(|epoch| epoch.is_empty() || epoch == page.top.epoch);
+            if !is_same {
+                return Err(ApiErrorCode::UnrecoverablePosition.into());
+            }
+            let publications = page
+                .publications
+                .iter()
+                .map(|publication| HistoryPublication {
+                    data: publication.data.clone(),
+                    info: publication.info.as_ref().map(|info| ClientInfo {
+                        user: info.user.clone(),
+                        client: info.client.clone(),
+                        conn_info: info.conn_info.clone(),
+                        chan_info: info.chan_info.clone(),
+                    }),
+                    offset: publication.offset,
+                    tags: publication.tags.clone(),
+                });
+            Ok(HistoryResult {
+                publications: publications.collect(),
+                epoch: page.top.epoch,
+                offset: page.top.offset,
+            })
+        })
+    }
+
+    fn history_query(
+        &self,
+        id: &AppId,
+        request: &HistoryRequest,
+    ) -> Result<HistoryQuery, ApiError> {
+        let app = self.app_of_call(id)?;
+        let settings = app.settings();
+        let options = settings
+            .channel
+            .resolve(&request.channel)
+            .map_err(from_name)?
+            .options;
+        if options.history.is_none() {
+            return Err(ApiErrorCode::NotAvailable.into());
+        }
+        let since = request.since.as_ref().map(|since| StreamPosition {
+            offset: since.offset,
+            epoch: since.epoch.clone(),
+        });
+        let is_before_all = since.as_ref().is_some_and(|since| since.offset == 0);
+        if request.reverse && is_before_all {
+            let text = "bad request: nothing comes before offset 0";
+            return Err(error(ApiErrorCode::BadRequest, text));
+        }
+        Ok(HistoryQuery {
+            limit: match usize::try_from(request.limit) {
+                Ok(0) => HistoryLimit::PositionOnly,
+                Ok(limit) => HistoryLimit::AtMost(limit),
+                Err(_) => HistoryLimit::All,
+            },
+            since,
+            order: if request.reverse {
+                HistoryOrder::NewestFirst
+            } else {
+                HistoryOrder::OldestFirst
+            },
+            meta_ttl: options.meta_ttl,
+        })
+    }
+
+    pub fn history_remove(&self, id: &AppId, request: HistoryRemoveRequest) -> Called<EmptyResult> {
+        let checked = self.app_of_call(id).and_then(|app| {
+            let settings = app.settings();
+            let resolved = settings.channel.resolve(&request.channel);
+            let has_history = resolved.map_err(from_name)?.options.history.is_some();
+            if has_history {
+                Ok(())
+            } else {
+                Err(ApiErrorCode::NotAvailable.into())
+            }
+        });
+        if let Err(error) = checked {
+            return Progress::Ready(Err(error));
+        }
+        let key = ChannelKey::new(id, &request.channel);
+        self.broker()
+            .remove_history(&key)
+            .map(|done| done.map(|()| EmptyResult {}).map_err(from_broker))
+    }
+
+    /// Ends the sessions of a user, or one of them; success does not say that there was any.
+    pub fn disconnect(&self, id: &AppId, request: DisconnectRequest) -> Called<EmptyResult> {
+        let app = match self.app_of_call(id) {
+            Ok(app) => app,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        let (code, reason) = match request.disconnect {
+            Some(given) if given.code != 0 => (given.code, given.reason.into()),
+            _ => {
+                let code = DisconnectCode::ForceNoReconnect;
+                (code.code(), code.text().into())
+            }
+        };
+        let spared: Vec<_> = request
+            .whitelist
+            .iter()
+            .filter_map(|client| ClientId::parse(client))
+            .collect();
+        let reason: Arc<str> = reason;
+        for link in select(&app, &request.user, &request.client, &request.session) {
+            if !spared.contains(&link.client()) {
+                link.signal(Signal::Disconnect {
+                    code,
+                    reason: Arc::clone(&reason),
+                });
+            }
+        }
+        Progress::Ready(Ok(EmptyResult {}))
+    }
+
+    /// Takes a subscription, or all of them, off a user's sessions.
+    pub fn unsubscribe(&self, id: &AppId, request: UnsubscribeRequest) -> Called<EmptyResult> {
+        let app = match self.app_of_call(id) {
+            Ok(app) => app,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        let channel: Arc<str> = request.channel.into();
+        let code = UnsubscribeCode::Server;
+        for link in select(&app, &request.user, &request.client, &request.session) {
+            link.signal(Signal::Unsubscribe {
+                channel: Arc::clone(&channel),
+                code: code.code(),
+                reason: code.text().into(),
+            });
+        }
+        Progress::Ready(Ok(EmptyResult {}))
+    }
+
+    /// Changes when a user's sessions expire.
+    pub fn refresh(&self, id: &AppId, request: RefreshRequest) -> Called<EmptyResult> {
+        let app = match self.app_of_call(id) {
+            Ok(app) => app,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        let expires_at = u64::try_from(request.expire_at).ok().filter(|at| *at > 0);
+        for link in select(&app, &request.user, &request.client, &request.session) {
+            link.signal(Signal::Refresh {
+                is_expired: request.expired,
+                expires_at,
+            });
+        }
+        Progress::Ready(Ok(EmptyResult {}))
+    }
+
+    /// The app's channels with members; `pattern` is matched with `*` alone.
+    pub fn channels(&self, id: &AppId, request: ChannelsRequest) -> Called<ChannelsResult> {
+        let pattern = request.pattern;
+        let channels: BTreeMap<_, _> = self
+            .hub()
+            .channels_of(id.as_str())
+            .into_iter()
+            .filter(|(key, _)| pattern.is_empty() || is_match(&pattern, key.channel()))
+            .map(|(key, members)| {
+                let stats = ChannelStats {
+                    num_clients: count(members),
+                };
+                (key.channel().to_owned(), stats)
+            })
+            .collect();
+        Progress::Ready(Ok(ChannelsResult { channels }))
+    }
+
+    /// This node, as far as the app may see it.
+    pub fn info(&self, id: &AppId) -> Called<InfoResult> {
+        let app = match self.app_of_call(id) {
+            Ok(app) => app,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        let (num_clients, num_users) = app.num_clients_and_users();
+        let channels = self.hub().channels_of(id.as_str());
+        let num_subs: usize = channels.iter().map(|(_, members)| members).sum();
+        let uptime = self.started.elapsed().as_secs();
+        let node = NodeInfo {
+            uid: self.uid.clone(),
+            name: self.parts.name.clone(),
+            version: self.parts.version.clone(),
+            num_clients: count(num_clients),
+            num_users: count(num_users),
+            num_subs: count(num_subs),
+            num_channels: count(channels.len()),
+            uptime: u32::try_from(uptime).unwrap_or(u32::MAX),
+            metrics: None,
+            process: None,
+        };
+        Progress::Ready(Ok(InfoResult { nodes: vec![node] }))
+    }
+}
+
+/// A pattern in which `*` stands for anything, in one pass with one step back.
+fn is_match(pattern: &str, text: &str) -> bool {
+    let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+    let (mut at, mut next) = (0, 0);
+    let mut last_star = None;
+    while let Some(byte) = text.get(at) {
+        match pattern.get(next) {
+            Some(b'*') => {
+                last_star = Some((next, at));
+                next += 1;
+            }
+            Some(wanted) if wanted == byte || *wanted == b'?' => {
+                at += 1;
+                next += 1;
+            }
+            _ => {
+                let Some((star, taken)) = last_star else {
+                    return false;
+                };
+                last_star = Some((star, taken + 1));
+                at = taken + 1;
+                next = star + 1;
+            }
+        }
+    }
+    pattern[next.min(pattern.len())..]
+        .iter()
+        .all(|byte| *byte == b'*')
+}

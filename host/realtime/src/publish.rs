@@ -1,0 +1,402 @@
+//! Publishing: the one way of a message from clients, the server API and plugins to the broker.
+//!
+//! Owns the order filter → route → broker and what happens with the plugins' effects. Permissions were checked
+//! by who came here. Nothing is allocated for waiting while hooks and broker answer at once. Invariants: a
+//! message is published only after every stage said so; effects run only after the message was carried out, and
+//! a message that plugins made [`MAX_HOPS`] times in a row goes nowhere.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use smallvec::SmallVec;
+use tidegate_protocol::{
+    ClientInfo, Codec, ErrorCode, Frame, Framing, Message, Publication, Push, Raw, Reply,
+    StreamPosition,
+};
+
+use crate::{
+    app::App,
+    broker::{BrokerError, PublishRequest, Published},
+    hooks::{
+        Destination, Draft, Effect, FilteringVerdict, HookFailure, MAX_HOPS, Origin, Outcome,
+        Progress, RoutingVerdict, Target,
+    },
+    ids::{ChannelKey, ClientId},
+    link::Link,
+    node::Node,
+    session::{Failure, MAX_LABEL_BYTES},
+};
+
+/// Destinations of one message; what a plugin may name in one call.
+pub const MAX_DESTINATIONS: usize = 64;
+
+/// A message to publish.
+#[derive(Debug)]
+pub struct Publishing {
+    pub draft: Box<Draft>,
+    /// The draft's data as it was decoded.
+    pub data: Raw,
+    /// The draft's channel, if somebody has its key already.
+    pub key: Option<ChannelKey>,
+    /// What others see of the publisher in this channel.
+    pub chan_info: Raw,
+    /// See [`PublishRequest::version`].
+    pub version: u64,
+    pub version_epoch: Box<str>,
+}
+
+/// The position in the channel that was named, if it has history and the message went there.
+pub type Outlet = Progress<Result<Option<StreamPosition>, Failure>>;
+
+impl Publishing {
+    /// A message by a plugin.
+    fn by_plugin(app: &App, channel: Arc<str>, data: Bytes, hops: u8) -> Self {
+        Self {
+            draft: Box::new(Draft {
+                app: app.id().clone(),
+                channel,
+                origin: Origin::Plugin,
+                data: data.clone(),
+                tags: Vec::new(),
+                skip_history: false,
+                idempotency_key: None,
+                delta: None,
+                hops,
+            }),
+            data: data.into(),
+            key: None,
+            chan_info: Raw::default(),
+            version: 0,
+            version_epoch: Box::default(),
+        }
+    }
+}
+
+/// A message under way: what the stages hand on.
+struct Job {
+    node: Arc<Node>,
+    app: Arc<App>,
+    data: Raw,
+    key: Option<ChannelKey>,
+    channel: Arc<str>,
+    chan_info: Raw,
+    version: u64,
+    version_epoch: Box<str>,
+    effects: Vec<Effect>,
+    hops: u8,
+}
+
+/// Publishes a message in the name of its origin.
+pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outlet {
+    let Publishing {
+        draft,
+        data,
+        key,
+        chan_info,
+        version,
+        version_epoch,
+    } = publishing;
+    if draft.hops >= MAX_HOPS {
+        node.metrics().hop_limit.inc();
+        tracing::warn!(
+            app = %app.id(),
+            channel = %draft.channel,
+            hops = draft.hops,
+            "plugins publish in a circle; the message was refused"
+        );
+        return Progress::Ready(Err(Failure::error(
+            ErrorCode::LimitExceeded,
+            format!("limit exceeded: plugins made this message {MAX_HOPS} times in a row"),
+        )));
+    }
+    let job = Job {
+        node: Arc::clone(node),
+        app: Arc::clone(app),
+        data,
+        key,
+        channel: Arc::clone(&draft.channel),
+        chan_info,
+        version,
+        version_epoch,
+        effects: Vec::new(),
+        hops: draft.hops,
+    };
+    node.hooks()
+        .filter(draft)
+        .and_then(move |answer| job.filtered(answer))
+}
+
+/// Runs what plugins asked for in a call that succeeded; `hops` is that of the message in hand.
+pub(crate) fn run_effects(node: &Arc<Node>, app: &Arc<App>, effects: Vec<Effect>, hops: u8) {
+    for effect in effects {
+        let Effect::Publish { channel, data } = effect;
+        let checked = {
+            let settings = app.settings();
+            let resolved = settings.channel.resolve(&channel);
+            resolved.map_err(Failure::from).and_then(|resolved| {
+                check_format(
+                    resolved.options.publication_data_format,
+                    &data.clone().into(),
+                )
+            })
+        };
+        let outlet = match checked {
+            Ok(()) => {
+                let hops = hops.saturating_add(1);
+                publish(node, app, Publishing::by_plugin(app, channel, data, hops))
+            }
+            Err(failure) => Progress::Ready(Err(failure)),
+        };
+        match outlet {
+            Progress::Ready(outcome) => note_effect(app, &outcome),
+            Progress::Pending(rest) => {
+                let app = Arc::clone(app);
+                node.spawn(async move { note_effect(&app, &rest.await) });
+            }
+        }
+    }
+}
+
+fn note_effect(app: &App, outcome: &Result<Option<StreamPosition>, Failure>) {
+    if let Err(failure) = outcome {
+        tracing::debug!(app = %app.id(), ?failure, "a plugin's message was not published");
+    }
+}
+
+fn check_format(
+    format: crate::namespace::PublicationDataFormat,
+    data: &Raw,
+) -> Result<(), Failure> {
+    if format.accepts(data) {
+        Ok(())
+    } else {
+        Err(Failure::error(ErrorCode::BadRequest, format.complaint()))
+    }
+}
+
+impl Job {
+    fn filtered(mut self, answer: Result<Outcome<FilteringVerdict>, HookFailure>) -> Outlet {
+        let outcome = match answer {
+            Ok(outcome) => outcome,
+            Err(failure) => return Progress::Ready(Err(failure.into())),
+        };
+        self.effects = outcome.effects;
+        match outcome.verdict {
+            FilteringVerdict::Refuse(refusal) => Progress::Ready(Err(refusal.into())),
+            FilteringVerdict::Drop => {
+                self.node.metrics().dropped_by_plugin.inc();
+                self.finish(Ok(None))
+            }
+            FilteringVerdict::Pass(draft) => {
+                let node = Arc::clone(&self.node);
+                node.hooks()
+                    .route(draft)
+                    .and_then(move |answer| self.routed(answer))
+            }
+        }
+    }
+
+    fn routed(mut self, answer: Result<Outcome<RoutingVerdict>, HookFailure>) -> Outlet {
+        let outcome = match answer {
+            Ok(outcome) => outcome,
+            Err(failure) => return Progress::Ready(Err(failure.into())),
+        };
+        if self.effects.is_empty() {
+            self.effects = outcome.effects;
+        } else {
+            self.effects.extend(outcome.effects);
+        }
+        match outcome.verdict {
+            RoutingVerdict::Refuse(refusal) => Progress::Ready(Err(refusal.into())),
+            RoutingVerdict::Keep(draft) => {
+                let sent = self.send_to_channel(&draft, None, None);
+                sent.and_then(move |sent| {
+                    let outcome = sent.map(|published| published.position);
+                    self.finish(outcome)
+                })
+            }
+            RoutingVerdict::Routed(draft, destinations) => self.send_to_all(&draft, destinations),
+        }
+    }
+
+    /// Every destination is served, and any failure is the message's failure.
+    fn send_to_all(self, draft: &Draft, destinations: Vec<Destination>) -> Outlet {
+        if destinations.len() > MAX_DESTINATIONS {
+            tracing::warn!(app = %self.app.id(), "a plugin named too many destinations");
+            return Progress::Ready(Err(ErrorCode::Internal.into()));
+        }
+        let mut origin = None;
+        let mut sent: SmallVec<[_; 4]> = SmallVec::new();
+        for (index, Destination { target, data }) in destinations.into_iter().enumerate() {
+            sent.push(match target {
+                Target::Origin => {
+                    origin = Some(index);
+                    self.send_to_channel(draft, None, data)
+                }
+                Target::Channel(channel) if channel == self.channel => {
+                    origin = Some(index);
+                    self.send_to_channel(draft, None, data)
+                }
+                Target::Channel(channel) => self.send_to_channel(draft, Some(&channel), data),
+                Target::User(user) => {
+                    let data = data.unwrap_or_else(|| draft.data.clone());
+                    Progress::Ready(send_to_links(&self.app.find_user(&user), data))
+                }
+                Target::Session(client) => {
+                    let data = data.unwrap_or_else(|| draft.data.clone());
+                    let link = ClientId::parse(&client).and_then(|id| self.app.find_client(id));
+                    Progress::Ready(send_to_links(link.as_slice(), data))
+                }
+            });
+        }
+        if sent.iter().all(|one| matches!(one, Progress::Ready(_))) {
+            let answers = sent.into_iter().filter_map(|one| match one {
+                Progress::Ready(answer) => Some(answer),
+                Progress::Pending(_) => None,
+            });
+            let outcome = position_of(answers.collect(), origin);
+            return self.finish(outcome);
+        }
+        Progress::Pending(Box::pin(async move {
+            let answers = join_all(sent.into_iter().map(Progress::wait)).await;
+            let outcome = position_of(answers, origin);
+            self.finish(outcome).wait().await
+        }))
+    }
+
+    /// Hands the message to the broker: to its own channel, or to one that a router named.
+    fn send_to_channel(
+        &self,
+        draft: &Draft,
+        other: Option<&str>,
+        data: Option<Bytes>,
+    ) -> Progress<Result<Published, Failure>> {
+        match self.request(draft, other, data) {
+            Ok(request) => self
+                .node
+                .broker()
+                .publish(request)
+                .map(|answer: Result<Published, BrokerError>| answer.map_err(Failure::from)),
+            Err(failure) => {
+                tracing::debug!(app = %self.app.id(), ?failure, "a destination was refused");
+                Progress::Ready(Err(if other.is_some() {
+                    ErrorCode::Internal.into()
+                } else {
+                    failure
+                }))
+            }
+        }
+    }
+
+    fn request(
+        &self,
+        draft: &Draft,
+        other: Option<&str>,
+        data: Option<Bytes>,
+    ) -> Result<PublishRequest, Failure> {
+        let channel = other.unwrap_or(&self.channel);
+        let settings = self.app.settings();
+        let options = settings.channel.resolve(channel)?.options;
+        let bytes = data.as_ref().unwrap_or(&draft.data);
+        let is_untouched =
+            bytes.as_ptr() == self.data.as_bytes().as_ptr() && bytes.len() == self.data.len();
+        let data = if is_untouched {
+            self.data.clone()
+        } else {
+            let changed = Raw::from(bytes.clone());
+            check_format(options.publication_data_format, &changed)?;
+            changed
+        };
+        let is_label = |key: &str| key.len() <= MAX_LABEL_BYTES;
+        if !draft.idempotency_key.as_deref().is_none_or(is_label) {
+            return Err(Failure::error(
+                ErrorCode::BadRequest,
+                "bad request: the idempotency key is too long",
+            ));
+        }
+        let own_key = self.key.as_ref().filter(|_| other.is_none()).cloned();
+        Ok(PublishRequest {
+            key: own_key.unwrap_or_else(|| ChannelKey::new(self.app.id(), channel)),
+            publication: Publication {
+                data,
+                info: publisher(&draft.origin, &self.chan_info),
+                tags: draft
+                    .tags
+                    .iter()
+                    .map(|(key, value)| (key.as_ref().to_owned(), value.as_ref().to_owned()))
+                    .collect(),
+                ..Publication::default()
+            },
+            history: options.history_options().filter(|_| !draft.skip_history),
+            idempotency_key: draft.idempotency_key.clone(),
+            version: self.version,
+            version_epoch: self.version_epoch.clone(),
+        })
+    }
+
+    /// The plugins' effects follow a message that was carried out.
+    fn finish(self, outcome: Result<Option<StreamPosition>, Failure>) -> Outlet {
+        if outcome.is_ok() && !self.effects.is_empty() {
+            run_effects(&self.node, &self.app, self.effects, self.hops);
+        }
+        Progress::Ready(outcome)
+    }
+}
+
+/// Who published, as others see it; nobody for the server API and plugins.
+fn publisher(origin: &Origin, chan_info: &Raw) -> Option<Box<ClientInfo>> {
+    let Origin::Client(peer) = origin else {
+        return None;
+    };
+    Some(Box::new(ClientInfo {
+        user: peer.user.as_ref().to_owned(),
+        client: peer.client.to_string(),
+        conn_info: peer.info.clone().into(),
+        chan_info: chan_info.clone(),
+    }))
+}
+
+fn position_of(
+    answers: Vec<Result<Published, Failure>>,
+    origin: Option<usize>,
+) -> Result<Option<StreamPosition>, Failure> {
+    let mut position = None;
+    for (index, answer) in answers.into_iter().enumerate() {
+        let published = answer.map_err(|failure| match failure {
+            Failure::Error(_) => ErrorCode::Internal.into(),
+            close @ Failure::Close(_) => close,
+        })?;
+        if origin == Some(index) {
+            position = published.position;
+        }
+    }
+    Ok(position)
+}
+
+/// A `message` push to each session, encoded once per codec and framing.
+fn send_to_links(links: &[Arc<Link>], data: Bytes) -> Result<Published, Failure> {
+    let reply = Reply::from_push(Push {
+        message: Some(Box::new(Message { data: data.into() })),
+        ..Push::default()
+    });
+    let mut frames: SmallVec<[((Codec, Framing), Frame); 2]> = SmallVec::new();
+    for link in links {
+        let form = (link.codec(), link.framing());
+        let known = frames.iter().find(|(known, _)| *known == form);
+        let frame = match known {
+            Some((_, frame)) => frame.clone(),
+            None => {
+                let frame = Frame::reply(form.0, form.1, &reply).map_err(|error| {
+                    tracing::debug!(%error, "a message cannot be sent to its user");
+                    Failure::from(ErrorCode::Internal)
+                })?;
+                frames.push((form, frame.clone()));
+                frame
+            }
+        };
+        // A session that takes nothing more is about to be closed; there is nobody else to tell.
+        let _ = link.send(frame);
+    }
+    Ok(Published::default())
+}

@@ -1,0 +1,465 @@
+//! A session: the client protocol of one connection as a pure state machine.
+//!
+//! Owns what a client may say when, what it is answered, its subscriptions and its deadlines. Does no I/O and
+//! reads no clock: commands, answers, deadlines and signals come in with the time, replies go to a [`Sink`], and
+//! what needs somebody else is an [`Ask`] for [`crate::driver`]. Invariants: a command other than `send` gets
+//! exactly one reply or the connection ends; one command is carried out at a time, in the order of arrival; a
+//! subscribe reply precedes every publication of its channel.
+
+pub mod asks;
+mod commands;
+mod connect;
+mod deadlines;
+mod subscribe;
+pub mod terms;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+use tidegate_protocol::{
+    Command, DisconnectCode, Error, ErrorCode, Publication, Push, Raw, Reply, Request,
+    SubRefreshRequest, Unsubscribe, UnsubscribeResult,
+};
+use tokio::time::Instant;
+
+pub use self::asks::{
+    Admission, Answer, Ask, Closing, ConnectAsk, Failure, HistoryAsk, PublishAsk, Seated, Step,
+    SubscribeAsk, Terms, Wishes,
+};
+use self::deadlines::Expiry;
+use crate::{
+    config::RealtimeConfig,
+    hooks::Peer,
+    hub::{Activation, Buffered, Membership},
+    ids::ChannelKey,
+    link::Signal,
+    namespace::Applicant,
+    rate::{Bucket, ErrorWindow, RateVerdict},
+};
+
+/// Longest label that a client supplies: name and version of its library, epochs (threat model section 3).
+pub const MAX_LABEL_BYTES: usize = 64;
+
+/// Longest RPC method.
+pub const MAX_METHOD_BYTES: usize = 255;
+
+/// Where replies and pushes go, in order.
+pub trait Sink {
+    fn reply(&mut self, reply: &Reply);
+    fn publication(&mut self, channel: &str, publication: &Publication);
+    fn ping(&mut self);
+}
+
+/// A place among a channel's members that is about to go live; see [`Membership`].
+pub trait Seat {
+    fn key(&self) -> &ChannelKey;
+    /// Hands over what was kept back; `then` pushes the reply and says how delivery goes on.
+    fn activate(&self, then: &mut dyn FnMut(Buffered) -> Activation);
+}
+
+impl Seat for Membership {
+    fn key(&self) -> &ChannelKey {
+        Self::key(self)
+    }
+
+    fn activate(&self, then: &mut dyn FnMut(Buffered) -> Activation) {
+        Self::activate(self, then);
+    }
+}
+
+/// The present time on both clocks: durations by the monotonic one, claims by the wall clock.
+#[derive(Debug, Clone, Copy)]
+pub struct Now {
+    pub instant: Instant,
+    /// Unix milliseconds.
+    pub unix_millis: u64,
+}
+
+impl Now {
+    pub fn read() -> Self {
+        let unix = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            instant: Instant::now(),
+            unix_millis: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    pub fn unix(&self) -> u64 {
+        self.unix_millis / 1000
+    }
+
+    /// When the wall clock will show `unix` seconds; now for the past.
+    fn instant_of(&self, unix: u64) -> Instant {
+        /// The longest life a connection may have, so that no arithmetic overflows.
+        const YEAR: u64 = 366 * 24 * 3600;
+        let seconds = unix.saturating_sub(self.unix()).min(YEAR);
+        self.instant + std::time::Duration::from_secs(seconds)
+    }
+}
+
+/// What a session is told with every call.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    pub now: Now,
+    pub settings: &'a RealtimeConfig,
+    /// Whether any plugin answers RPCs in the app.
+    pub has_rpc: bool,
+    /// Shown to clients as the server's version.
+    pub version: &'a str,
+}
+
+/// One connection's state. `S` is the seat in a channel: [`Membership`] but for tests.
+#[derive(Debug)]
+pub struct Session<S = Membership> {
+    peer: Arc<Peer>,
+    phase: Phase,
+    /// What the one command under way is; its reply is owed.
+    pending: Option<Pending>,
+    subscriptions: SmallVec<[Subscription<S>; 1]>,
+    opened: Instant,
+    next_ping: Instant,
+    /// Until when the answer to the last ping is due.
+    pong_due: Option<Instant>,
+    expiry: Option<Expiry>,
+    bucket: Bucket,
+    errors: ErrorWindow,
+    /// Where in the first half interval the first ping falls, so that pings of a reconnect storm spread.
+    jitter: u16,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was said yet.
+    Fresh,
+    /// The connect command is under way.
+    Connecting,
+    Connected,
+    /// Connect was answered with an error; nothing else will be accepted.
+    Rejected,
+}
+
+#[derive(Debug)]
+struct Pending {
+    id: u32,
+    kind: PendingKind,
+}
+
+#[derive(Debug)]
+enum PendingKind {
+    Connect,
+    Subscribe,
+    Publish,
+    Rpc,
+    History,
+    RefreshIdentity,
+    RefreshSubscription(ChannelKey),
+}
+
+#[derive(Debug)]
+struct Subscription<S> {
+    seat: S,
+    /// Made by the server: the client never asked and cannot unsubscribe.
+    is_server_side: bool,
+    /// What few subscriptions have.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Debug, Default)]
+struct Rare {
+    expiry: Option<Expiry>,
+    /// Shown to others with this client's publications.
+    info: Raw,
+}
+
+impl<S: Seat> Session<S> {
+    /// A session of a client that has not spoken. `jitter` is any random number.
+    pub fn new(peer: Arc<Peer>, now: Instant, jitter: u16) -> Self {
+        Self {
+            peer,
+            phase: Phase::Fresh,
+            pending: None,
+            subscriptions: SmallVec::new(),
+            opened: now,
+            next_ping: now,
+            pong_due: None,
+            expiry: None,
+            bucket: Bucket::new(now),
+            errors: ErrorWindow::new(now),
+            jitter,
+        }
+    }
+
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.phase == Phase::Connected
+    }
+
+    /// Whether an [`Ask`] waits for its answer.
+    pub fn is_waiting(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    pub fn num_subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Carries out one command. Must not be called while an ask waits for its answer.
+    pub fn handle(&mut self, command: Command, context: &Context<'_>, sink: &mut dyn Sink) -> Step {
+        if command.is_pong() {
+            return match self.pong_due.take() {
+                Some(_) => Step::Done,
+                None => close(DisconnectCode::BadRequest),
+            };
+        }
+        let id = command.id;
+        let Some(request) = command.into_request() else {
+            return close(DisconnectCode::BadRequest);
+        };
+        let is_connect = matches!(request, Request::Connect(_));
+        let is_expected = match self.phase {
+            Phase::Fresh => is_connect,
+            Phase::Connected => !is_connect,
+            Phase::Connecting | Phase::Rejected => false,
+        };
+        if !is_expected {
+            return close(DisconnectCode::BadRequest);
+        }
+        if let Some(rate) = context.settings.client.command_rate {
+            match self.bucket.take(rate, context.now.instant) {
+                RateVerdict::Within => {}
+                RateVerdict::Over => {
+                    sink.reply(&Reply::from_error(id, ErrorCode::TooManyRequests.into()));
+                    return Step::Done;
+                }
+                RateVerdict::Abuse => return close(DisconnectCode::TooManyRequests),
+            }
+        }
+        let outcome = match request {
+            Request::Connect(request) => self.connect(id, *request, context),
+            Request::Subscribe(request) => self.subscribe(id, *request, context),
+            Request::Unsubscribe(request) => {
+                self.unsubscribe(&request.channel);
+                Ok(Outcome::Reply(Reply {
+                    unsubscribe: Some(Box::new(UnsubscribeResult {})),
+                    ..Reply::default()
+                }))
+            }
+            Request::Publish(request) => self.publish(id, *request, context),
+            Request::History(request) => self.history(id, *request, context),
+            Request::Rpc(request) => self.rpc(id, *request, context),
+            Request::Refresh(request) => self.refresh(&request.token, context),
+            Request::SubRefresh(request) => self.sub_refresh(&request),
+            Request::Presence(_) | Request::PresenceStats(_) => Err(ErrorCode::NotAvailable.into()),
+            Request::Send(_) => Err(DisconnectCode::NotAvailable.into()),
+            Request::Ping(_) => Err(DisconnectCode::BadRequest.into()),
+        };
+        self.conclude(id, outcome, context, sink)
+    }
+
+    /// Takes the answer to the last ask.
+    pub fn answer(
+        &mut self,
+        answer: Answer<S>,
+        context: &Context<'_>,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let Some(Pending { id, kind }) = self.pending.take() else {
+            return close(DisconnectCode::ServerError);
+        };
+        let outcome = match (answer, kind) {
+            (Answer::Connect(answer), PendingKind::Connect) => {
+                return self.connect_answered(id, answer, context, sink);
+            }
+            (Answer::Subscribe(answer), PendingKind::Subscribe) => {
+                let outcome = answer.and_then(|seated| self.seat(id, *seated, context, sink));
+                match outcome {
+                    Ok(()) => return Step::Done,
+                    Err(failure) => Err(failure),
+                }
+            }
+            (Answer::Publish(answer), PendingKind::Publish) => answer.map(|()| {
+                Outcome::Reply(Reply {
+                    publish: Some(Box::default()),
+                    ..Reply::default()
+                })
+            }),
+            (Answer::Rpc(answer), PendingKind::Rpc) => commands::rpc_outcome(answer),
+            (Answer::History(answer), PendingKind::History) => {
+                answer.map(|page| Outcome::Reply(commands::history_reply(*page)))
+            }
+            (Answer::RefreshIdentity(answer), PendingKind::RefreshIdentity) => {
+                return self.identity_refreshed(answer, context);
+            }
+            (Answer::RefreshSubscription(answer), PendingKind::RefreshSubscription(key)) => {
+                return self.subscription_refreshed(&key, answer, context, sink);
+            }
+            _ => Err(DisconnectCode::ServerError.into()),
+        };
+        self.conclude(id, outcome, context, sink)
+    }
+
+    /// Acts on something that happened outside; deadlines go to [`Session::on_deadline`].
+    pub fn on_signal(
+        &mut self,
+        signal: &Signal,
+        context: &Context<'_>,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        match signal {
+            Signal::Disconnect { code, reason } => Step::Close(Closing {
+                code: *code,
+                reason: Arc::clone(reason),
+            }),
+            Signal::Drain => close(DisconnectCode::Shutdown),
+            Signal::Slow => close(DisconnectCode::Slow),
+            Signal::Unsubscribe {
+                channel,
+                code,
+                reason,
+            } => {
+                if self.unsubscribe_any(channel) {
+                    push_unsubscribe(channel, *code, reason, sink);
+                }
+                Step::Done
+            }
+            Signal::Gap(key) => self.on_gap(key, sink),
+            Signal::Refresh {
+                is_expired,
+                expires_at,
+            } => self.on_refresh(*is_expired, *expires_at, context, sink),
+            Signal::Deadline => self.on_deadline(context, sink),
+            Signal::Message(_) => Step::Done,
+        }
+    }
+
+    /// The position of a subscription cannot be kept.
+    fn on_gap(&mut self, key: &ChannelKey, sink: &mut dyn Sink) -> Step {
+        let Some(index) = self.position_of(key.channel()) else {
+            return Step::Done;
+        };
+        if self.subscriptions[index].is_server_side {
+            return close(DisconnectCode::InsufficientState);
+        }
+        self.subscriptions.swap_remove(index);
+        let code = tidegate_protocol::UnsubscribeCode::InsufficientState;
+        push_unsubscribe(key.channel(), code.code(), code.text(), sink);
+        Step::Done
+    }
+
+    /// Sends what a command came to, or remembers that it is under way.
+    fn conclude(
+        &mut self,
+        id: u32,
+        outcome: Result<Outcome, Failure>,
+        context: &Context<'_>,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        match outcome {
+            Ok(Outcome::Reply(mut reply)) => {
+                reply.id = id;
+                sink.reply(&reply);
+                Step::Done
+            }
+            Ok(Outcome::Ask(ask)) => Step::Ask(ask),
+            Err(Failure::Error(error)) => self.fail(id, error, context, sink),
+            Err(Failure::Close(closing)) => Step::Close(closing),
+        }
+    }
+
+    fn fail(&mut self, id: u32, error: Error, context: &Context<'_>, sink: &mut dyn Sink) -> Step {
+        if !self.errors.count(context.now.instant) {
+            return close(DisconnectCode::TooManyErrors);
+        }
+        sink.reply(&Reply::from_error(id, error));
+        Step::Done
+    }
+
+    fn wait(&mut self, id: u32, kind: PendingKind) {
+        self.pending = Some(Pending { id, kind });
+    }
+
+    fn position_of(&self, channel: &str) -> Option<usize> {
+        self.subscriptions
+            .iter()
+            .position(|subscription| subscription.seat.key().channel() == channel)
+    }
+
+    fn find(&self, channel: &str) -> Option<&Subscription<S>> {
+        self.position_of(channel)
+            .map(|index| &self.subscriptions[index])
+    }
+
+    /// Ends a subscription of the client's own making.
+    fn unsubscribe(&mut self, channel: &str) {
+        if let Some(index) = self.position_of(channel)
+            && !self.subscriptions[index].is_server_side
+        {
+            self.subscriptions.swap_remove(index);
+        }
+    }
+
+    /// Ends a subscription, whoever made it; an empty name ends none.
+    fn unsubscribe_any(&mut self, channel: &str) -> bool {
+        let found = self.position_of(channel);
+        if let Some(index) = found {
+            self.subscriptions.swap_remove(index);
+        }
+        found.is_some()
+    }
+
+    /// The channels of the session's subscriptions.
+    pub fn channels(&self) -> impl Iterator<Item = &str> {
+        self.subscriptions
+            .iter()
+            .map(|subscription| subscription.seat.key().channel())
+    }
+
+    fn applicant(&self, is_subscribed: bool, context: &Context<'_>) -> Applicant {
+        Applicant {
+            is_anonymous: self.peer.user.is_empty(),
+            is_subscribed,
+            is_insecure: context.settings.client.is_insecure,
+        }
+    }
+
+    fn sub_refresh(&self, request: &SubRefreshRequest) -> Result<Outcome, Failure> {
+        if self.find(&request.channel).is_none() {
+            return Err(ErrorCode::PermissionDenied.into());
+        }
+        if request.token.is_empty() {
+            return Err(ErrorCode::BadRequest.into());
+        }
+        Err(Failure::error(
+            ErrorCode::NotAvailable,
+            "not available: subscription tokens",
+        ))
+    }
+}
+
+/// What a command came to.
+enum Outcome {
+    Reply(Reply),
+    Ask(Ask),
+}
+
+fn close(code: DisconnectCode) -> Step {
+    Step::Close(code.into())
+}
+
+fn push_unsubscribe(channel: &str, code: u32, reason: &str, sink: &mut dyn Sink) {
+    sink.reply(&Reply::from_push(Push {
+        channel: channel.to_owned(),
+        unsubscribe: Some(Box::new(Unsubscribe {
+            code,
+            reason: reason.to_owned(),
+        })),
+        ..Push::default()
+    }));
+}

@@ -1,0 +1,313 @@
+//! Connect and refresh: who the client is (client-protocol sections 4.3 and 4.5).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tidegate_protocol::{
+    ConnectRequest, ConnectResult, DisconnectCode, ErrorCode, RefreshResult, Reply, StreamPosition,
+    SubscribeResult,
+};
+
+use super::{
+    Admission, Ask, ConnectAsk, Context, Expiry, Failure, MAX_LABEL_BYTES, Outcome, PendingKind,
+    Phase, Seat, Seated, Session, Sink, Step, close, subscribe::Beginning,
+};
+use crate::{
+    config::RealtimeConfig,
+    hooks::{AuthenticationQuestion, AuthenticationReason, Identity, Peer, TokenCheck},
+    hub::{Activation, Buffered},
+    token::{Claims, TokenError},
+};
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Expired => ErrorCode::TokenExpired.into(),
+            TokenError::NotConfigured | TokenError::Invalid(_) => {
+                DisconnectCode::InvalidToken.into()
+            }
+        }
+    }
+}
+
+impl<S: Seat> Session<S> {
+    pub(super) fn connect(
+        &mut self,
+        id: u32,
+        request: ConnectRequest,
+        context: &Context<'_>,
+    ) -> Result<Outcome, Failure> {
+        self.phase = Phase::Connecting;
+        let is_label = |text: &str| text.len() <= MAX_LABEL_BYTES;
+        let has_labels = is_label(&request.name)
+            && is_label(&request.version)
+            && request.subs.values().all(|sub| is_label(&sub.epoch));
+        if !has_labels || request.subs.len() > context.settings.client.channel_limit {
+            self.phase = Phase::Rejected;
+            return Err(Failure::error(
+                ErrorCode::BadRequest,
+                "bad request: a label or the list of subscriptions is too long",
+            ));
+        }
+        let checked = check_token(&request.token, context);
+        let token_check = token_check(&checked, context.settings);
+        let builtin = builtin_outcome(checked, context.settings).map(Box::new);
+        let peer = Arc::make_mut(&mut self.peer);
+        peer.name = request.name.into();
+        peer.version = request.version.into();
+        let held = request
+            .subs
+            .into_iter()
+            .filter(|(_, sub)| sub.recover)
+            .map(|(channel, sub)| {
+                let position = StreamPosition {
+                    offset: sub.offset,
+                    epoch: sub.epoch,
+                };
+                (channel.into_boxed_str(), position)
+            });
+        self.wait(id, PendingKind::Connect);
+        Ok(Outcome::Ask(Ask::Connect(Box::new(ConnectAsk {
+            question: AuthenticationQuestion {
+                reason: AuthenticationReason::Connect,
+                peer: Arc::clone(&self.peer),
+                token: request.token.into(),
+                token_check,
+                data: request.data.into_bytes(),
+            },
+            builtin,
+            held: held.collect(),
+        }))))
+    }
+
+    pub(super) fn connect_answered(
+        &mut self,
+        id: u32,
+        answer: Result<Box<Admission<S>>, Failure>,
+        context: &Context<'_>,
+        sink: &mut dyn Sink,
+    ) -> Step {
+        let admission = match answer {
+            Ok(admission) => *admission,
+            Err(failure) => {
+                self.phase = Phase::Rejected;
+                return self.conclude(id, Err(failure), context, sink);
+            }
+        };
+        let Admission {
+            identity,
+            is_by_hook,
+            seats,
+        } = admission;
+        let now = context.now;
+        self.take_identity(&identity);
+        self.expiry = identity.expires_at.map(|at| {
+            let at = now.instant_of(at);
+            if is_by_hook {
+                Expiry::by_host(at, now.instant)
+            } else {
+                Expiry::by_client(at)
+            }
+        });
+        let client = &context.settings.client;
+        let mut result = ConnectResult {
+            client: self.peer.client.to_string(),
+            version: context.version.to_owned(),
+            data: identity.data.into(),
+            ping: u32::try_from(client.ping_interval.as_secs()).unwrap_or(u32::MAX),
+            pong: !client.pong_timeout.is_zero(),
+            ..ConnectResult::default()
+        };
+        if let Some(ttl) = self.ttl_for_client(now.instant) {
+            result.expires = true;
+            result.ttl = ttl;
+        }
+        if client.connect_include_server_time {
+            result.time = i64::try_from(now.unix_millis).unwrap_or(i64::MAX);
+        }
+        let mut all_whole = true;
+        activate_all(&seats, &mut Vec::new(), &mut |beginnings| {
+            let Some(subs) = results_of(beginnings) else {
+                all_whole = false;
+                return;
+            };
+            result.subs = subs;
+            sink.reply(&Reply {
+                id,
+                connect: Some(Box::new(std::mem::take(&mut result))),
+                ..Reply::default()
+            });
+            for (channel, beginning) in beginnings {
+                beginning.push_live(channel, sink);
+            }
+        });
+        if !all_whole {
+            return close(DisconnectCode::InsufficientState);
+        }
+        self.phase = Phase::Connected;
+        self.next_ping = self.first_ping(client.ping_interval, now.instant);
+        for Seated { seat, terms, .. } in seats {
+            self.admit(seat, terms, true, context);
+        }
+        Step::Done
+    }
+
+    pub(super) fn refresh(
+        &mut self,
+        token: &str,
+        context: &Context<'_>,
+    ) -> Result<Outcome, Failure> {
+        let is_by_host = matches!(self.expiry, Some(Expiry::ByHost { .. }));
+        if token.is_empty() || is_by_host {
+            return Err(DisconnectCode::BadRequest.into());
+        }
+        let claims = match verify(token, context) {
+            Ok(claims) => claims,
+            Err(TokenError::Expired) => return Err(DisconnectCode::Expired.into()),
+            Err(error) => return Err(error.into()),
+        };
+        if claims.user != self.peer.user {
+            return Err(DisconnectCode::InvalidToken.into());
+        }
+        if claims.expires_at.is_some_and(|at| at <= context.now.unix()) {
+            return Err(DisconnectCode::Expired.into());
+        }
+        if !self.has_server_channels(&claims) {
+            return Err(DisconnectCode::InsufficientState.into());
+        }
+        if !claims.info.is_empty() && claims.info != self.peer.info {
+            Arc::make_mut(&mut self.peer).info = claims.info;
+        }
+        let at = claims.expires_at;
+        self.expiry = at.map(|at| Expiry::by_client(context.now.instant_of(at)));
+        let ttl = self.ttl_for_client(context.now.instant);
+        Ok(Outcome::Reply(Reply {
+            refresh: Some(Box::new(RefreshResult {
+                expires: ttl.is_some(),
+                ttl: ttl.unwrap_or_default(),
+                ..RefreshResult::default()
+            })),
+            ..Reply::default()
+        }))
+    }
+
+    /// Whether the token's server-side channels are the ones the session has.
+    fn has_server_channels(&self, claims: &Claims) -> bool {
+        let own = self
+            .subscriptions
+            .iter()
+            .filter(|subscription| subscription.is_server_side);
+        own.clone().count() == claims.subscriptions.len()
+            && own
+                .map(|subscription| subscription.seat.key().channel())
+                .all(|channel| {
+                    claims
+                        .subscriptions
+                        .iter()
+                        .any(|claimed| *claimed.channel == *channel)
+                })
+    }
+
+    pub(super) fn take_identity(&mut self, identity: &Identity) {
+        let peer: &mut Peer = Arc::make_mut(&mut self.peer);
+        peer.user = Arc::clone(&identity.user);
+        peer.info = identity.info.clone();
+        peer.meta = identity.meta.clone();
+    }
+}
+
+fn verify(token: &str, context: &Context<'_>) -> Result<Claims, TokenError> {
+    let RealtimeConfig {
+        client,
+        token: keys,
+        ..
+    } = context.settings;
+    let now = context.now.unix();
+    let checked = if client.is_insecure {
+        keys.verify_ignoring_expiry(token, now)
+    } else {
+        keys.verify(token, now)
+    };
+    if let Err(error) = &checked {
+        tracing::debug!(%error, "token refused");
+    }
+    checked
+}
+
+fn check_token(token: &str, context: &Context<'_>) -> Option<Result<Claims, TokenError>> {
+    (!token.is_empty()).then(|| verify(token, context))
+}
+
+/// What the authentication hook is told.
+fn token_check(
+    checked: &Option<Result<Claims, TokenError>>,
+    settings: &RealtimeConfig,
+) -> TokenCheck {
+    match checked {
+        None => TokenCheck::Absent,
+        Some(Ok(claims)) => TokenCheck::Valid {
+            claims: Arc::clone(&claims.text),
+        },
+        Some(Err(TokenError::Expired)) => TokenCheck::Expired,
+        Some(Err(_)) if !settings.token.has_keys() => TokenCheck::NotConfigured,
+        Some(Err(_)) => TokenCheck::Invalid,
+    }
+}
+
+/// What holds if no plugin decides.
+fn builtin_outcome(
+    checked: Option<Result<Claims, TokenError>>,
+    settings: &RealtimeConfig,
+) -> Result<Identity, Failure> {
+    let Some(checked) = checked else {
+        let client = &settings.client;
+        return if client.allow_anonymous_connect_without_token || client.is_insecure {
+            Ok(Identity::default())
+        } else {
+            Err(DisconnectCode::BadRequest.into())
+        };
+    };
+    let claims = checked?;
+    if claims.user.is_empty() && settings.token.disallow_anonymous {
+        return Err(DisconnectCode::PermissionDenied.into());
+    }
+    Ok(Identity {
+        user: claims.user,
+        expires_at: claims.expires_at.filter(|_| !settings.client.is_insecure),
+        info: claims.info,
+        data: bytes::Bytes::new(),
+        meta: claims.meta,
+        subscriptions: claims.subscriptions,
+    })
+}
+
+/// Opens the seats one inside the other, so that the reply is pushed when all of them have handed over what
+/// they kept back and none of them is live.
+fn activate_all<'a, S: Seat>(
+    seats: &'a [Seated<S>],
+    opened: &mut Vec<(&'a str, Beginning)>,
+    reply: &mut dyn FnMut(&[(&'a str, Beginning)]),
+) {
+    let Some((seated, rest)) = seats.split_first() else {
+        reply(opened);
+        return;
+    };
+    let mut activation = None;
+    seated.seat.activate(&mut |buffered: Buffered| {
+        let beginning = Beginning::of(&seated.terms, seated.page.clone(), &buffered);
+        activation = Some(beginning.activation());
+        opened.push((&seated.channel, beginning));
+        activate_all(rest, opened, reply);
+        activation.clone().unwrap_or(Activation::Withdraw)
+    });
+}
+
+/// The results by channel; `None` when one subscription is torn.
+fn results_of(beginnings: &[(&str, Beginning)]) -> Option<BTreeMap<String, SubscribeResult>> {
+    beginnings
+        .iter()
+        .map(|(channel, beginning)| {
+            let result = beginning.result()?;
+            Some(((*channel).to_owned(), result))
+        })
+        .collect()
+}

@@ -1,0 +1,268 @@
+//! Subscribe: the decision order of client-protocol section 5.1, and how a subscription goes live.
+
+use std::sync::Arc;
+
+use tidegate_protocol::{
+    DisconnectCode, ErrorCode, Publication, Reply, StreamPosition, SubscribeRequest,
+    SubscribeResult,
+};
+
+use super::{
+    Ask, Context, Expiry, Failure, MAX_LABEL_BYTES, Outcome, PendingKind, Rare, Seat, Seated,
+    Session, Sink, SubscribeAsk, Subscription, Terms, Wishes, terms,
+};
+use crate::{
+    broker::HistoryPage,
+    config::{DEFAULT_PAGE_LIMIT, MAX_PAGE_BYTES},
+    hub::{Activation, Buffered},
+    ids::ChannelKey,
+    recovery::{Merged, RecoveryLimits, merge},
+};
+
+/// Flag of a subscribe request: error 112 in place of `recovered: false`.
+const FLAG_MUST_RECOVER: i64 = 2;
+
+/// The limits of a merge. The history was read within the app's own limit; what is broadcast meanwhile may
+/// come on top of it.
+const MERGE_LIMITS: RecoveryLimits = RecoveryLimits {
+    max_publications: 10 * DEFAULT_PAGE_LIMIT,
+    max_bytes: MAX_PAGE_BYTES,
+};
+
+impl<S: Seat> Session<S> {
+    pub(super) fn subscribe(
+        &mut self,
+        id: u32,
+        request: SubscribeRequest,
+        context: &Context<'_>,
+    ) -> Result<Outcome, Failure> {
+        if !matches!(request.delta.as_str(), "" | "fossil") || request.channel.is_empty() {
+            return Err(DisconnectCode::BadRequest.into());
+        }
+        if request.channel.len() > context.settings.channel.max_name_bytes {
+            return Err(crate::channel::BadName::TooLong.into());
+        }
+        if self.find(&request.channel).is_some() {
+            return Err(ErrorCode::AlreadySubscribed.into());
+        }
+        if self.subscriptions.len() >= context.settings.client.channel_limit {
+            return Err(ErrorCode::LimitExceeded.into());
+        }
+        let resolved = context
+            .settings
+            .channel
+            .resolve_for_client(&request.channel)?;
+        if request.r#type != 0 {
+            return Err(ErrorCode::PermissionDenied.into());
+        }
+        if request.tf.is_some() {
+            return Err(Failure::error(
+                ErrorCode::BadRequest,
+                "bad request: the namespace does not allow tags filters",
+            ));
+        }
+        if request.epoch.len() > MAX_LABEL_BYTES {
+            return Err(Failure::error(
+                ErrorCode::BadRequest,
+                "bad request: the epoch is too long",
+            ));
+        }
+        if !request.token.is_empty() {
+            return Err(Failure::error(
+                ErrorCode::NotAvailable,
+                "not available: subscription tokens",
+            ));
+        }
+        let applicant = self.applicant(false, context);
+        let is_in_list = resolved.lists(&self.peer.user);
+        let is_allowed = if resolved.is_private {
+            false
+        } else if resolved.is_user_limited() {
+            is_in_list || applicant.is_insecure
+        } else {
+            resolved.options.subscribe.allows(applicant)
+        };
+        // The name decides before any plugin: private names need a token, a list of users is one.
+        let is_hook_asked = !resolved.is_private && !resolved.is_user_limited();
+        let wishes = terms::permitted(
+            resolved.options,
+            applicant,
+            Wishes {
+                is_positioned: request.positioned,
+                is_recoverable: request.recoverable,
+                recover_from: request.recover.then_some(StreamPosition {
+                    offset: request.offset,
+                    epoch: request.epoch,
+                }),
+                must_recover: request.flag & FLAG_MUST_RECOVER != 0,
+            },
+        );
+        let ask = SubscribeAsk {
+            key: ChannelKey::new(&self.peer.app, &request.channel),
+            options: Arc::clone(resolved.options),
+            is_hook_asked,
+            builtin: if is_allowed {
+                Ok(())
+            } else {
+                Err(ErrorCode::PermissionDenied.into())
+            },
+            data: request.data.into_bytes(),
+            wishes,
+            channel: request.channel.into(),
+        };
+        self.wait(id, PendingKind::Subscribe);
+        Ok(Outcome::Ask(Ask::Subscribe(Box::new(ask))))
+    }
+
+    /// Pushes the reply and goes live, in one step.
+    pub(super) fn seat(
+        &mut self,
+        id: u32,
+        seated: Seated<S>,
+        context: &Context<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<(), Failure> {
+        let Seated {
+            channel,
+            seat,
+            terms,
+            page,
+        } = seated;
+        let mut page = page;
+        let mut outcome: Result<(), Failure> = Ok(());
+        seat.activate(&mut |buffered| {
+            let beginning = Beginning::of(&terms, page.take(), &buffered);
+            let Some(result) = beginning.result() else {
+                outcome = Err(DisconnectCode::InsufficientState.into());
+                return Activation::Withdraw;
+            };
+            if terms.must_recover && result.was_recovering && !result.recovered {
+                outcome = Err(ErrorCode::UnrecoverablePosition.into());
+                return Activation::Withdraw;
+            }
+            sink.reply(&Reply {
+                id,
+                subscribe: Some(Box::new(result)),
+                ..Reply::default()
+            });
+            beginning.push_live(&channel, sink);
+            beginning.activation()
+        });
+        outcome?;
+        self.admit(seat, terms, false, context);
+        Ok(())
+    }
+
+    /// Takes a live seat among the session's subscriptions.
+    pub(super) fn admit(
+        &mut self,
+        seat: S,
+        terms: Terms,
+        is_server_side: bool,
+        context: &Context<'_>,
+    ) {
+        let now = context.now;
+        let expiry = terms
+            .expires_at
+            .map(|at| Expiry::by_host(now.instant_of(at), now.instant));
+        let has_rare = expiry.is_some() || !terms.info.is_empty();
+        self.subscriptions.push(Subscription {
+            seat,
+            is_server_side,
+            rare: has_rare.then(|| {
+                Box::new(Rare {
+                    expiry,
+                    info: terms.info.into(),
+                })
+            }),
+        });
+    }
+}
+
+/// How a subscription begins: what its result says and what follows it.
+#[derive(Debug)]
+pub(super) struct Beginning {
+    /// `None` when history and live messages cannot be joined.
+    result: Option<SubscribeResult>,
+    live: Vec<Arc<Publication>>,
+    /// `None` where positions are not tracked.
+    position: Option<StreamPosition>,
+}
+
+impl Beginning {
+    pub(super) fn of(terms: &Terms, page: Option<HistoryPage>, buffered: &Buffered) -> Self {
+        let result = SubscribeResult {
+            recoverable: terms.is_recoverable,
+            positioned: terms.is_positioned,
+            data: terms.data.clone().into(),
+            was_recovering: terms.recover_from.is_some(),
+            ..SubscribeResult::default()
+        };
+        let Some(page) = page else {
+            let live = buffered.publications.iter();
+            return Self {
+                result: Some(result),
+                live: live.map(|kept| Arc::clone(&kept.publication)).collect(),
+                position: None,
+            };
+        };
+        match merge(terms.recover_from.as_ref(), page, buffered, MERGE_LIMITS) {
+            Merged::Recovered {
+                publications,
+                position,
+            } => {
+                // The reference repeats the requested offset; clients advance through the publications.
+                let offset = terms.recover_from.as_ref().map_or(0, |held| held.offset);
+                Self {
+                    result: Some(SubscribeResult {
+                        recovered: true,
+                        publications,
+                        epoch: position.epoch.clone(),
+                        offset,
+                        ..result
+                    }),
+                    live: Vec::new(),
+                    position: Some(position),
+                }
+            }
+            Merged::Lost {
+                top,
+                live,
+                position,
+            } => Self {
+                result: Some(SubscribeResult {
+                    epoch: top.epoch,
+                    offset: top.offset,
+                    ..result
+                }),
+                live,
+                position: Some(position),
+            },
+            Merged::Torn => Self {
+                result: None,
+                live: Vec::new(),
+                position: None,
+            },
+        }
+    }
+
+    /// What the reply says; `None` when the subscription must start over.
+    pub(super) fn result(&self) -> Option<SubscribeResult> {
+        self.result.clone()
+    }
+
+    /// What was broadcast after the position in the reply.
+    pub(super) fn push_live(&self, channel: &str, sink: &mut dyn Sink) {
+        for publication in &self.live {
+            sink.publication(channel, publication);
+        }
+    }
+
+    pub(super) fn activation(&self) -> Activation {
+        match (&self.result, &self.position) {
+            (None, _) => Activation::Withdraw,
+            (Some(_), Some(position)) => Activation::After(position.clone()),
+            (Some(_), None) => Activation::Unpositioned,
+        }
+    }
+}
