@@ -1,5 +1,6 @@
 //! The Tidegate server: configuration, listeners, transports, server API, admin API, command line.
 
+pub mod admin;
 pub mod api;
 pub mod cli;
 pub mod config;

@@ -1,0 +1,196 @@
+//! The admin API: what operators, the CLI and the console use to change what runs.
+//!
+//! Owns the routes under `/admin/v1`, who may call them, and the order in which a change takes place: try the
+//! plugin, store the decision, carry it out, answer. What runs is behind [`PluginHost`]; what was decided is in
+//! [`tidegate_control::Store`]. The listener belongs to the node.
+//!
+//! Invariants: every route is a row of one table, which also makes the OpenAPI document (threat model M4);
+//! changes happen one at a time; a change that was begun ends, even when its caller goes away; a change that
+//! cannot be carried out leaves everything as it was.
+
+mod access;
+mod bindings;
+mod body;
+mod host;
+mod keys;
+mod openapi;
+mod plugins;
+mod problem;
+mod routes;
+mod schemas;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use sha2::{Digest as _, Sha256};
+use tidegate_control::{Actor, AppName, DesiredState, PluginName, Store, StoreError, Version};
+use tokio::{sync::Mutex, time::Instant};
+use tokio_util::task::TaskTracker;
+
+pub use self::host::{Admitted, Candidate, Later, PluginHost, Refused, Story};
+use self::{access::Attempts, problem::Problem};
+
+/// Settings of the admin API.
+#[derive(Default)]
+pub struct AdminConfig {
+    /// An operator key that the configuration file owns (`admin_api.key`), beside those of the store.
+    pub key: Option<String>,
+    /// Runs the changes; the node waits for it when it stops.
+    pub tracker: TaskTracker,
+}
+
+/// Handle to the admin API of a node.
+pub struct Admin {
+    store: Arc<Store>,
+    host: Arc<dyn PluginHost>,
+    /// Held through a whole change, so that what is stored and what runs move together.
+    changes: Mutex<()>,
+    attempts: Attempts,
+    /// SHA-256 of the configured key.
+    configured_key: Option<[u8; 32]>,
+    tracker: TaskTracker,
+    started: Instant,
+}
+
+/// The stored plugins could not be brought to run when the node started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the stored plugins cannot be read")]
+    Store(#[from] StoreError),
+    #[error("the stored plugins cannot run: {0}")]
+    Refused(Refused),
+}
+
+impl Admin {
+    pub fn new(config: AdminConfig, store: Arc<Store>, host: Arc<dyn PluginHost>) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            host,
+            changes: Mutex::new(()),
+            attempts: Attempts::default(),
+            configured_key: config.key.map(|key| Sha256::digest(key).into()),
+            tracker: config.tracker,
+            started: Instant::now(),
+        })
+    }
+
+    /// The routes, `/admin/v1/…`. Requests should carry `ConnectInfo<SocketAddr>`: without it, failed
+    /// authentications of all callers are counted together.
+    pub fn router(self: &Arc<Self>) -> Router {
+        routes::router(self)
+    }
+
+    /// Brings to run what is stored; the node calls it before it accepts connections.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing runs then.
+    pub async fn start(&self) -> Result<(), StartError> {
+        let _turn = self.changes.lock().await;
+        let desired = blocking(&self.store, Store::desired_state).await?;
+        self.host.apply(desired).await.map_err(StartError::Refused)
+    }
+
+    /// Compiles a version and tries it; a refusal is written down.
+    async fn prepare(
+        &self,
+        actor: &Actor,
+        (app, plugin): (&AppName, &PluginName),
+        version: &Version,
+        action: &'static str,
+    ) -> Result<(), Problem> {
+        let digest = version.digest;
+        let artifact = blocking(&self.store, move |store| store.artifact(&digest)).await?;
+        let candidate = Candidate {
+            app: app.clone(),
+            plugin: plugin.clone(),
+            version: version.number,
+            digest,
+            artifact,
+        };
+        let Err(refused) = self.host.prepare(candidate).await else {
+            return Ok(());
+        };
+        let object = format!("plugin/{plugin}/versions/{}", version.number);
+        self.write_down(actor, app, action, object, &refused).await;
+        Err(Problem::refused(refused))
+    }
+
+    /// Stores a change and carries it out. If the host cannot, store and host go back to what was before.
+    /// The caller holds [`Self::changes`].
+    async fn change<T: Send + 'static>(
+        &self,
+        actor: &Actor,
+        app: &AppName,
+        change: impl FnOnce(&Store, &Actor, &AppName) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let (who, place) = (actor.clone(), app.clone());
+        let (snapshot, value, desired) = blocking(&self.store, move |store| {
+            let snapshot = store.snapshot(&place)?;
+            let value = change(store, &who, &place)?;
+            Ok((snapshot, value, store.desired_state()?))
+        })
+        .await?;
+        let Err(refused) = self.host.apply(desired).await else {
+            return Ok(value);
+        };
+        tracing::warn!(%app, rule = %refused.rule, "a change could not be carried out and is undone");
+        let (who, cause) = (actor.clone(), refused.to_string());
+        let before: DesiredState = blocking(&self.store, move |store| {
+            store.restore(&who, &snapshot, &cause)?;
+            store.desired_state()
+        })
+        .await?;
+        if let Err(again) = self.host.apply(before).await {
+            // What ran before ran a moment ago; that it does not any more is for the operator to see.
+            tracing::error!(%app, rule = %again.rule, "the state before the change cannot be carried out either");
+        }
+        Err(Problem::not_applied(refused))
+    }
+
+    async fn write_down(
+        &self,
+        actor: &Actor,
+        app: &AppName,
+        action: &'static str,
+        object: String,
+        refused: &Refused,
+    ) {
+        let (actor, app, result) = (actor.clone(), app.clone(), format!("refused: {refused}"));
+        let written = blocking(&self.store, move |store| {
+            store.record_refusal(&actor, &app, action, &object, &result)
+        });
+        if let Err(error) = written.await {
+            // The refusal itself stands, so the caller hears that.
+            tracing::error!(%error, "a refusal could not be written to the audit log");
+        }
+    }
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for AdminConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminConfig")
+            .field("has_key", &self.key.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asks the store on a thread that may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    store: &Arc<Store>,
+    call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || call(&store)).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,71 @@
+//! What the admin API needs from whatever runs plugins.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use tidegate_control::{AppName, DesiredState, Digest, Hook, PluginName};
+
+/// An answer that takes its time.
+pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Runs plugins. Implemented over the sandbox by the node, and by a fake in tests.
+pub trait PluginHost: Send + Sync + 'static {
+    /// Checks an upload. Called on a thread that may be kept busy.
+    fn admit(&self, upload: &[u8]) -> Result<Admitted, Refused>;
+
+    /// Compiles a version and instantiates it once, so that [`Self::apply`] is quick and does not fail. May be
+    /// asked for a version that is ready already.
+    fn prepare(&self, candidate: Candidate) -> Later<Result<(), Refused>>;
+
+    /// Makes this what runs. Once it has answered, no later call runs anything else. On failure what ran
+    /// before goes on.
+    fn apply(&self, desired: DesiredState) -> Later<Result<(), Refused>>;
+
+    /// What happened under a trace id, while it is remembered.
+    fn explain(&self, trace: &str) -> Option<Story>;
+
+    /// Counters of every plugin, as JSON.
+    fn statistics(&self) -> serde_json::Value;
+}
+
+/// An upload that may be stored.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// The bytes to keep: the upload, or the component that a core module became.
+    pub artifact: Vec<u8>,
+    pub hooks: Vec<Hook>,
+    pub imports: Vec<String>,
+}
+
+/// A version about to run.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub app: AppName,
+    pub plugin: PluginName,
+    pub version: u32,
+    pub digest: Digest,
+    pub artifact: Arc<[u8]>,
+}
+
+/// Why a plugin may not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Stable name of the rule.
+    pub rule: String,
+    /// What was found.
+    pub detail: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// What happened in one plugin call.
+#[derive(Debug, Clone)]
+pub struct Story {
+    pub app: AppName,
+    pub story: serde_json::Value,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.detail)
+    }
+}

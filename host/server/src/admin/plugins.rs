@@ -1,0 +1,198 @@
+//! Plugins: upload, look, activate, roll back, delete.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidegate_control::{
+    Activation, MAX_PAGE, NewVersion, Page, PluginName, Store, StoreError, Version,
+};
+
+use super::{
+    bindings,
+    host::{Admitted, Refused},
+    problem::Problem,
+    routes::{Answer, Call},
+    state::{next, page},
+};
+
+/// Versions shown with a plugin.
+const VERSIONS_SHOWN: usize = 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ActivateRequest {
+    version: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
+
+pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
+    let app = call.app()?;
+    let after = call.query.get("after").map(str::to_owned);
+    let plugins = call
+        .ask(move |store| store.plugins(&app, after.as_deref()))
+        .await?;
+    let next = plugins
+        .last()
+        .filter(|_| plugins.len() >= MAX_PAGE)
+        .map(|plugin| plugin.name.clone());
+    Ok(Answer::ok(json!({ "items": plugins, "next": next })))
+}
+
+pub(super) async fn inspect(call: Call) -> Result<Answer, Problem> {
+    let app = call.app()?;
+    let name = plugin(&call)?;
+    let (plugin, versions, bindings) = call
+        .ask(move |store| {
+            let page = Page {
+                size: VERSIONS_SHOWN,
+                before: None,
+            };
+            let plugin = store.plugin(&app, &name)?;
+            let versions = store.versions(&app, &name, page)?;
+            let mut bindings = store.bindings(&app)?;
+            bindings.retain(|binding| binding.plugin == name);
+            Ok((plugin, versions, bindings))
+        })
+        .await?;
+    let bindings: Vec<Value> = bindings.iter().map(bindings::show).collect();
+    let mut body = json!(plugin);
+    body["versions"] = json!(versions);
+    body["bindings_list"] = json!(bindings);
+    Ok(Answer::ok(body))
+}
+
+pub(super) async fn versions(call: Call) -> Result<Answer, Problem> {
+    let (app, name, page) = (call.app()?, plugin(&call)?, page(&call)?);
+    let versions = call
+        .ask(move |store| store.versions(&app, &name, page))
+        .await?;
+    let next = next(&versions, page, |version| u64::from(version.number));
+    Ok(Answer::ok(json!({ "items": versions, "next": next })))
+}
+
+pub(super) async fn version(call: Call) -> Result<Answer, Problem> {
+    let (app, name) = (call.app()?, plugin(&call)?);
+    let number = call
+        .param("version")
+        .parse()
+        .map_err(|_| Problem::new("not-found", "the version does not exist"))?;
+    let version = call
+        .ask(move |store| store.version(&app, &name, number))
+        .await?;
+    Ok(Answer::ok(json!(version)))
+}
+
+pub(super) async fn upload(call: Call) -> Result<Answer, Problem> {
+    let (app, name, actor) = (call.app()?, plugin(&call)?, call.caller.actor.clone());
+    let _turn = call.admin.changes.lock().await;
+    let (host, bytes) = (call.admin.host.clone(), call.body.clone());
+    let admitted = tokio::task::spawn_blocking(move || host.admit(&bytes))
+        .await
+        .unwrap_or_else(|error| {
+            // A check that gives up on hostile bytes must not take the node along.
+            tracing::error!(%error, "the admission of an upload failed");
+            Err(Refused {
+                rule: "admission-failed".to_owned(),
+                detail: "the checks could not be finished for these bytes".to_owned(),
+                help: "build the plugin with 'tidegate plugin build' and push it again".to_owned(),
+            })
+        });
+    let admitted: Admitted = match admitted {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            let object = format!("plugin/{name}");
+            call.admin
+                .write_down(&actor, &app, "plugin.upload", object, &refused)
+                .await;
+            return Err(Problem::refused(refused));
+        }
+    };
+    let note = call.query.get("note").unwrap_or_default().to_owned();
+    let shown = name.clone();
+    let uploaded = call
+        .ask(move |store| {
+            let new = NewVersion {
+                artifact: &admitted.artifact,
+                hooks: &admitted.hooks,
+                imports: &admitted.imports,
+                note: &note,
+            };
+            store.add_version(&actor, &app, &name, new)
+        })
+        .await?;
+    let mut body = json!(uploaded.version);
+    body["plugin"] = json!(shown);
+    body["is_new"] = json!(uploaded.is_new);
+    Ok(Answer::made(uploaded.is_new, body))
+}
+
+pub(super) async fn activate(call: Call) -> Result<Answer, Problem> {
+    let request: ActivateRequest = call.json()?;
+    let number = request.version;
+    switch(
+        call,
+        "plugin.activate",
+        move |store, app, plugin| store.version(app, plugin, number),
+        move |store, actor, app, plugin| store.activate(actor, app, plugin, number),
+    )
+    .await
+}
+
+pub(super) async fn rollback(call: Call) -> Result<Answer, Problem> {
+    let Empty {} = call.json()?;
+    switch(
+        call,
+        "plugin.rollback",
+        Store::rollback_target,
+        Store::rollback,
+    )
+    .await
+}
+
+/// Finds the version, tries it, then makes it the active one.
+async fn switch(
+    call: Call,
+    action: &'static str,
+    find: impl FnOnce(&Store, &tidegate_control::AppName, &PluginName) -> Result<Version, StoreError>
+    + Send
+    + 'static,
+    store: impl FnOnce(
+        &Store,
+        &tidegate_control::Actor,
+        &tidegate_control::AppName,
+        &PluginName,
+    ) -> Result<Activation, StoreError>
+    + Send
+    + 'static,
+) -> Result<Answer, Problem> {
+    let (app, name, actor) = (call.app()?, plugin(&call)?, call.caller.actor.clone());
+    let _turn = call.admin.changes.lock().await;
+    let (place, wanted) = (app.clone(), name.clone());
+    let version = call.ask(move |store| find(store, &place, &wanted)).await?;
+    call.admin
+        .prepare(&actor, (&app, &name), &version, action)
+        .await?;
+    let activation = call
+        .admin
+        .change(&actor, &app, move |control, actor, app| {
+            store(control, actor, app, &name)
+        })
+        .await?;
+    Ok(Answer::ok(json!(activation)))
+}
+
+pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
+    let (app, name, actor) = (call.app()?, plugin(&call)?, call.caller.actor.clone());
+    let _turn = call.admin.changes.lock().await;
+    call.ask(move |store| store.delete_plugin(&actor, &app, &name))
+        .await?;
+    Ok(Answer::empty())
+}
+
+/// The plugin of the path. Outside an upload, a name that is not possible does not exist either, but saying
+/// the rule helps whoever mistyped it.
+fn plugin(call: &Call) -> Result<PluginName, Problem> {
+    Ok(PluginName::parse(call.param("plugin"))?)
+}

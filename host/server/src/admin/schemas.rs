@@ -1,0 +1,260 @@
+//! Shapes of requests and answers, for the OpenAPI document. Tests hold every answer against them.
+
+use serde_json::{Map, Value, json};
+
+/// Name, required members, optional members. A member is a name and its schema: a JSON type, `[Schema]` for a
+/// list, `Schema` for a reference, `any` for any JSON.
+type Shape = (
+    &'static str,
+    &'static [(&'static str, &'static str)],
+    &'static [(&'static str, &'static str)],
+);
+
+const SHAPES: &[Shape] = &[
+    (
+        "Problem",
+        &[
+            ("type", "string"),
+            ("title", "string"),
+            ("status", "integer"),
+            ("code", "string"),
+            ("detail", "string"),
+        ],
+        &[("help", "string"), ("rule", "string"), ("field", "string")],
+    ),
+    ("Empty", &[], &[]),
+    (
+        "Status",
+        &[
+            ("version", "string"),
+            ("uptime_seconds", "integer"),
+            ("role", "string"),
+        ],
+        &[("app", "string?")],
+    ),
+    ("Statistics", &[("plugins", "any")], &[]),
+    ("App", &[("name", "string"), ("created_at", "time")], &[]),
+    ("Apps", &[("items", "[App]")], &[]),
+    (
+        "Story",
+        &[("trace", "string"), ("app", "string"), ("story", "any")],
+        &[],
+    ),
+    (
+        "AuditEntry",
+        &[
+            ("id", "integer"),
+            ("at", "time"),
+            ("who", "string"),
+            ("action", "string"),
+            ("object", "string"),
+            ("result", "string"),
+        ],
+        &[
+            ("ip", "string"),
+            ("app", "string"),
+            ("old", "string"),
+            ("new", "string"),
+        ],
+    ),
+    (
+        "AuditEntries",
+        &[("items", "[AuditEntry]")],
+        &[("next", "integer?")],
+    ),
+    (
+        "Plugin",
+        &[
+            ("app", "string"),
+            ("name", "string"),
+            ("created_at", "time"),
+            ("newest_version", "integer"),
+            ("bindings", "integer"),
+        ],
+        &[("active_version", "integer")],
+    ),
+    ("Plugins", &[("items", "[Plugin]")], &[("next", "string?")]),
+    (
+        "PluginDetails",
+        &[
+            ("app", "string"),
+            ("name", "string"),
+            ("created_at", "time"),
+            ("newest_version", "integer"),
+            ("bindings", "integer"),
+            ("versions", "[Version]"),
+            ("bindings_list", "[Binding]"),
+        ],
+        &[("active_version", "integer")],
+    ),
+    (
+        "Version",
+        &[
+            ("number", "integer"),
+            ("digest", "string"),
+            ("size", "integer"),
+            ("hooks", "[string]"),
+            ("imports", "[string]"),
+            ("note", "string"),
+            ("created_at", "time"),
+            ("is_active", "boolean"),
+        ],
+        &[],
+    ),
+    (
+        "UploadedVersion",
+        &[
+            ("plugin", "string"),
+            ("number", "integer"),
+            ("digest", "string"),
+            ("size", "integer"),
+            ("hooks", "[string]"),
+            ("imports", "[string]"),
+            ("note", "string"),
+            ("created_at", "time"),
+            ("is_active", "boolean"),
+            ("is_new", "boolean"),
+        ],
+        &[],
+    ),
+    (
+        "Versions",
+        &[("items", "[Version]")],
+        &[("next", "integer?")],
+    ),
+    ("ActivateRequest", &[("version", "integer")], &[]),
+    (
+        "Activation",
+        &[
+            ("plugin", "string"),
+            ("version", "integer"),
+            ("digest", "string"),
+            ("is_changed", "boolean"),
+        ],
+        &[("previous_version", "integer")],
+    ),
+    (
+        "BindRequest",
+        &[("plugin", "string"), ("hook", "string")],
+        &[
+            ("scope", "string"),
+            ("position", "integer"),
+            ("config", "any"),
+            ("failure_policy", "string"),
+        ],
+    ),
+    (
+        "Binding",
+        &[
+            ("id", "string"),
+            ("app", "string"),
+            ("plugin", "string"),
+            ("hook", "string"),
+            ("scope", "string"),
+            ("position", "integer"),
+            ("failure_policy", "string"),
+            ("created_at", "time"),
+        ],
+        &[("config", "any"), ("active_version", "integer")],
+    ),
+    (
+        "BoundBinding",
+        &[
+            ("id", "string"),
+            ("app", "string"),
+            ("plugin", "string"),
+            ("hook", "string"),
+            ("scope", "string"),
+            ("position", "integer"),
+            ("failure_policy", "string"),
+            ("created_at", "time"),
+            ("is_new", "boolean"),
+        ],
+        &[("config", "any"), ("active_version", "integer")],
+    ),
+    ("Bindings", &[("items", "[Binding]")], &[]),
+    (
+        "AppKeyRequest",
+        &[("role", "string")],
+        &[("label", "string"), ("methods", "[string]")],
+    ),
+    ("OperatorKeyRequest", &[], &[("label", "string")]),
+    (
+        "Key",
+        &[
+            ("id", "string"),
+            ("role", "string"),
+            ("label", "string"),
+            ("created_at", "time"),
+        ],
+        &[
+            ("app", "string"),
+            ("methods", "[string]"),
+            ("revoked_at", "time"),
+        ],
+    ),
+    (
+        "NewKey",
+        &[
+            ("id", "string"),
+            ("role", "string"),
+            ("label", "string"),
+            ("created_at", "time"),
+            ("secret", "string"),
+        ],
+        &[("app", "string"), ("methods", "[string]")],
+    ),
+    ("Keys", &[("items", "[Key]")], &[]),
+];
+
+/// Names of the members that a request may have.
+pub(super) fn members(schema: &str) -> Vec<&'static str> {
+    let found = SHAPES.iter().find(|(name, ..)| *name == schema);
+    found.map_or_else(Vec::new, |(_, required, optional)| {
+        let all = required.iter().chain(*optional);
+        all.map(|(name, _)| *name).collect()
+    })
+}
+
+/// `components.schemas` of the document.
+pub(super) fn components() -> Map<String, Value> {
+    let mut components = Map::new();
+    for (name, required, optional) in SHAPES {
+        let properties: Map<String, Value> = required
+            .iter()
+            .chain(*optional)
+            .map(|(name, kind)| ((*name).to_owned(), schema(kind)))
+            .collect();
+        let required: Vec<&str> = required.iter().map(|(name, _)| *name).collect();
+        let shape = json!({
+            "type": "object",
+            "additionalProperties": false,
+            "properties": properties,
+            "required": required,
+        });
+        components.insert((*name).to_owned(), shape);
+    }
+    components.insert(
+        "OpenApi".to_owned(),
+        json!({ "type": "object", "description": "an OpenAPI 3.1 document" }),
+    );
+    components
+}
+
+/// A reference to a schema.
+pub(super) fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn schema(kind: &str) -> Value {
+    match kind {
+        "any" => json!({}),
+        "time" => json!({ "type": "string", "format": "date-time" }),
+        "string" | "integer" | "boolean" => json!({ "type": kind }),
+        "string?" | "integer?" => json!({ "type": [kind.trim_end_matches('?'), "null"] }),
+        list if list.starts_with('[') => {
+            json!({ "type": "array", "items": schema(list.trim_matches(['[', ']'])) })
+        }
+        name => reference(name),
+    }
+}

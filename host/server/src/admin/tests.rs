@@ -1,0 +1,5 @@
+//! What operators and the CLI rely on, claim by claim, against a host that does as it is told.
+
+mod fake;
+mod life;
+mod table;

@@ -1,0 +1,316 @@
+//! A plugin host that does as it is told, and a client of the API.
+//!
+//! Uploads are text: `filtering rpc; anything` exports those hooks; `refuse …` is refused; a version that says
+//! `untried` fails its trial, one that says `unfit` passes it and cannot be applied.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::ConnectInfo,
+    http::{HeaderMap, Request},
+};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tidegate_control::{Actor, AppName, DesiredState, KeyRole, Store};
+use tower::ServiceExt;
+
+use crate::admin::{
+    Admin, AdminConfig,
+    host::{Admitted, Candidate, Later, PluginHost, Refused, Story},
+    schemas,
+};
+
+#[derive(Default)]
+pub(super) struct FakeHost {
+    /// What runs.
+    pub(super) running: Mutex<DesiredState>,
+    /// Everything that happened, in order.
+    pub(super) log: Mutex<Vec<String>>,
+    artifacts: Mutex<Vec<(tidegate_control::Digest, String)>>,
+    /// While set, applying waits for the gate.
+    pub(super) gate: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
+}
+
+fn refusal(rule: &str) -> Refused {
+    Refused {
+        rule: rule.to_owned(),
+        detail: "something was found".to_owned(),
+        help: "do something about it".to_owned(),
+    }
+}
+
+impl PluginHost for FakeHost {
+    fn admit(&self, upload: &[u8]) -> Result<Admitted, Refused> {
+        let text = std::str::from_utf8(upload).map_err(|_| refusal("not-text"))?;
+        assert!(!text.contains("panic"), "the checks gave up");
+        if text.starts_with("refuse") {
+            return Err(refusal("imports"));
+        }
+        let hooks = text.split(';').next().unwrap_or_default();
+        Ok(Admitted {
+            artifact: upload.to_vec(),
+            hooks: hooks
+                .split_whitespace()
+                .map(|hook| hook.parse().unwrap())
+                .collect(),
+            imports: vec!["tidegate:plugin/log@0.1.0".to_owned()],
+        })
+    }
+
+    fn prepare(&self, candidate: Candidate) -> Later<Result<(), Refused>> {
+        let text = String::from_utf8(candidate.artifact.to_vec()).unwrap();
+        self.log.lock().push(format!(
+            "prepare {} {}",
+            candidate.plugin, candidate.version
+        ));
+        self.artifacts.lock().push((candidate.digest, text.clone()));
+        Box::pin(async move {
+            if text.contains("untried") {
+                return Err(refusal("trial"));
+            }
+            Ok(())
+        })
+    }
+
+    fn apply(&self, desired: DesiredState) -> Later<Result<(), Refused>> {
+        let versions: Vec<String> = desired
+            .bindings
+            .iter()
+            .map(|binding| format!("{}@{}", binding.plugin, binding.version))
+            .collect();
+        self.log
+            .lock()
+            .push(format!("apply {}", versions.join(" ")));
+        let is_unfit = desired.bindings.iter().any(|binding| {
+            self.artifacts
+                .lock()
+                .iter()
+                .any(|(digest, text)| *digest == binding.digest && text.contains("unfit"))
+        });
+        if is_unfit {
+            return Box::pin(async { Err(refusal("pool")) });
+        }
+        *self.running.lock() = desired;
+        let gate = self.gate.lock().clone();
+        Box::pin(async move {
+            if let Some(gate) = gate {
+                gate.acquire().await.unwrap().forget();
+            }
+            Ok(())
+        })
+    }
+
+    fn explain(&self, trace: &str) -> Option<Story> {
+        let app = trace.strip_prefix("of-")?;
+        Some(Story {
+            app: AppName::parse(app).unwrap(),
+            story: json!({ "cause": "trap" }),
+        })
+    }
+
+    fn statistics(&self) -> Value {
+        json!([])
+    }
+}
+
+pub(super) struct Bench {
+    pub(super) router: Router,
+    pub(super) admin: Arc<Admin>,
+    pub(super) host: Arc<FakeHost>,
+    pub(super) store: Arc<Store>,
+    /// An operator's.
+    pub(super) key: String,
+    _dir: TempDir,
+}
+
+pub(super) struct Got {
+    pub(super) status: u16,
+    pub(super) body: Value,
+    pub(super) headers: HeaderMap,
+    pub(super) text: String,
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let first = store.ensure_first_keys(&Actor::node()).unwrap().unwrap();
+        let host = Arc::new(FakeHost::default());
+        let config = AdminConfig {
+            key: Some("from-the-file".to_owned()),
+            ..AdminConfig::default()
+        };
+        let admin = Admin::new(config, store.clone(), host.clone());
+        Self {
+            router: admin.router(),
+            admin,
+            host,
+            store,
+            key: first.operator.secret.reveal().to_owned(),
+            _dir: dir,
+        }
+    }
+
+    /// A second app with a key of its own.
+    pub(super) fn key_of_other_app(&self, role: KeyRole) -> String {
+        let app = AppName::parse("other").unwrap();
+        // The app is there already when a test asks for a second key.
+        self.store.create_app(&Actor::node(), &app).ok();
+        self.key_in(&app, role)
+    }
+
+    pub(super) fn key_in(&self, app: &AppName, role: KeyRole) -> String {
+        let made = self
+            .store
+            .create_key(&Actor::node(), role, Some(app), &[], "");
+        made.unwrap().secret.reveal().to_owned()
+    }
+
+    pub(super) async fn send(&self, request: Request<Body>) -> Got {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        Got {
+            status,
+            headers,
+            body: serde_json::from_slice(&body).unwrap_or_default(),
+            text: String::from_utf8(body.to_vec()).unwrap(),
+        }
+    }
+
+    pub(super) async fn ask(&self, method: &str, path: &str, body: &str, key: &str) -> Got {
+        let content = if path.contains("/versions") && method == "POST" {
+            "application/wasm"
+        } else {
+            "application/json"
+        };
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/admin/v1{path}"))
+            .header("authorization", format!("Bearer {key}"))
+            .header("content-type", content)
+            .extension(ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 9))));
+        self.send(request.body(Body::from(body.to_owned())).unwrap())
+            .await
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Got {
+        self.ask("GET", path, "", &self.key).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: impl ToString) -> Got {
+        self.ask("POST", path, &body.to_string(), &self.key).await
+    }
+
+    pub(super) async fn delete(&self, path: &str) -> Got {
+        self.ask("DELETE", path, "", &self.key).await
+    }
+
+    pub(super) async fn upload(&self, plugin: &str, artifact: &str) -> Got {
+        let path = format!("/apps/default/plugins/{plugin}/versions");
+        self.post(&path, artifact).await
+    }
+
+    pub(super) async fn activate(&self, plugin: &str, version: u32) -> Got {
+        let path = format!("/apps/default/plugins/{plugin}/activate");
+        self.post(&path, json!({ "version": version })).await
+    }
+
+    pub(super) async fn bind(&self, plugin: &str, hook: &str) -> Got {
+        let body = json!({ "plugin": plugin, "hook": hook });
+        self.post("/apps/default/bindings", body).await
+    }
+
+    /// `plugin@version` of everything that runs.
+    pub(super) fn running(&self) -> Vec<String> {
+        let running = self.host.running.lock();
+        let bindings = running.bindings.iter();
+        bindings
+            .map(|binding| format!("{}@{}", binding.plugin, binding.version))
+            .collect()
+    }
+
+    pub(super) fn log(&self) -> Vec<String> {
+        std::mem::take(&mut self.host.log.lock())
+    }
+}
+
+impl Got {
+    /// A success of this status whose body has the shape that the document names.
+    #[track_caller]
+    pub(super) fn is(&self, status: u16, schema: &str) -> &Value {
+        assert_eq!(self.status, status, "{}", self.text);
+        conforms(&self.body, &schemas::reference(schema));
+        &self.body
+    }
+
+    /// A problem with this status and code.
+    #[track_caller]
+    pub(super) fn is_problem(&self, status: u16, code: &str) -> &Value {
+        assert_eq!(
+            (self.status, self.body["code"].as_str()),
+            (status, Some(code)),
+            "{}",
+            self.text
+        );
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        conforms(&self.body, &schemas::reference("Problem"));
+        assert_eq!(self.body["status"], status);
+        &self.body
+    }
+}
+
+/// Holds a value against a schema of the document; knows the words that the document uses.
+#[track_caller]
+pub(super) fn conforms(value: &Value, schema: &Value) {
+    let Some(schema) = schema.as_object() else {
+        panic!("a schema is an object")
+    };
+    if let Some(reference) = schema.get("$ref") {
+        let name = reference.as_str().unwrap().rsplit('/').next().unwrap();
+        let components = schemas::components();
+        let Some(target) = components.get(name) else {
+            panic!("{name} is not a schema")
+        };
+        return conforms(value, target);
+    }
+    let Some(kind) = schema.get("type") else {
+        return; // Any JSON.
+    };
+    let kinds: Vec<&str> = match kind {
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        kind => vec![kind.as_str().unwrap()],
+    };
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    assert!(kinds.contains(&found), "{value} is not {kinds:?}");
+    for item in value.as_array().into_iter().flatten() {
+        conforms(item, &schema["items"]);
+    }
+    let (Some(members), Some(properties)) = (value.as_object(), schema.get("properties")) else {
+        return;
+    };
+    for name in schema["required"].as_array().unwrap() {
+        assert!(
+            members.contains_key(name.as_str().unwrap()),
+            "{name} is missing in {value}"
+        );
+    }
+    for (name, member) in members {
+        let Some(property) = properties.get(name) else {
+            panic!("{name} is not declared, in {value}")
+        };
+        conforms(member, property);
+    }
+}

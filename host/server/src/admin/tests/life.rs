@@ -1,0 +1,325 @@
+//! The life of a plugin through the API.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use tidegate_control::{AppName, KeyRole};
+
+use super::fake::Bench;
+
+const PLUGIN: &str = "/apps/default/plugins/filter";
+
+#[tokio::test]
+async fn a_plugin_goes_from_upload_to_running_and_back() {
+    let bench = Bench::new();
+    let got = bench.upload("filter", "filtering; one").await;
+    let version = got.is(201, "UploadedVersion");
+    assert_eq!(version["number"], 1);
+    assert_eq!(version["hooks"], json!(["filtering"]));
+    assert_eq!(version["imports"], json!(["tidegate:plugin/log@0.1.0"]));
+    assert_eq!(version["size"], 14);
+    assert_eq!(version["digest"].as_str().unwrap().len(), 64);
+
+    bench
+        .bind("filter", "filtering")
+        .await
+        .is(201, "BoundBinding");
+    assert!(bench.running().is_empty(), "nothing is active yet");
+    bench.activate("filter", 1).await.is(200, "Activation");
+    assert_eq!(bench.running(), ["filter@1"]);
+
+    bench.upload("filter", "filtering; two").await;
+    assert_eq!(bench.running(), ["filter@1"], "an upload runs nothing");
+    let got = bench.activate("filter", 2).await;
+    assert_eq!(got.is(200, "Activation")["previous_version"], 1);
+    assert_eq!(bench.running(), ["filter@2"]);
+
+    let got = bench.post(&format!("{PLUGIN}/rollback"), "").await;
+    assert_eq!(got.is(200, "Activation")["version"], 1);
+    assert_eq!(bench.running(), ["filter@1"]);
+    bench
+        .post(&format!("{PLUGIN}/rollback"), "{}")
+        .await
+        .is_problem(409, "conflict");
+
+    let got = bench.get(PLUGIN).await;
+    let details = got.is(200, "PluginDetails");
+    assert_eq!(details["active_version"], 1);
+    assert_eq!(details["newest_version"], 2);
+    let binding = details["bindings_list"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let path = format!("/apps/default/bindings/{binding}");
+    bench.delete(PLUGIN).await.is_problem(409, "conflict");
+    bench.delete(&path).await.is(200, "Binding");
+    assert!(bench.running().is_empty());
+    bench.delete(&path).await.is_problem(404, "not-found");
+    assert_eq!(bench.delete(PLUGIN).await.status, 204);
+    bench.get(PLUGIN).await.is_problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn the_same_bytes_again_are_the_same_version() {
+    let bench = Bench::new();
+    bench
+        .upload("filter", "filtering; one")
+        .await
+        .is(201, "UploadedVersion");
+    let got = bench.upload("filter", "filtering; one").await;
+    let again = got.is(200, "UploadedVersion");
+    assert_eq!(
+        (&again["number"], &again["is_new"]),
+        (&json!(1), &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn w1_a_refused_upload_says_rule_and_remedy_stores_nothing_and_is_audited() {
+    let bench = Bench::new();
+    let got = bench.upload("filter", "refuse me").await;
+    let problem = got.is_problem(422, "plugin-refused");
+    assert_eq!(problem["rule"], "imports");
+    assert_eq!(problem["help"], "do something about it");
+    bench.get(PLUGIN).await.is_problem(404, "not-found");
+
+    let got = bench.get("/apps/default/audit").await;
+    let entry = &got.is(200, "AuditEntries")["items"][0];
+    assert_eq!(entry["action"], "plugin.upload");
+    assert_eq!(entry["result"], "refused: imports: something was found");
+    assert_eq!(entry["ip"], "127.0.0.1");
+}
+
+#[tokio::test]
+async fn w1_an_admission_that_gives_up_refuses_the_upload_and_nothing_else() {
+    let bench = Bench::new();
+    let got = bench.upload("filter", "panic").await;
+    assert_eq!(
+        got.is_problem(422, "plugin-refused")["rule"],
+        "admission-failed"
+    );
+    bench
+        .upload("filter", "filtering; one")
+        .await
+        .is(201, "UploadedVersion");
+}
+
+#[tokio::test]
+async fn w1_an_upload_above_4_mib_is_413_and_one_of_4_mib_is_judged() {
+    let bench = Bench::new();
+    let limit = super::super::body::MAX_UPLOAD_BYTES;
+    let fitting = format!("filtering;{}", " ".repeat(limit - 10));
+    assert_eq!(bench.upload("filter", &fitting).await.status, 201);
+    let large = format!("{fitting} ");
+    bench
+        .upload("filter", &large)
+        .await
+        .is_problem(413, "too-large");
+}
+
+#[tokio::test]
+async fn a_version_is_tried_before_it_is_stored_as_active_and_applied_after() {
+    let bench = Bench::new();
+    bench.upload("filter", "filtering; one").await;
+    bench.upload("filter", "filtering; untried").await;
+    bench.bind("filter", "filtering").await;
+    bench.activate("filter", 1).await.is(200, "Activation");
+    assert_eq!(
+        bench.log(),
+        ["apply ", "prepare filter 1", "apply filter@1"]
+    );
+
+    let got = bench.activate("filter", 2).await;
+    assert_eq!(got.is_problem(422, "plugin-refused")["rule"], "trial");
+    assert_eq!(bench.log(), ["prepare filter 2"]);
+    assert_eq!(bench.get(PLUGIN).await.body["active_version"], 1);
+    assert_eq!(bench.running(), ["filter@1"]);
+}
+
+#[tokio::test]
+async fn a_change_that_cannot_be_applied_leaves_store_and_host_as_they_were() {
+    let bench = Bench::new();
+    bench.upload("filter", "filtering; one").await;
+    bench.upload("filter", "filtering; unfit").await;
+    bench.bind("filter", "filtering").await;
+    bench.activate("filter", 1).await.is(200, "Activation");
+
+    let got = bench.activate("filter", 2).await;
+    let problem = got.is_problem(500, "not-applied");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("what ran before still runs")
+    );
+    assert_eq!(bench.get(PLUGIN).await.body["active_version"], 1);
+    assert_eq!(bench.running(), ["filter@1"]);
+    let got = bench.get("/apps/default/audit").await;
+    assert_eq!(got.body["items"][0]["action"], "app.restore");
+
+    // The same for a binding: what is active but unfit cannot be bound.
+    bench.upload("second", "rpc; unfit").await;
+    bench.activate("second", 1).await.is(200, "Activation");
+    bench
+        .bind("second", "rpc")
+        .await
+        .is_problem(500, "not-applied");
+    let got = bench.get("/apps/default/bindings").await;
+    assert_eq!(
+        got.is(200, "Bindings")["items"].as_array().unwrap().len(),
+        1
+    );
+}
+
+#[tokio::test]
+async fn a_change_ends_even_when_its_caller_hangs_up() {
+    let bench = Bench::new();
+    bench.upload("filter", "filtering; one").await;
+    bench.bind("filter", "filtering").await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    *bench.host.gate.lock() = Some(gate.clone());
+    {
+        let mut call = Box::pin(bench.activate("filter", 1));
+        // The caller waits until the change is under way, then drops its request.
+        while bench.running().is_empty() {
+            futures_util::future::poll_immediate(&mut call).await;
+            tokio::task::yield_now().await;
+        }
+    }
+    *bench.host.gate.lock() = None;
+    gate.add_permits(1);
+    // The next change waits for the first, so its answer says that both are done.
+    bench
+        .bind("filter", "filtering")
+        .await
+        .is(200, "BoundBinding");
+    assert_eq!(bench.get(PLUGIN).await.body["active_version"], 1);
+    assert_eq!(bench.running(), ["filter@1"]);
+}
+
+#[tokio::test]
+async fn a_restart_runs_what_was_stored() {
+    let bench = Bench::new();
+    bench.upload("filter", "filtering; one").await;
+    bench.bind("filter", "filtering").await;
+    bench.activate("filter", 1).await;
+    *bench.host.running.lock() = tidegate_control::DesiredState::default();
+    bench.admin.start().await.unwrap();
+    assert_eq!(bench.running(), ["filter@1"]);
+}
+
+#[tokio::test]
+async fn a_binding_takes_scope_place_config_and_policy_and_can_be_changed() {
+    let bench = Bench::new();
+    for plugin in ["one", "two"] {
+        bench.upload(plugin, &format!("filtering; {plugin}")).await;
+        bench.activate(plugin, 1).await;
+        let body = json!({ "plugin": plugin, "hook": "filtering", "scope": "namespace:chat",
+            "config": { "words": ["x"] } });
+        bench
+            .post("/apps/default/bindings", body)
+            .await
+            .is(201, "BoundBinding");
+    }
+    let body = json!({ "plugin": "two", "hook": "filtering", "scope": "namespace:chat", "position": 0,
+        "failure_policy": "open" });
+    let got = bench.post("/apps/default/bindings", body).await;
+    let binding = got.is(200, "BoundBinding");
+    assert_eq!(binding["position"], 0);
+    assert_eq!(binding["failure_policy"], "open");
+    assert_eq!(binding["config"], Value::Null);
+    let got = bench.get("/apps/default/bindings").await;
+    let items = &got.is(200, "Bindings")["items"];
+    assert_eq!(
+        (&items[0]["plugin"], &items[1]["plugin"]),
+        (&json!("two"), &json!("one"))
+    );
+    assert_eq!(items[1]["config"], json!({ "words": ["x"] }));
+    assert_eq!(bench.running(), ["two@1", "one@1"]);
+}
+
+#[tokio::test]
+async fn m8_pages_of_lists_are_bounded_and_can_be_followed() {
+    let bench = Bench::new();
+    for number in 0..3 {
+        bench
+            .upload("filter", &format!("filtering; {number}"))
+            .await;
+    }
+    let path = format!("{PLUGIN}/versions");
+    let got = bench.get(&format!("{path}?limit=2")).await;
+    let page = got.is(200, "Versions");
+    assert_eq!(page["items"][1]["number"], 2);
+    let next = &page["next"];
+    let got = bench.get(&format!("{path}?limit=2&before={next}")).await;
+    let page = got.is(200, "Versions");
+    assert_eq!(
+        (&page["items"][0]["number"], &page["next"]),
+        (&json!(1), &Value::Null)
+    );
+    for limit in ["0", "201", "1000000000", "-1", "x"] {
+        for path in [&path, "/audit", "/apps/default/audit"] {
+            let got = bench.get(&format!("{path}?limit={limit}")).await;
+            got.is_problem(422, "invalid-field");
+        }
+    }
+}
+
+#[tokio::test]
+async fn m6_a_key_is_shown_once_and_works_until_it_is_revoked() {
+    let bench = Bench::new();
+    let body = json!({ "role": "deploy", "label": "ci" });
+    let got = bench.post("/apps/default/keys", body).await;
+    let made = got.is(201, "NewKey");
+    let (id, secret) = (
+        made["id"].as_str().unwrap(),
+        made["secret"].as_str().unwrap(),
+    );
+    assert!(secret.starts_with("tga_"));
+    let got = bench.ask("GET", "/apps/default/plugins", "", secret).await;
+    got.is(200, "Plugins");
+
+    for path in ["/keys", "/apps/default/keys", "/audit"] {
+        let got = bench.get(path).await;
+        assert_eq!(got.status, 200);
+        assert!(
+            !got.text.contains(secret) && !got.text.contains("hash"),
+            "{}",
+            got.text
+        );
+    }
+    let path = format!("/apps/default/keys/{id}");
+    bench.delete(&path).await.is(200, "Key");
+    let got = bench.ask("GET", "/apps/default/plugins", "", secret).await;
+    got.is_problem(401, "unauthorized");
+}
+
+#[tokio::test]
+async fn a_key_makes_no_key_above_itself() {
+    let bench = Bench::new();
+    let admin = bench.key_in(&AppName::default_app(), KeyRole::AppAdmin);
+    for (role, status) in [
+        ("api", 201),
+        ("deploy", 201),
+        ("app-admin", 201),
+        ("operator", 403),
+    ] {
+        let body = json!({ "role": role }).to_string();
+        let got = bench.ask("POST", "/apps/default/keys", &body, &admin).await;
+        assert_eq!(got.status, status, "{role}");
+    }
+    let got = bench.ask("POST", "/keys", "{}", &admin).await;
+    got.is_problem(403, "forbidden");
+}
+
+#[tokio::test]
+async fn explain_tells_the_story_of_a_trace_to_its_own_app_alone() {
+    let bench = Bench::new();
+    let other = bench.key_of_other_app(KeyRole::Deploy);
+    let got = bench.ask("GET", "/explain/of-other", "", &other).await;
+    assert_eq!(got.is(200, "Story")["story"]["cause"], "trap");
+    let foreign = bench.ask("GET", "/explain/of-default", "", &other).await;
+    let missing = bench.ask("GET", "/explain/never", "", &other).await;
+    foreign.is_problem(404, "not-found");
+    assert_eq!(foreign.text, missing.text);
+}
