@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask run | test | ci | bench | page`.
+//! The project's commands: `cargo xtask run | build | test | ci | bench`.
 //!
 //! Everything a person or the CI does with this tree starts here, so that "works here" and "works there" are one
 //! sentence. Each step says what it is doing and how long it took; a failed step ends with the one thing to do.
@@ -38,6 +38,8 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   run     start a server with the demo page and the example plugins; ctrl-c stops it
+  build   the server and everything that is built to wasm
+            --guests                      only what is built to wasm
   test    every test: Rust, the official JavaScript SDK in Node, the page in Chromium
             --rust | --node | --browser   only that part (may be given more than once)
   ci      what the CI runs: format, lints, documentation, dependency rules, licences, every test
@@ -72,6 +74,7 @@ fn dispatch(steps: &mut Steps) -> Result<()> {
     let workspace = Workspace::find()?;
     match command {
         "run" => demo::run(steps, &workspace, options),
+        "build" => test::build(steps, &workspace, options),
         "test" => test::run(steps, &workspace, options),
         "ci" => ci::run(steps, &workspace, options),
         "bench" => bench::run(steps, &workspace, options),

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the tree, with the binary and the plugins built before.
+//! `cargo xtask build` and `test`: every test of the tree, with the binary and the plugins built before.
 
 use anyhow::{Result, bail};
 
@@ -36,6 +36,22 @@ impl Parts {
         }
         Ok(parts)
     }
+}
+
+/// `cargo xtask build`: what tests and demonstration run.
+pub(crate) fn build(steps: &mut Steps, workspace: &Workspace, options: &[String]) -> Result<()> {
+    let with_server = match options {
+        [] => true,
+        [option] if option == "--guests" => false,
+        _ => bail!("`cargo xtask build` knows only --guests"),
+    };
+    toolchain::rust(steps, workspace)?;
+    if with_server {
+        demo::build_server(steps, workspace)?;
+    }
+    guests::build(steps, workspace)?;
+    steps.print_summary();
+    Ok(())
 }
 
 pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) -> Result<()> {
