@@ -6,6 +6,7 @@
 mod auth;
 mod call;
 mod forms;
+mod node;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tidegate_control::Store;
 use tidegate_protocol::{
-    ApiErrorCode,
+    ApiErrorCode, ErrorCode,
     server_api::{
         ApiError, ChannelsRequest, ChannelsResult, DisconnectRequest, EmptyResult,
         HistoryRemoveRequest, HistoryRequest, HistoryResult, InfoResult, PublishRequest,
@@ -206,6 +207,9 @@ fn respond(answer: Result<Vec<u8>, Fault>, mode: ErrorMode) -> Response {
 
 /// Errors of plugins have numbers of their own and are refusals, so they are the caller's.
 fn transport_status(error: &ApiError) -> StatusCode {
+    if error.code == ErrorCode::PermissionDenied.code() {
+        return StatusCode::FORBIDDEN;
+    }
     ApiErrorCode::from_code(error.code)
         .and_then(|code| StatusCode::from_u16(code.http_status()).ok())
         .unwrap_or(StatusCode::BAD_REQUEST)

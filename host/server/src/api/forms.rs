@@ -5,7 +5,7 @@ use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::HashMap;
-use tidegate_protocol::{ApiErrorCode, server_api::ApiError};
+use tidegate_protocol::{ApiErrorCode, ErrorCode, server_api::ApiError};
 
 use super::{
     Api,
@@ -17,9 +17,6 @@ use crate::api::ErrorMode;
 
 /// Commands of a parallel batch that run at the same time; the reference's number.
 const BATCH_IN_FLIGHT: usize = 1024;
-
-/// What the answers of a key's forbidden method say inside a batch.
-const PERMISSION_DENIED: u32 = 103;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,8 +141,8 @@ fn error_of(fault: Fault) -> ApiError {
             message: format!("bad request: {why}"),
         },
         Fault::Forbidden => ApiError {
-            code: PERMISSION_DENIED,
-            message: "permission denied".to_owned(),
+            code: ErrorCode::PermissionDenied.code(),
+            message: ErrorCode::PermissionDenied.text().to_owned(),
         },
     }
 }

@@ -472,11 +472,13 @@ fn inspect(command: &Inspect, output: Output) -> Result<(), Failure> {
         match command.version {
             Some(number) => api.version(&command.name, number).await,
             None => {
-                let versions = api.versions(&command.name).await?;
-                let newest = versions
-                    .into_iter()
-                    .max_by_key(|version| version["number"].as_u64());
-                newest.ok_or_else(|| Failure::new(format!("{} has no versions", command.name)))
+                let mut plugin = api.plugin(&command.name).await?;
+                let mut newest = plugin["versions"][0].take();
+                if newest.is_null() {
+                    return Err(Failure::new(format!("{} has no versions", command.name)));
+                }
+                newest["active_version"] = plugin["active_version"].take();
+                Ok(newest)
             }
         }
     })?;

@@ -56,16 +56,16 @@ impl PluginApi {
     }
 
     pub(super) async fn plugins(&self) -> Result<Vec<Value>, Failure> {
-        self.list("plugins", "plugins").await
+        self.list("plugins", "after").await
     }
 
     pub(super) async fn versions(&self, name: &str) -> Result<Vec<Value>, Failure> {
-        self.list(&format!("plugins/{name}/versions"), "versions")
+        self.list(&format!("plugins/{name}/versions"), "before")
             .await
     }
 
     pub(super) async fn bindings(&self) -> Result<Vec<Value>, Failure> {
-        self.list("bindings", "bindings").await
+        self.list("bindings", "after").await
     }
 
     pub(super) async fn version(&self, name: &str, number: u32) -> Result<Value, Failure> {
@@ -127,16 +127,34 @@ impl PluginApi {
             .map(drop)
     }
 
-    async fn list(&self, rest: &str, member: &str) -> Result<Vec<Value>, Failure> {
-        let mut answer = self
-            .client
-            .call(Method::GET, &self.path(rest), &Value::Null)
-            .await?;
-        match answer[member].take() {
-            Value::Array(items) => Ok(items),
-            _ => Err(Failure::new(format!(
-                "the server's answer has no `{member}`; is it the admin API of this release?"
-            ))),
+    /// The plugin with its newest versions, newest first, and its bindings.
+    pub(super) async fn plugin(&self, name: &str) -> Result<Value, Failure> {
+        let path = self.path(&format!("plugins/{name}"));
+        self.client.call(Method::GET, &path, &Value::Null).await
+    }
+
+    /// All pages of a list; `cursor` is the parameter that takes the `next` of the page before.
+    async fn list(&self, rest: &str, cursor: &str) -> Result<Vec<Value>, Failure> {
+        let mut all = Vec::new();
+        let mut path = self.path(rest);
+        loop {
+            let mut page = self.client.call(Method::GET, &path, &Value::Null).await?;
+            let Value::Array(items) = page["items"].take() else {
+                return Err(Failure::new(
+                    "the server's answer has no `items`; is it the admin API of this release?",
+                ));
+            };
+            let is_last = items.is_empty();
+            all.extend(items);
+            let next = match &page["next"] {
+                Value::String(next) => encode(next),
+                Value::Number(next) => next.to_string(),
+                _ => return Ok(all),
+            };
+            if is_last {
+                return Ok(all);
+            }
+            path = self.path(&format!("{rest}?{cursor}={next}"));
         }
     }
 }
