@@ -105,6 +105,11 @@ impl Driver {
         &self.link
     }
 
+    /// The deadline that the wheel was last given.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.scheduled
+    }
+
     pub fn session(&self) -> &Session {
         &self.session
     }

@@ -15,7 +15,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 use tidegate_protocol::{Codec, Frame, Framing};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::{
     ids::{ChannelKey, ClientId},
@@ -260,6 +260,21 @@ impl<W: Wire + ?Sized> Link<W> {
     /// Since when the wire has taken nothing; `None` while nothing waits for it.
     pub fn blocked_since(&self) -> Option<Instant> {
         self.state.lock().blocked_since
+    }
+
+    /// Whether the wire has taken nothing for `limit` although something waits for it.
+    pub fn has_stalled(&self, limit: Duration) -> bool {
+        self.blocked_since()
+            .is_some_and(|since| since.elapsed() >= limit)
+    }
+
+    /// Gives up on what is queued, for a reader that is too slow; only a closing frame may follow.
+    pub fn drop_queue(&self) {
+        let mut state = self.state.lock();
+        state.outbox.clear();
+        if state.phase == Phase::Open {
+            state.phase = Phase::Slow;
+        }
     }
 
     /// Leaves a signal for the session's task and wakes it. Deadline and slowness are remembered once.

@@ -137,6 +137,23 @@ impl Node {
         self.apps.load().values().cloned().collect()
     }
 
+    /// Whether [`Node::open`] would take a connection now; for a transport that has to answer before it has the
+    /// connection's wire.
+    ///
+    /// # Errors
+    /// See [`OpenRefused`].
+    pub fn check_open(&self, app: &AppId) -> Result<(), OpenRefused> {
+        if self.is_draining() {
+            return Err(OpenRefused::Draining);
+        }
+        let app = self.app(app).ok_or(OpenRefused::UnknownApp)?;
+        let limit = app.settings().client.connection_limit;
+        if limit.is_some_and(|limit| app.num_open() >= limit) {
+            return Err(OpenRefused::ConnectionLimit);
+        }
+        Ok(())
+    }
+
     /// Takes a new connection: the link for its bytes and the driver for its frames.
     ///
     /// # Errors

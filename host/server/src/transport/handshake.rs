@@ -1,0 +1,344 @@
+//! The WebSocket handshake: from an HTTP request to a session on the same socket.
+//!
+//! Owns what is checked before the upgrade (threat model T3, T3a) and what the request chooses: app, codec and
+//! kind of ping. Everything is checked before the answer; a request that is not exactly a WebSocket handshake
+//! gets 400. Invariant: nothing of the request is kept but what the session needs.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    response::Response,
+    routing::any,
+};
+use base64::Engine;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tidegate_protocol::{Codec, Framing};
+use tidegate_realtime::{
+    driver::Driver,
+    ids::AppId,
+    node::{Node, OpenRefused, PeerInfo},
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    address::{ClientAddress, TrustedProxies},
+    admission::{Admission, Permit, Refused},
+    origin::AllowedOrigins,
+    socket::Socket,
+    websocket::WebSocketSession,
+};
+
+/// Default of `websocket.message_size_limit`; the reference's.
+pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 65_536;
+
+/// Time between our 101 and the socket being ours.
+const UPGRADE_TIME: Duration = Duration::from_secs(5);
+
+const JSON_SUBPROTOCOL: &str = "centrifuge-json";
+const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
+
+/// How sessions over WebSocket are begun.
+#[derive(Debug, Clone)]
+pub struct WebSocketConfig {
+    pub allowed_origins: AllowedOrigins,
+    pub max_message_bytes: usize,
+    /// Request headers that hooks may see, by lower-case name.
+    pub visible_headers: Vec<HeaderName>,
+}
+
+impl Default for WebSocketConfig {
+    fn default() -> Self {
+        Self {
+            allowed_origins: AllowedOrigins::default(),
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            visible_headers: Vec::new(),
+        }
+    }
+}
+
+/// The endpoint at `/connection/websocket`.
+#[derive(Debug)]
+pub struct WebSocketEndpoint {
+    pub node: Arc<Node>,
+    pub admission: Arc<Admission>,
+    pub proxies: Arc<TrustedProxies>,
+    pub config: WebSocketConfig,
+    /// Owns the sessions' tasks.
+    pub tracker: TaskTracker,
+}
+
+/// Why a request is no handshake that we accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum HandshakeError {
+    #[error("a WebSocket handshake is a GET request of HTTP/1.1")]
+    NotGet,
+    #[error("a WebSocket handshake names a path, not an absolute address")]
+    AbsoluteTarget,
+    #[error("a WebSocket handshake has one Host header")]
+    BadHost,
+    #[error("a WebSocket handshake has one header 'Upgrade: websocket' and 'Connection: Upgrade'")]
+    NoUpgrade,
+    #[error(
+        "a WebSocket handshake has one Sec-WebSocket-Version header, and this server speaks version 13"
+    )]
+    BadVersion,
+    #[error("a WebSocket handshake has one Sec-WebSocket-Key header of 16 bytes in base64")]
+    BadKey,
+    #[error("the origin is not among client.allowed_origins")]
+    ForbiddenOrigin,
+    #[error("{0}; try again later")]
+    Refused(#[from] Refused),
+    #[error(transparent)]
+    NotOpened(#[from] OpenRefused),
+}
+
+impl WebSocketEndpoint {
+    /// The endpoint's paths, for the default app and for named ones.
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new()
+            .route("/connection/websocket", any(answer_default))
+            .route("/apps/{app}/connection/websocket", any(answer_named))
+            .with_state(self)
+    }
+
+    async fn answer(self: Arc<Self>, app: Option<AppId>, mut request: Request) -> Response {
+        let Some(address) = request.extensions().get::<ClientAddress>().copied() else {
+            tracing::error!(
+                "a request reached the WebSocket endpoint without passing the listener"
+            );
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "internal server error");
+        };
+        match self.accept(app, address, &mut request).await {
+            Ok(response) => response,
+            Err(error) => error.response(),
+        }
+    }
+
+    async fn accept(
+        self: Arc<Self>,
+        app: Option<AppId>,
+        address: ClientAddress,
+        request: &mut Request,
+    ) -> Result<Response, HandshakeError> {
+        let accept_key = check_request(request)?;
+        let app = app.ok_or(OpenRefused::UnknownApp)?;
+        self.node.check_open(&app)?;
+        if !self.config.allowed_origins.allows(request.headers()) {
+            return Err(HandshakeError::ForbiddenOrigin);
+        }
+        let through_proxy = self.proxies.trusts(address.peer.ip());
+        let permit = self
+            .admission
+            .admit_session(address.client, through_proxy)?;
+        self.admission.wait_turn().await?;
+        let subprotocol = subprotocol(request.headers());
+        let query = request.uri().query().unwrap_or("");
+        let is_protobuf = subprotocol == Some(PROTOBUF_SUBPROTOCOL)
+            || has_parameter(query, "format", "protobuf")
+            || has_parameter(query, "cf_protocol", "protobuf");
+        let peer = PeerInfo {
+            app,
+            transport: "websocket",
+            remote_addr: address.client.to_string().into(),
+            headers: visible_headers(request.headers(), &self.config.visible_headers),
+            codec: if is_protobuf {
+                Codec::Protobuf
+            } else {
+                Codec::Json
+            },
+            framing: Framing::WebSocket,
+        };
+        let upgrade = hyper::upgrade::on(request);
+        let tracker = self.tracker.clone();
+        tracker.spawn(self.begin(upgrade, peer, permit));
+        Ok(switching_protocols(&accept_key, subprotocol))
+    }
+
+    /// Waits for the socket and starts the session on it, as a task of its own size.
+    async fn begin(self: Arc<Self>, upgrade: OnUpgrade, peer: PeerInfo, permit: Permit) {
+        let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_TIME, upgrade).await else {
+            return; // The client went away while it was answered.
+        };
+        let Some((stream, early)) = take_socket(upgraded) else {
+            tracing::error!("an upgraded connection is not a TCP stream");
+            return;
+        };
+        if let Some(session) = self.session(Socket::Tcp(stream), early, peer, Some(permit)) {
+            self.tracker.spawn(session);
+        }
+    }
+
+    /// The session's future on an accepted socket; `None` when the node takes no more since it was asked.
+    pub fn session(
+        &self,
+        socket: Socket,
+        early: Bytes,
+        peer: PeerInfo,
+        permit: Option<Permit>,
+    ) -> Option<WebSocketSession<Driver>> {
+        let (link, driver) = self.node.open(peer, socket).ok()?;
+        let hub = Arc::clone(self.node.hub());
+        let max_message_bytes = self.config.max_message_bytes;
+        let session = WebSocketSession::new(hub, link, driver, max_message_bytes, permit);
+        Some(session.with_early_bytes(early))
+    }
+}
+
+async fn answer_default(
+    State(endpoint): State<Arc<WebSocketEndpoint>>,
+    request: Request,
+) -> Response {
+    endpoint.answer(Some(AppId::default_app()), request).await
+}
+
+async fn answer_named(
+    State(endpoint): State<Arc<WebSocketEndpoint>>,
+    Path(app): Path<String>,
+    request: Request,
+) -> Response {
+    endpoint.answer(AppId::parse(&app).ok(), request).await
+}
+
+/// Checks the request line and headers (RFC 6455, section 4.2.1); answers the accept key.
+fn check_request(request: &Request) -> Result<String, HandshakeError> {
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 {
+        return Err(HandshakeError::NotGet);
+    }
+    if request.uri().authority().is_some() {
+        return Err(HandshakeError::AbsoluteTarget);
+    }
+    let headers = request.headers();
+    if only(headers, header::HOST).is_none_or(HeaderValue::is_empty) {
+        return Err(HandshakeError::BadHost);
+    }
+    let upgrades = only(headers, header::UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if !upgrades || !has_token(headers, header::CONNECTION, "upgrade") {
+        return Err(HandshakeError::NoUpgrade);
+    }
+    let version = only(headers, header::SEC_WEBSOCKET_VERSION);
+    if version.is_none_or(|version| version.as_bytes() != b"13") {
+        return Err(HandshakeError::BadVersion);
+    }
+    let key = only(headers, header::SEC_WEBSOCKET_KEY).ok_or(HandshakeError::BadKey)?;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(key.as_bytes());
+    if decoded.is_ok_and(|bytes| bytes.len() == 16) {
+        Ok(derive_accept_key(key.as_bytes()))
+    } else {
+        Err(HandshakeError::BadKey)
+    }
+}
+
+/// The value of a header that must be there once.
+fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    values.next().is_none().then_some(first)
+}
+
+fn has_token(headers: &HeaderMap, name: HeaderName, token: &str) -> bool {
+    tokens(headers, name).any(|known| known.eq_ignore_ascii_case(token))
+}
+
+fn tokens(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+}
+
+/// The first offered subprotocol that we speak; it must be echoed.
+fn subprotocol(headers: &HeaderMap) -> Option<&'static str> {
+    tokens(headers, header::SEC_WEBSOCKET_PROTOCOL).find_map(|offered| match offered {
+        JSON_SUBPROTOCOL => Some(JSON_SUBPROTOCOL),
+        PROTOBUF_SUBPROTOCOL => Some(PROTOBUF_SUBPROTOCOL),
+        _ => None,
+    })
+}
+
+fn has_parameter(query: &str, name: &str, value: &str) -> bool {
+    query
+        .split('&')
+        .any(|pair| pair.split_once('=') == Some((name, value)))
+}
+
+fn visible_headers(headers: &HeaderMap, names: &[HeaderName]) -> Arc<[(Box<str>, Box<str>)]> {
+    names
+        .iter()
+        .filter_map(|name| {
+            let value = headers.get(name)?.to_str().ok()?;
+            Some((name.as_str().into(), value.into()))
+        })
+        .collect()
+}
+
+fn take_socket(upgraded: Upgraded) -> Option<(TcpStream, Bytes)> {
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf))
+}
+
+fn switching_protocols(accept_key: &str, subprotocol: Option<&'static str>) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept_key) = HeaderValue::from_str(accept_key) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept_key);
+    }
+    if let Some(subprotocol) = subprotocol {
+        let subprotocol = HeaderValue::from_static(subprotocol);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    response
+}
+
+impl HandshakeError {
+    fn response(self) -> Response {
+        let status = match self {
+            Self::NotGet
+            | Self::AbsoluteTarget
+            | Self::BadHost
+            | Self::NoUpgrade
+            | Self::BadVersion
+            | Self::BadKey => StatusCode::BAD_REQUEST,
+            Self::ForbiddenOrigin => StatusCode::FORBIDDEN,
+            Self::NotOpened(OpenRefused::UnknownApp) => StatusCode::NOT_FOUND,
+            Self::Refused(_)
+            | Self::NotOpened(OpenRefused::ConnectionLimit | OpenRefused::Draining) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        tracing::debug!(error = %self, "handshake refused");
+        let mut response = plain(status, &self.to_string());
+        let headers = response.headers_mut();
+        // What is refused shall not keep a socket.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if self == Self::BadVersion {
+            let version = HeaderValue::from_static("13");
+            headers.insert(header::SEC_WEBSOCKET_VERSION, version);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response {
+    let mut response = Response::new(Body::from(format!("{text}\n")));
+    *response.status_mut() = status;
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}
