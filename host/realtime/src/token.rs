@@ -208,8 +208,15 @@ impl TokenConfig {
         if header.text("cty")?.as_deref().is_some_and(is_nested) {
             return Err(Fault::Header);
         }
+        let is_token = |kind: &str| {
+            ["jwt", "at+jwt"]
+                .iter()
+                .any(|known| kind.eq_ignore_ascii_case(known))
+        };
+        if !header.text("typ")?.as_deref().is_none_or(is_token) {
+            return Err(Fault::Header);
+        }
         header.text("kid")?;
-        header.text("typ")?;
         let name = header.text("alg")?.ok_or(Fault::Algorithm)?;
         let algorithm = TokenAlgorithm::parse(&name).ok_or(Fault::Algorithm)?;
         if self.algorithms.is_empty() || self.algorithms.contains(&algorithm) {
