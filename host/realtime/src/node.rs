@@ -5,8 +5,6 @@
 //! here finds an app by what a client says.
 
 mod calls;
-#[cfg(test)]
-mod tests;
 
 use std::sync::{
     Arc,
