@@ -20,6 +20,7 @@ pub mod units;
 
 mod build;
 mod problems;
+mod realtime;
 
 use std::{
     collections::BTreeMap,
@@ -166,7 +167,6 @@ pub struct ClientConfig {
     pub connect_include_server_time: bool,
     pub history_max_publications: usize,
     pub recovery_max_publications: usize,
-    pub user_id_http_header: Option<HeaderName>,
     pub is_insecure: bool,
 }
 

@@ -5,7 +5,7 @@ use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Failure, Output, block_on, server::AdminServer};
+use super::{Failure, Output, block_on, output::describe_fields, server::AdminServer};
 
 /// Tells the story of a failed plugin call
 #[derive(Debug, Args)]
@@ -30,51 +30,6 @@ pub(super) fn run(command: &Explain, output: Output) -> Result<(), Failure> {
         }
         failure
     })?;
-    output.result(&story, || describe(&story, 0));
+    output.result(&story, || describe_fields(&story, 0));
     Ok(())
-}
-
-/// Fields one per line, nested ones indented.
-fn describe(value: &Value, indent: usize) -> String {
-    let pad = " ".repeat(indent);
-    match value {
-        Value::Object(fields) => {
-            let width = fields.keys().map(String::len).max().unwrap_or(0);
-            let line = |(name, value): (&String, &Value)| match value {
-                Value::Object(_) | Value::Array(_) => {
-                    format!("{pad}{name}\n{}", describe(value, indent + 2))
-                }
-                _ => format!("{pad}{name:width$}  {}", describe(value, 0)),
-            };
-            fields
-                .iter()
-                .filter(|(_, value)| !value.is_null())
-                .map(line)
-                .collect::<Vec<_>>()
-                .join("\n")
-        }
-        Value::Array(items) => items
-            .iter()
-            .map(|item| describe(item, indent))
-            .collect::<Vec<_>>()
-            .join("\n"),
-        Value::String(text) => format!("{pad}{text}"),
-        other => format!("{pad}{other}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_story_reads_as_lines() {
-        let story = json!({"plugin": "shout", "version": 2, "cause": "deadline", "log": ["one", "two"], "none": null});
-        assert_eq!(
-            describe(&story, 0),
-            "cause    deadline\nlog\n  one\n  two\nplugin   shout\nversion  2"
-        );
-    }
 }

@@ -147,9 +147,51 @@ pub(super) fn table(heading: &[&str], rows: &[Vec<String>]) -> String {
         .join("\n")
 }
 
+/// Fields one per line, nested ones indented.
+pub(super) fn describe_fields(value: &Value, indent: usize) -> String {
+    let pad = " ".repeat(indent);
+    match value {
+        Value::Object(fields) => {
+            let width = fields.keys().map(String::len).max().unwrap_or(0);
+            let line = |(name, value): (&String, &Value)| match value {
+                Value::Object(_) | Value::Array(_) => {
+                    format!("{pad}{name}\n{}", describe_fields(value, indent + 2))
+                }
+                _ => format!("{pad}{name:width$}  {}", describe_fields(value, 0)),
+            };
+            fields
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(line)
+                .collect::<Vec<_>>()
+                .join("\n")
+        }
+        Value::Array(items) => items
+            .iter()
+            .map(|item| describe_fields(item, indent))
+            .collect::<Vec<_>>()
+            .join(if items.iter().any(Value::is_object) {
+                "\n\n"
+            } else {
+                "\n"
+            }),
+        Value::String(text) => format!("{pad}{text}"),
+        other => format!("{pad}{other}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_lines_and_nested_ones_are_indented() {
+        let story = json!({"plugin": "shout", "version": 2, "log": ["one", "two"], "none": null});
+        assert_eq!(
+            describe_fields(&story, 0),
+            "log\n  one\n  two\nplugin   shout\nversion  2"
+        );
+    }
 
     #[test]
     fn columns_are_aligned() {

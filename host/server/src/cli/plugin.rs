@@ -13,7 +13,11 @@ use serde_json::{Value, json};
 use tidegate_control::{Hook, PluginName, Scope};
 
 use self::api::{Binding, PluginApi};
-use super::{Failure, Output, block_on, output::table, server::AdminServer};
+use super::{
+    Failure, Output, block_on,
+    output::{describe_fields, table},
+    server::AdminServer,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum PluginCommand {
@@ -482,17 +486,7 @@ fn inspect(command: &Inspect, output: Output) -> Result<(), Failure> {
             }
         }
     })?;
-    output.result(&version, || {
-        let Value::Object(fields) = &version else {
-            return version.to_string();
-        };
-        let width = fields.keys().map(String::len).max().unwrap_or(0);
-        fields
-            .iter()
-            .map(|(name, value)| format!("{name:width$}  {}", cell(value)))
-            .collect::<Vec<_>>()
-            .join("\n")
-    });
+    output.result(&version, || describe_fields(&version, 0));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, net::IpAddr, num::NonZeroU32, path::PathBuf, ti
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
+use tidegate_sandbox::Hook;
 
 use super::{
     ADMIN_KEY_MIN_BYTES, AdminApiConfig, ChannelsConfig, ClientConfig, Config, DemoConfig,
@@ -147,18 +148,6 @@ fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
     if pong_timeout >= ping_interval {
         problems.push(root.problem("client.pong_timeout", "must be shorter than client.ping_interval, so that a lost pong is noticed before the next ping"));
     }
-    let user_id_http_header = root
-        .filled_text("client.user_id_http_header")
-        .and_then(|name| {
-            let header = HeaderName::try_from(name.as_str()).ok();
-            if header.is_none() {
-                problems.push(root.problem(
-                    "client.user_id_http_header",
-                    format!("`{name}` is not a header name"),
-                ));
-            }
-            header
-        });
     let allowed_origins = root.texts("client.allowed_origins");
     for origin in allowed_origins
         .iter()
@@ -205,7 +194,6 @@ fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
         connect_include_server_time: root.flag("client.connect_include_server_time"),
         history_max_publications: limit("client.history_max_publication_limit"),
         recovery_max_publications: limit("client.recovery_max_publication_limit"),
-        user_id_http_header,
         is_insecure: root.flag("client.insecure"),
     }
 }
@@ -523,24 +511,26 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
             )),
         }
     }
-    let mut deadline = |hook: &str| {
+    let mut deadline = |hook: Hook| {
         let name = format!("plugins.deadline.{hook}");
         let deadline = at_least(root, &name, Duration::from_millis(1), problems);
-        if deadline > Duration::from_secs(10) {
+        let most = hook.deadline_cap();
+        if deadline > most {
+            let most = super::units::format_duration(most);
             problems.push(root.problem(
                 &name,
-                "a hook that takes longer than 10s holds up its clients; use at most \"10s\"",
+                format!("a call holds up other clients while it runs; use at most \"{most}\""),
             ));
         }
         deadline
     };
     PluginsConfig {
         deadlines: PluginDeadlines {
-            authentication: deadline("authentication"),
-            authorization: deadline("authorization"),
-            filtering: deadline("filtering"),
-            routing: deadline("routing"),
-            rpc: deadline("rpc"),
+            authentication: deadline(Hook::Authentication),
+            authorization: deadline(Hook::Authorization),
+            filtering: deadline(Hook::Filtering),
+            routing: deadline(Hook::Routing),
+            rpc: deadline(Hook::Rpc),
         },
         allowed_headers,
         name_in_errors: root.flag("plugins.name_in_errors"),

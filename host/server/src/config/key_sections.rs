@@ -560,8 +560,8 @@ const CLIENT: &[Row] = &[
         "user_id_http_header",
         Text,
         "\"\"",
-        Supported,
-        "Header whose value is the user id, set by a proxy that authenticates; requires that only the proxy can reach us.",
+        Later("user ids from a proxy's header are"),
+        "",
     ),
     (
         "insecure",
@@ -1187,7 +1187,7 @@ const PLUGINS: &[Row] = &[
         "memory_limit",
         Kind::Size {
             min: 1 << 20,
-            max: 1 << 30,
+            max: tidegate_sandbox::MEMORY_CAP_BYTES as u64,
         },
         "\"32MiB\"",
         Supported,

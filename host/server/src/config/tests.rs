@@ -494,3 +494,16 @@ fn the_option_wins_over_everything() {
         Path::new("/from/option")
     );
 }
+
+#[test]
+fn the_configuration_of_the_demonstration_is_good() {
+    let text = include_str!("../../../../demo/tidegate.toml");
+    let config = good(
+        text,
+        &[(
+            "TIDEGATE_DEMO_TICKET_SECRET",
+            "0123456789abcdef0123456789abcdef",
+        )],
+    );
+    assert!(config.demo.is_some());
+}
