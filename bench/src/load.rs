@@ -10,8 +10,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
-use rustix::fd::OwnedFd;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use crate::frame::{self, opcode};
 use crate::histogram::Histogram;
@@ -26,6 +26,9 @@ const READ_BUFFER_BYTES: usize = 256 * 1024;
 
 /// Without any progress for this long a run has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a full socket is waited for before its write is tried again.
+const WRITE_PATIENCE_MILLIS: u8 = 250;
 
 /// The longest wait for events, so that deadlines are looked at.
 const TICK: Duration = Duration::from_millis(5);
@@ -146,7 +149,7 @@ struct Totals {
 #[derive(Debug)]
 pub struct Rig {
     config: RigConfig,
-    epoll: OwnedFd,
+    epoll: Epoll,
     /// Subscribers first, the publisher last.
     connections: Vec<Connection>,
     rests: HashMap<usize, Vec<u8>>,
@@ -172,7 +175,7 @@ impl Rig {
             "the load client talks to this machine only"
         );
         let mut rig = Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC).context("no epoll")?,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).context("no epoll")?,
             connections: Vec::with_capacity(config.subscribers + 1),
             rests: HashMap::new(),
             buffer: vec![0; READ_BUFFER_BYTES],
@@ -380,12 +383,9 @@ impl Rig {
         stream.set_nodelay(true)?;
         stream.write_all(&frame::upgrade_request(path, &address.to_string()))?;
         stream.set_nonblocking(true)?;
-        epoll::add(
-            &self.epoll,
-            &stream,
-            epoll::EventData::new_u64(index as u64),
-            epoll::EventFlags::IN | epoll::EventFlags::RDHUP,
-        )?;
+        let interest = EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP;
+        self.epoll
+            .add(&stream, EpollEvent::new(interest, index as u64))?;
         self.connections.push(Connection {
             stream,
             sequence: 0,
@@ -416,18 +416,15 @@ impl Rig {
 
     /// Handles what has arrived, or waits for it.
     fn turn(&mut self, wait: Duration) -> Result<()> {
-        let mut events = [const { std::mem::MaybeUninit::uninit() }; 512];
-        let timeout = Timespec {
-            tv_sec: 0,
-            tv_nsec: i64::from(wait.subsec_nanos()),
-        };
-        let (events, _) = match epoll::wait(&self.epoll, events.as_mut_slice(), Some(&timeout)) {
-            Ok(events) => events,
-            Err(rustix::io::Errno::INTR) => return Ok(()),
+        let mut events = [EpollEvent::empty(); 512];
+        let timeout = u8::try_from(wait.as_millis()).unwrap_or(u8::MAX);
+        let count = match self.epoll.wait(&mut events, EpollTimeout::from(timeout)) {
+            Ok(count) => count,
+            Err(nix::errno::Errno::EINTR) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        for event in events {
-            self.read(usize::try_from(event.data.u64()).unwrap_or(usize::MAX))?;
+        for event in &events[..count] {
+            self.read(usize::try_from(event.data()).unwrap_or(usize::MAX))?;
         }
         Ok(())
     }
@@ -612,11 +609,11 @@ impl Rig {
             match stream.write(rest) {
                 Ok(len) => rest = &rest[len..],
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let timeout = Timespec {
-                        tv_sec: 1,
-                        tv_nsec: 0,
-                    };
-                    poll(&mut [PollFd::new(stream, PollFlags::OUT)], Some(&timeout))?;
+                    let fd = std::os::fd::AsFd::as_fd(stream);
+                    poll(
+                        &mut [PollFd::new(fd, PollFlags::POLLOUT)],
+                        PollTimeout::from(WRITE_PATIENCE_MILLIS),
+                    )?;
                 }
                 Err(error) => return Err(error).context("cannot write"),
             }
@@ -629,8 +626,7 @@ impl Drop for Rig {
     fn drop(&mut self) {
         for connection in &self.connections {
             // A reset leaves no TIME_WAIT behind; where it cannot be had, an orderly close is as good.
-            let _ =
-                rustix::net::sockopt::set_socket_linger(&connection.stream, Some(Duration::ZERO));
+            let _ = socket2::SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO));
         }
     }
 }

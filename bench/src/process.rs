@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+/// `USER_HZ`, which Linux shows to every process whatever its own clock does.
+const TICKS_PER_SECOND: u32 = 100;
+
 /// User and system time that a process has used, all threads together.
 ///
 /// # Errors
@@ -13,8 +16,7 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
         .with_context(|| format!("process {pid} is gone"))?;
     let ticks = cpu_ticks(&stat)
         .with_context(|| format!("/proc/{pid}/stat has another form than expected"))?;
-    Ok(Duration::from_secs(ticks)
-        / u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100))
+    Ok(Duration::from_secs(ticks) / TICKS_PER_SECOND)
 }
 
 /// Fields 14 and 15, counted after the name, which may itself hold spaces and parentheses.

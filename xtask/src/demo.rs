@@ -203,7 +203,7 @@ fn local(address: &str) -> String {
 }
 
 /// A fresh secret of 64 hexadecimal digits.
-fn secret() -> Result<String> {
+pub(crate) fn secret() -> Result<String> {
     use std::io::Read as _;
     let mut bytes = [0_u8; 32];
     std::fs::File::open("/dev/urandom")

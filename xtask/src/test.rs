@@ -61,6 +61,15 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
     guests::build(steps, workspace)?;
     if parts.rust {
         rust(steps, workspace)?;
+        steps.command(
+            "checking the demonstration's configuration",
+            "correct demo/tidegate.toml as the lines above say",
+            std::process::Command::new(workspace.server())
+                .args(["config", "check", "--config", "demo/tidegate.toml"])
+                .current_dir(&workspace.root)
+                .env("TIDEGATE_DEMO_TICKET_SECRET", demo::secret()?)
+                .stdout(std::process::Stdio::null()),
+        )?;
     }
     if parts.node || parts.browser {
         toolchain::node_packages(steps, &workspace.root.join("tests/js"))?;
