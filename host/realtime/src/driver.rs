@@ -29,7 +29,7 @@ use crate::{
     hooks::{Peer, Progress},
     hub::Membership,
     link::{Link, Signal},
-    metrics::OutcomeLabel,
+    metrics::RealtimeMetrics,
     node::Node,
     publish::{self, Publishing},
     session::{Answer, Ask, Context, Now, PublishAsk, Session, Sink, Step},
@@ -70,6 +70,10 @@ pub struct Driver {
     session: Session,
     waiting: Option<Pin<Box<dyn Future<Output = Resolved> + Send>>>,
     /// Commands of a frame behind one that waits.
+    #[expect(
+        clippy::box_collection,
+        reason = "an idle session pays one pointer for it"
+    )]
     queue: Option<Box<VecDeque<Result<Command, DecodeError>>>>,
     /// What the wheel was told.
     scheduled: Option<Instant>,
@@ -130,30 +134,30 @@ impl Driver {
                     if !rest.is_empty() {
                         self.queue = Some(Box::new(rest));
                     }
-                    return self.after(turn);
+                    return self.after(turn, now);
                 }
-                Turn::Close(_) => return self.after(turn),
+                Turn::Close(_) => return self.after(turn, now),
             }
         }
-        self.after(Turn::Read)
+        self.after(Turn::Read, now)
     }
 
     /// Waits for the answer that the last turn asked for, and goes on with the commands behind it.
     pub fn poll_answer(&mut self, context: &mut task::Context<'_>) -> Poll<Turn> {
         loop {
             let Some(waiting) = &mut self.waiting else {
-                return Poll::Ready(self.after(Turn::Read));
+                return Poll::Ready(self.after(Turn::Read, Now::read()));
             };
             let Poll::Ready(resolved) = waiting.as_mut().poll(context) else {
                 return Poll::Pending;
             };
             self.waiting = None;
-            let turn = self.resolve(resolved, Now::read());
-            let turn = match turn {
-                Turn::Read => self.on_queue(),
+            let now = Now::read();
+            let turn = match self.resolve(resolved, now) {
+                Turn::Read => self.on_queue(now),
                 turn => turn,
             };
-            match self.after(turn) {
+            match self.after(turn, now) {
                 // The next future has to be polled once, so that it can wake the task.
                 Turn::Wait => {}
                 turn => return Poll::Ready(turn),
@@ -196,11 +200,11 @@ impl Driver {
                 }
             };
             if matches!(turn, Turn::Close(_)) {
-                return self.after(turn);
+                return self.after(turn, now);
             }
         }
         let turn = self.idle_turn();
-        self.after(turn)
+        self.after(turn, now)
     }
 
     fn idle_turn(&self) -> Turn {
@@ -238,8 +242,7 @@ impl Driver {
         }
     }
 
-    fn on_queue(&mut self) -> Turn {
-        let now = Now::read();
+    fn on_queue(&mut self, now: Now) -> Turn {
         while let Some(queue) = &mut self.queue {
             let Some(command) = queue.pop_front() else {
                 self.queue = None;
@@ -265,13 +268,12 @@ impl Driver {
         now: Now,
         run: impl FnOnce(&mut Session, &Context<'_>, &mut dyn Sink) -> Step,
     ) -> Turn {
-        let mut sink = LinkSink::new(&self.link);
+        let mut sink = LinkSink::new(&self.link, self.node.metrics());
         let step = {
             let settings = self.app.settings();
             let context = Context {
                 now,
                 settings: &settings,
-                has_rpc: self.node.hooks().has_rpc(self.app.id()),
                 version: self.node.version(),
             };
             run(&mut self.session, &context, &mut sink)
@@ -301,16 +303,16 @@ impl Driver {
         } = resolved;
         let metrics = self.node.metrics();
         let counted = match &answer {
-            Answer::Publish(outcome) => Some((&metrics.publishes, OutcomeLabel::of(outcome))),
-            Answer::Connect(outcome) => Some((&metrics.connects, OutcomeLabel::of(outcome))),
-            Answer::Subscribe(outcome) => Some((&metrics.subscribes, OutcomeLabel::of(outcome))),
+            Answer::Publish(outcome) => Some((&metrics.publishes, outcome.is_ok())),
+            Answer::Connect(outcome) => Some((&metrics.connects, outcome.is_ok())),
+            Answer::Subscribe(outcome) => Some((&metrics.subscribes, outcome.is_ok())),
             Answer::Rpc(_)
             | Answer::History(_)
             | Answer::RefreshIdentity(_)
             | Answer::RefreshSubscription(_) => None,
         };
-        if let Some((family, label)) = counted {
-            family.get_or_create(&label).inc();
+        if let Some((outcomes, is_ok)) = counted {
+            outcomes.count(is_ok);
         }
         let turn = self.step(now, |session, context, sink| {
             session.answer(answer, context, sink)
@@ -370,10 +372,9 @@ impl Driver {
     }
 
     /// What follows every turn: things that became due while somebody was asked, and the next deadline.
-    fn after(&mut self, turn: Turn) -> Turn {
+    fn after(&mut self, turn: Turn, now: Now) -> Turn {
         let mut turn = turn;
         if turn == Turn::Read {
-            let now = Now::read();
             let is_due = {
                 let settings = self.app.settings();
                 self.session.next_deadline(&settings.client) <= now.instant
@@ -422,13 +423,18 @@ impl std::fmt::Debug for Driver {
 /// Frames replies onto a link.
 struct LinkSink<'a> {
     link: &'a Link,
+    metrics: &'a RealtimeMetrics,
     /// The first message that could not be encoded.
     fault: Option<EncodeError>,
 }
 
 impl<'a> LinkSink<'a> {
-    fn new(link: &'a Link) -> Self {
-        Self { link, fault: None }
+    fn new(link: &'a Link, metrics: &'a RealtimeMetrics) -> Self {
+        Self {
+            link,
+            metrics,
+            fault: None,
+        }
     }
 
     fn push(&mut self, frame: Result<Frame, EncodeError>) {
@@ -444,6 +450,12 @@ impl<'a> LinkSink<'a> {
 
 impl Sink for LinkSink<'_> {
     fn reply(&mut self, reply: &Reply) {
+        let of_connect = reply.connect.iter().flat_map(|result| result.subs.values());
+        for result in reply.subscribe.as_deref().into_iter().chain(of_connect) {
+            if result.was_recovering {
+                self.metrics.recoveries.count(result.recovered);
+            }
+        }
         self.push(Frame::reply(self.link.codec(), self.link.framing(), reply));
     }
 

@@ -4,6 +4,8 @@
 
 pub mod app;
 pub mod broker;
+#[cfg(any(test, feature = "testing"))]
+pub mod broker_contract;
 pub mod channel;
 pub mod config;
 pub mod driver;

@@ -401,3 +401,53 @@ impl std::fmt::Debug for MemoryBroker {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker_contract::{Recorder, check_all};
+
+    #[tokio::test]
+    async fn the_memory_broker_keeps_the_contract() {
+        let events = Arc::new(Recorder::default());
+        let broker = MemoryBroker::new(Arc::clone(&events) as _);
+        check_all(&broker, &events, "").await;
+    }
+
+    #[test]
+    fn streams_end_with_their_time_and_reading_makes_none() {
+        let broker = MemoryBroker::new(Arc::new(Recorder::default()));
+        let key = |name: &str| ChannelKey::new(&crate::ids::AppId::default_app(), name);
+        let query = HistoryQuery {
+            limit: HistoryLimit::All,
+            since: None,
+            order: HistoryOrder::OldestFirst,
+            meta_ttl: Duration::from_secs(1),
+        };
+        broker.history_now(&key("read"), &query);
+        assert_eq!(broker.num_streams(), 0);
+        broker.publish_now(PublishRequest {
+            key: key("short"),
+            publication: Publication::default(),
+            history: Some(HistoryOptions {
+                size: 1,
+                ttl: Duration::ZERO,
+                meta_ttl: Duration::ZERO,
+            }),
+            idempotency_key: None,
+            version: 0,
+            version_epoch: Box::default(),
+        });
+        let before = broker.history_now(&key("short"), &query);
+        assert!(before.publications.is_empty(), "entries end by themselves");
+        assert_eq!(before.top.offset, 1, "the position outlives them");
+        broker.sweep();
+        assert_eq!(broker.num_streams(), 0);
+        let after = broker.history_now(&key("short"), &query);
+        assert_eq!(after.top.offset, 0);
+        assert_ne!(
+            after.top.epoch, before.top.epoch,
+            "a new stream has a new epoch"
+        );
+    }
+}

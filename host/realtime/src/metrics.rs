@@ -14,11 +14,11 @@ pub struct RealtimeMetrics {
     /// Open connections.
     pub sessions: Gauge,
     /// Connects that were answered.
-    pub connects: Family<OutcomeLabel, Counter>,
-    pub subscribes: Family<OutcomeLabel, Counter>,
-    pub publishes: Family<OutcomeLabel, Counter>,
+    pub connects: Outcomes,
+    pub subscribes: Outcomes,
+    pub publishes: Outcomes,
     /// Recoveries asked for, by whether everything missed was there.
-    pub recoveries: Family<OutcomeLabel, Counter>,
+    pub recoveries: Outcomes,
     /// Connections that this node ended, by code.
     pub disconnects: Family<CodeLabel, Counter>,
     /// Frames that could not be decoded, by what was wrong.
@@ -31,13 +31,36 @@ pub struct RealtimeMetrics {
     pub refused: Family<ReasonLabel, Counter>,
 }
 
+/// A counter of what went well and one of what did not, resolved once.
+#[derive(Debug, Clone)]
+pub struct Outcomes {
+    family: Family<OutcomeLabel, Counter>,
+    ok: Counter,
+    failed: Counter,
+}
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        let family = Family::<OutcomeLabel, Counter>::default();
+        let resolve = |outcome| family.get_or_create(&OutcomeLabel { outcome }).clone();
+        let (ok, failed) = (resolve(OutcomeKind::ok), resolve(OutcomeKind::failed));
+        Self { family, ok, failed }
+    }
+}
+
+impl Outcomes {
+    pub fn count(&self, is_ok: bool) {
+        if is_ok { &self.ok } else { &self.failed }.inc();
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct OutcomeLabel {
-    pub outcome: OutcomeKind,
+struct OutcomeLabel {
+    outcome: OutcomeKind,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-pub enum OutcomeKind {
+enum OutcomeKind {
     #[expect(
         non_camel_case_types,
         reason = "label values are written as they are named"
@@ -61,17 +84,6 @@ pub struct ReasonLabel {
     pub reason: &'static str,
 }
 
-impl OutcomeLabel {
-    pub fn of<T, E>(result: &Result<T, E>) -> Self {
-        let outcome = if result.is_ok() {
-            OutcomeKind::ok
-        } else {
-            OutcomeKind::failed
-        };
-        Self { outcome }
-    }
-}
-
 impl RealtimeMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
@@ -80,22 +92,22 @@ impl RealtimeMetrics {
         registry.register(
             "connects",
             "Connect commands answered",
-            metrics.connects.clone(),
+            metrics.connects.family.clone(),
         );
         registry.register(
             "subscribes",
             "Subscribe commands answered",
-            metrics.subscribes.clone(),
+            metrics.subscribes.family.clone(),
         );
         registry.register(
             "publishes",
             "Publish commands answered",
-            metrics.publishes.clone(),
+            metrics.publishes.family.clone(),
         );
         registry.register(
             "recoveries",
             "Recoveries asked for; ok when everything missed was there",
-            metrics.recoveries.clone(),
+            metrics.recoveries.family.clone(),
         );
         registry.register(
             "disconnects",
@@ -153,10 +165,7 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = RealtimeMetrics::register(&mut registry);
         metrics.sessions.inc();
-        metrics
-            .connects
-            .get_or_create(&OutcomeLabel::of(&Ok::<(), ()>(())))
-            .inc();
+        metrics.connects.count(true);
         metrics.count_disconnect(3501);
         metrics.count_disconnect(4242);
         metrics.count_bad_frame("syntax");
@@ -166,6 +175,7 @@ mod tests {
         for line in [
             "tidegate_realtime_sessions 1",
             "tidegate_realtime_connects_total{outcome=\"ok\"} 1",
+            "tidegate_realtime_connects_total{outcome=\"failed\"} 0",
             "tidegate_realtime_disconnects_total{code=\"bad request\"} 1",
             "tidegate_realtime_disconnects_total{code=\"other\"} 1",
             "tidegate_realtime_bad_frames_total{reason=\"syntax\"} 1",

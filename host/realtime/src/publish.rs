@@ -298,13 +298,13 @@ impl Job {
         let channel = other.unwrap_or(&self.channel);
         let settings = self.app.settings();
         let options = settings.channel.resolve(channel)?.options;
-        let bytes = data.as_ref().unwrap_or(&draft.data);
+        let bytes = data.unwrap_or_else(|| draft.data.clone());
         let is_untouched =
             bytes.as_ptr() == self.data.as_bytes().as_ptr() && bytes.len() == self.data.len();
         let data = if is_untouched {
             self.data.clone()
         } else {
-            let changed = Raw::from(bytes.clone());
+            let changed = self.changed_data(bytes)?;
             check_format(options.publication_data_format, &changed)?;
             changed
         };
@@ -333,6 +333,19 @@ impl Job {
             version: self.version,
             version_epoch: self.version_epoch.clone(),
         })
+    }
+
+    /// Data that a plugin put in the place of the sender's. What was JSON stays JSON: anything else would
+    /// disconnect every JSON client of the channel.
+    fn changed_data(&self, bytes: Bytes) -> Result<Raw, Failure> {
+        match Raw::parse_json(bytes.clone()) {
+            Ok(checked) => Ok(checked),
+            Err(_) if self.data.is_json() => {
+                tracing::warn!(app = %self.app.id(), "a plugin made JSON data into something else");
+                Err(ErrorCode::Internal.into())
+            }
+            Err(_) => Ok(bytes.into()),
+        }
     }
 
     /// The plugins' effects follow a message that was carried out.

@@ -106,8 +106,6 @@ impl Now {
 pub struct Context<'a> {
     pub now: Now,
     pub settings: &'a RealtimeConfig,
-    /// Whether any plugin answers RPCs in the app.
-    pub has_rpc: bool,
     /// Shown to clients as the server's version.
     pub version: &'a str,
 }
@@ -253,7 +251,7 @@ impl<S: Seat> Session<S> {
             }
             Request::Publish(request) => self.publish(id, *request, context),
             Request::History(request) => self.history(id, *request, context),
-            Request::Rpc(request) => self.rpc(id, *request, context),
+            Request::Rpc(request) => self.rpc(id, *request),
             Request::Refresh(request) => self.refresh(&request.token, context),
             Request::SubRefresh(request) => self.sub_refresh(&request),
             Request::Presence(_) | Request::PresenceStats(_) => Err(ErrorCode::NotAvailable.into()),

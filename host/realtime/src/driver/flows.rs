@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use tidegate_protocol::{DisconnectCode, ErrorCode, StreamPosition};
+use bytes::Bytes;
+use tidegate_protocol::{Codec, DisconnectCode, ErrorCode, Raw, StreamPosition};
 
 use super::Resolved;
 use crate::{
@@ -76,12 +77,21 @@ async fn admit(
     let outcome = node.hooks().authenticate(question).wait().await?;
     *effects = outcome.effects;
     let (mut identity, is_by_hook): (Identity, bool) = match outcome.verdict {
-        AuthenticationVerdict::Accept(identity) => (*identity, true),
+        AuthenticationVerdict::Accept(identity) => {
+            check_json(link, &identity.info, &identity.data)?;
+            for subscription in &identity.subscriptions {
+                check_json(link, &subscription.grant.info, &subscription.grant.data)?;
+            }
+            (*identity, true)
+        }
         AuthenticationVerdict::NotMine => (*builtin?, false),
         AuthenticationVerdict::Refuse(refusal) => return Err(refusal.into()),
     };
     if is_by_hook && identity.expires_at.is_some_and(|at| at <= now.unix()) {
         return Err(ErrorCode::Expired.into());
+    }
+    if node.is_draining() {
+        return Err(DisconnectCode::Shutdown.into());
     }
     let settings = app.settings().clone();
     *registration = Some(
@@ -156,6 +166,9 @@ async fn seat(
         };
         let outcome = node.hooks().authorize(question).wait().await?;
         effects = outcome.effects;
+        if let AuthorizationVerdict::Allow(grant) = &outcome.verdict {
+            check_json(link, &grant.info, &grant.data)?;
+        }
         outcome.verdict
     } else {
         AuthorizationVerdict::NotMine
@@ -170,6 +183,17 @@ async fn seat(
         terms,
         page,
     })
+}
+
+/// What a plugin shows to others is JSON, or it would disconnect those who read JSON; so is what it tells a
+/// client that reads JSON.
+fn check_json(link: &Link, info: &Bytes, data: &Bytes) -> Result<(), Failure> {
+    let is_good = |bytes: &Bytes| bytes.is_empty() || Raw::from(bytes.clone()).is_json();
+    if is_good(info) && (link.codec() == Codec::Protobuf || is_good(data)) {
+        return Ok(());
+    }
+    tracing::warn!("a plugin's info or data is not JSON; the client was refused");
+    Err(ErrorCode::Internal.into())
 }
 
 /// Joins the channel first and reads its history afterwards: what is published in between is kept back.
@@ -223,9 +247,12 @@ fn is_same_stream(since: Option<&StreamPosition>, top: &StreamPosition) -> bool 
 }
 
 pub(super) fn rpc(node: &Arc<Node>, app: &Arc<App>, question: RpcQuestion) -> Progress<Resolved> {
+    if !node.hooks().has_rpc(app.id()) {
+        return Progress::Ready(Answer::Rpc(Err(ErrorCode::NotAvailable.into())).into());
+    }
     let (again, app) = (Arc::clone(node), Arc::clone(app));
     node.hooks().rpc(question).map(move |answer| {
-        let verdict = answer.map(|outcome| {
+        let verdict = answer.map_err(Failure::from).map(|outcome| {
             if !matches!(outcome.verdict, RpcVerdict::Refuse(_)) {
                 run(&again, &app, outcome.effects);
             }

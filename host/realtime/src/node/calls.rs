@@ -22,7 +22,6 @@ use crate::{
     hooks::{Draft, Origin, Progress},
     ids::{AppId, ChannelKey, ClientId},
     link::{Link, Signal},
-    metrics::OutcomeLabel,
     publish::{Publishing, publish},
     session::Failure,
 };
@@ -145,8 +144,7 @@ impl Node {
         };
         let node = Arc::clone(self);
         publish(self, &app, publishing).map(move |outcome| {
-            let label = OutcomeLabel::of(&outcome);
-            node.metrics().publishes.get_or_create(&label).inc();
+            node.metrics().publishes.count(outcome.is_ok());
             let position = outcome.map_err(from_failure)?;
             let StreamPosition { offset, epoch } = position.unwrap_or_default();
             Ok(PublishResult { offset, epoch })
@@ -159,24 +157,34 @@ impl Node {
         id: &AppId,
         request: BroadcastRequest,
     ) -> Called<BroadcastResult> {
-        if request.channels.is_empty() {
+        let BroadcastRequest {
+            channels,
+            data,
+            b64data: _,
+            skip_history,
+            tags,
+            idempotency_key,
+            delta,
+            version,
+            version_epoch,
+        } = request;
+        if channels.is_empty() {
             let empty = error(ApiErrorCode::BadRequest, "bad request: no channels");
             return Progress::Ready(Err(empty));
         }
-        let calls: Vec<_> = request
-            .channels
-            .iter()
+        let calls: Vec<_> = channels
+            .into_iter()
             .map(|channel| {
                 let request = PublishRequest {
-                    channel: channel.clone(),
-                    data: request.data.clone(),
+                    channel,
+                    data: data.clone(),
                     b64data: String::new(),
-                    skip_history: request.skip_history,
-                    tags: request.tags.clone(),
-                    idempotency_key: request.idempotency_key.clone(),
-                    delta: request.delta,
-                    version: request.version,
-                    version_epoch: request.version_epoch.clone(),
+                    skip_history,
+                    tags: tags.clone(),
+                    idempotency_key: idempotency_key.clone(),
+                    delta,
+                    version,
+                    version_epoch: version_epoch.clone(),
                 };
                 self.publish(id, request)
             })
@@ -191,12 +199,12 @@ impl Node {
     }
 
     pub fn history(&self, id: &AppId, request: HistoryRequest) -> Called<HistoryResult> {
-        let query = match self.history_query(id, &request) {
+        let key = ChannelKey::new(id, &request.channel);
+        let query = match self.history_query(id, request) {
             Ok(query) => query,
             Err(error) => return Progress::Ready(Err(error)),
         };
         let since_epoch = query.since.as_ref().map(|since| since.epoch.clone());
-        let key = ChannelKey::new(id, &request.channel);
         self.broker().history(&key, query).map(move |page| {
             let page = page.map_err(from_broker)?;
             let is_same =
@@ -226,11 +234,7 @@ impl Node {
         })
     }
 
-    fn history_query(
-        &self,
-        id: &AppId,
-        request: &HistoryRequest,
-    ) -> Result<HistoryQuery, ApiError> {
+    fn history_query(&self, id: &AppId, request: HistoryRequest) -> Result<HistoryQuery, ApiError> {
         let app = self.app_of_call(id)?;
         let settings = app.settings();
         let options = settings
@@ -241,9 +245,9 @@ impl Node {
         if options.history.is_none() {
             return Err(ApiErrorCode::NotAvailable.into());
         }
-        let since = request.since.as_ref().map(|since| StreamPosition {
+        let since = request.since.map(|since| StreamPosition {
             offset: since.offset,
-            epoch: since.epoch.clone(),
+            epoch: since.epoch,
         });
         let is_before_all = since.as_ref().is_some_and(|since| since.offset == 0);
         if request.reverse && is_before_all {
@@ -267,9 +271,10 @@ impl Node {
     }
 
     pub fn history_remove(&self, id: &AppId, request: HistoryRemoveRequest) -> Called<EmptyResult> {
+        let HistoryRemoveRequest { channel } = request;
         let checked = self.app_of_call(id).and_then(|app| {
             let settings = app.settings();
-            let resolved = settings.channel.resolve(&request.channel);
+            let resolved = settings.channel.resolve(&channel);
             let has_history = resolved.map_err(from_name)?.options.history.is_some();
             if has_history {
                 Ok(())
@@ -280,7 +285,7 @@ impl Node {
         if let Err(error) = checked {
             return Progress::Ready(Err(error));
         }
-        let key = ChannelKey::new(id, &request.channel);
+        let key = ChannelKey::new(id, &channel);
         self.broker()
             .remove_history(&key)
             .map(|done| done.map(|()| EmptyResult {}).map_err(from_broker))
@@ -340,10 +345,18 @@ impl Node {
             Ok(app) => app,
             Err(error) => return Progress::Ready(Err(error)),
         };
-        let expires_at = u64::try_from(request.expire_at).ok().filter(|at| *at > 0);
-        for link in select(&app, &request.user, &request.client, &request.session) {
+        let RefreshRequest {
+            user,
+            client,
+            expired,
+            expire_at,
+            info: _,
+            session,
+        } = request;
+        let expires_at = u64::try_from(expire_at).ok().filter(|at| *at > 0);
+        for link in select(&app, &user, &client, &session) {
             link.signal(Signal::Refresh {
-                is_expired: request.expired,
+                is_expired: expired,
                 expires_at,
             });
         }

@@ -174,7 +174,7 @@ pub enum Answer<S> {
     Subscribe(Result<Box<Seated<S>>, Failure>),
     RefreshSubscription(Result<AuthorizationVerdict, HookFailure>),
     Publish(Result<(), Failure>),
-    Rpc(Result<RpcVerdict, HookFailure>),
+    Rpc(Result<RpcVerdict, Failure>),
     History(Result<Box<HistoryPage>, Failure>),
 }
 

@@ -14,7 +14,7 @@ use crate::{
     broker::{HistoryLimit, HistoryOrder, HistoryPage, HistoryQuery, publication_cost},
     channel::BadName,
     config::MAX_PAGE_BYTES,
-    hooks::{Draft, HookFailure, Origin, RpcQuestion, RpcVerdict},
+    hooks::{Draft, Origin, RpcQuestion, RpcVerdict},
     ids::ChannelKey,
 };
 
@@ -133,15 +133,7 @@ impl<S: Seat> Session<S> {
         }))))
     }
 
-    pub(super) fn rpc(
-        &mut self,
-        id: u32,
-        request: RpcRequest,
-        context: &Context<'_>,
-    ) -> Result<Outcome, Failure> {
-        if !context.has_rpc {
-            return Err(ErrorCode::NotAvailable.into());
-        }
+    pub(super) fn rpc(&mut self, id: u32, request: RpcRequest) -> Result<Outcome, Failure> {
         if request.method.len() > MAX_METHOD_BYTES {
             return Err(Failure::error(
                 ErrorCode::BadRequest,
@@ -157,7 +149,7 @@ impl<S: Seat> Session<S> {
     }
 }
 
-pub(super) fn rpc_outcome(answer: Result<RpcVerdict, HookFailure>) -> Result<Outcome, Failure> {
+pub(super) fn rpc_outcome(answer: Result<RpcVerdict, Failure>) -> Result<Outcome, Failure> {
     match answer? {
         RpcVerdict::NotMine => Err(ErrorCode::MethodNotFound.into()),
         RpcVerdict::Refuse(refusal) => Err(refusal.into()),

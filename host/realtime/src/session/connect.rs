@@ -280,12 +280,15 @@ fn builtin_outcome(
     })
 }
 
+/// A channel whose seat handed over what it kept back.
+type Opened<'a> = (&'a str, Beginning);
+
 /// Opens the seats one inside the other, so that the reply is pushed when all of them have handed over what
 /// they kept back and none of them is live.
 fn activate_all<'a, S: Seat>(
     seats: &'a [Seated<S>],
-    opened: &mut Vec<(&'a str, Beginning)>,
-    reply: &mut dyn FnMut(&[(&'a str, Beginning)]),
+    opened: &mut Vec<Opened<'a>>,
+    reply: &mut dyn FnMut(&[Opened<'a>]),
 ) {
     let Some((seated, rest)) = seats.split_first() else {
         reply(opened);
@@ -302,7 +305,7 @@ fn activate_all<'a, S: Seat>(
 }
 
 /// The results by channel; `None` when one subscription is torn.
-fn results_of(beginnings: &[(&str, Beginning)]) -> Option<BTreeMap<String, SubscribeResult>> {
+fn results_of(beginnings: &[Opened<'_>]) -> Option<BTreeMap<String, SubscribeResult>> {
     beginnings
         .iter()
         .map(|(channel, beginning)| {

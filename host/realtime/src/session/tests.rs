@@ -162,7 +162,6 @@ impl Harness {
         let context = Context {
             now: self.now,
             settings: &self.settings,
-            has_rpc: self.has_rpc,
             version: "test",
         };
         act(&mut self.session, &context, &mut self.sent)
@@ -212,7 +211,8 @@ impl Harness {
                 Answer::Subscribe(terms.map(|terms| Box::new(seated(&ask, terms, page(7)))))
             }
             Ask::Publish(_) => Answer::Publish(Ok(())),
-            Ask::Rpc(_) => Answer::Rpc(Ok(RpcVerdict::NotMine)),
+            Ask::Rpc(_) if self.has_rpc => Answer::Rpc(Ok(RpcVerdict::NotMine)),
+            Ask::Rpc(_) => Answer::Rpc(Err(ErrorCode::NotAvailable.into())),
             Ask::History(_) => Answer::History(Ok(Box::new(page(7)))),
             Ask::RefreshIdentity(_) => Answer::RefreshIdentity(Ok(AuthenticationVerdict::NotMine)),
             Ask::RefreshSubscription(_) => {

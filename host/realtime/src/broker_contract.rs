@@ -1,0 +1,311 @@
+//! What every broker is held to, whatever it keeps its streams in.
+//!
+//! One function per promise of [`Broker`]; an implementation's tests call [`check_all`] with a fresh broker
+//! and the [`Recorder`] it reports to. Compiled for tests and with the feature `testing`.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tidegate_protocol::{Publication, Raw, StreamPosition};
+
+use crate::{
+    broker::{
+        Broker, BrokerEvents, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage,
+        HistoryQuery, PublishRequest, Published,
+    },
+    ids::{AppId, ChannelKey},
+};
+
+/// Remembers what a broker published.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    seen: Mutex<Vec<Seen>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    key: ChannelKey,
+    /// 0 outside a stream.
+    offset: u64,
+}
+
+impl BrokerEvents for Recorder {
+    fn on_publication(
+        &self,
+        key: &ChannelKey,
+        publication: &Arc<Publication>,
+        position: Option<&StreamPosition>,
+    ) {
+        let offset = position.map_or(0, |position| position.offset);
+        assert_eq!(publication.offset, offset, "publication and position agree");
+        let key = key.clone();
+        self.seen.lock().push(Seen { key, offset });
+    }
+}
+
+impl Recorder {
+    /// The offsets seen in a channel, in order.
+    fn offsets(&self, key: &ChannelKey) -> Vec<u64> {
+        let seen = self.seen.lock();
+        let of_channel = seen.iter().filter(|seen| seen.key == *key);
+        of_channel.map(|seen| seen.offset).collect()
+    }
+}
+
+/// A broker under test.
+struct Subject<'a> {
+    broker: &'a dyn Broker,
+    events: &'a Recorder,
+    prefix: &'a str,
+}
+
+const OPTIONS: HistoryOptions = HistoryOptions {
+    size: 5,
+    ttl: Duration::from_secs(60),
+    meta_ttl: Duration::from_secs(600),
+};
+
+/// Runs every check. `prefix` keeps runs on a shared store apart.
+pub async fn check_all(broker: &dyn Broker, events: &Recorder, prefix: &str) {
+    let subject = Subject {
+        broker,
+        events,
+        prefix,
+    };
+    subject.without_history_nothing_is_kept().await;
+    subject.offsets_rise_by_one_and_events_come_in_order().await;
+    subject.history_is_bounded_and_read_both_ways().await;
+    subject.an_idempotency_key_publishes_once().await;
+    subject.an_old_version_is_suppressed().await;
+    subject.removing_history_keeps_the_position().await;
+    subject.another_epoch_reads_nothing().await;
+    subject.the_first_publication_carries_the_epoch().await;
+    subject.apps_with_the_same_channel_are_apart().await;
+}
+
+impl Subject<'_> {
+    async fn key(&self, name: &str) -> ChannelKey {
+        self.key_in("default", name).await
+    }
+
+    async fn key_in(&self, app: &str, name: &str) -> ChannelKey {
+        let app = AppId::parse(app).expect("an app id");
+        let key = ChannelKey::new(&app, &format!("{}{name}", self.prefix));
+        let answer = self.broker.subscribe(&key).wait().await;
+        answer.expect("subscribe");
+        key
+    }
+
+    async fn publish(&self, request: PublishRequest) -> Published {
+        let answer = self.broker.publish(request).wait().await;
+        answer.expect("publish")
+    }
+
+    async fn page(&self, key: &ChannelKey, query: HistoryQuery) -> HistoryPage {
+        let answer = self.broker.history(key, query).wait().await;
+        answer.expect("history")
+    }
+
+    async fn top(&self, key: &ChannelKey) -> StreamPosition {
+        self.page(key, query(HistoryLimit::PositionOnly)).await.top
+    }
+
+    async fn without_history_nothing_is_kept(&self) {
+        let key = self.key("plain").await;
+        let request = PublishRequest {
+            history: None,
+            ..request(&key)
+        };
+        assert_eq!(self.publish(request).await, Published::default());
+        assert_eq!(self.events.offsets(&key), [0]);
+        assert_eq!(self.top(&key).await.offset, 0);
+    }
+
+    async fn offsets_rise_by_one_and_events_come_in_order(&self) {
+        let key = self.key("order").await;
+        let epoch = self.top(&key).await.epoch;
+        assert!(!epoch.is_empty());
+        for offset in 1..=3 {
+            let published = self.publish(request(&key)).await;
+            let position = published.position.expect("a position");
+            assert_eq!((position.offset, &position.epoch), (offset, &epoch));
+        }
+        assert_eq!(self.events.offsets(&key), [1, 2, 3]);
+    }
+
+    async fn history_is_bounded_and_read_both_ways(&self) {
+        let key = self.key("bounded").await;
+        for _ in 0..8 {
+            self.publish(request(&key)).await;
+        }
+        let all = self.page(&key, query(HistoryLimit::All)).await;
+        assert_eq!(offsets(&all), [4, 5, 6, 7, 8]);
+        assert_eq!(all.top.offset, 8);
+        let since = |offset| {
+            Some(StreamPosition {
+                offset,
+                epoch: all.top.epoch.clone(),
+            })
+        };
+        let rows = [
+            (
+                HistoryLimit::AtMost(2),
+                None,
+                HistoryOrder::OldestFirst,
+                vec![4, 5],
+            ),
+            (
+                HistoryLimit::AtMost(2),
+                None,
+                HistoryOrder::NewestFirst,
+                vec![8, 7],
+            ),
+            (
+                HistoryLimit::All,
+                since(6),
+                HistoryOrder::OldestFirst,
+                vec![7, 8],
+            ),
+            (
+                HistoryLimit::All,
+                since(6),
+                HistoryOrder::NewestFirst,
+                vec![5, 4],
+            ),
+            (
+                HistoryLimit::All,
+                since(8),
+                HistoryOrder::OldestFirst,
+                vec![],
+            ),
+            (
+                HistoryLimit::PositionOnly,
+                since(1),
+                HistoryOrder::OldestFirst,
+                vec![],
+            ),
+        ];
+        for (limit, since, order, expected) in rows {
+            let query = HistoryQuery {
+                since,
+                order,
+                ..query(limit)
+            };
+            let page = self.page(&key, query.clone()).await;
+            assert_eq!(offsets(&page), expected, "{query:?}");
+        }
+    }
+
+    async fn an_idempotency_key_publishes_once(&self) {
+        let key = self.key("once").await;
+        let again = || PublishRequest {
+            idempotency_key: Some("k".into()),
+            ..request(&key)
+        };
+        let first = self.publish(again()).await;
+        let second = self.publish(again()).await;
+        assert!(!first.is_repeated && second.is_repeated);
+        assert_eq!(first.position, second.position);
+        assert_eq!(self.events.offsets(&key), [1]);
+    }
+
+    async fn an_old_version_is_suppressed(&self) {
+        let key = self.key("version").await;
+        let version = |version, epoch: &str| PublishRequest {
+            version,
+            version_epoch: epoch.into(),
+            ..request(&key)
+        };
+        for (number, epoch, is_suppressed) in [
+            (2, "a", false),
+            (2, "a", true),
+            (1, "", true),
+            (3, "a", false),
+            (1, "b", false),
+        ] {
+            let published = self.publish(version(number, epoch)).await;
+            assert_eq!(published.is_suppressed, is_suppressed, "{number} {epoch}");
+            assert!(published.position.is_some());
+        }
+        assert_eq!(self.events.offsets(&key), [1, 2, 3]);
+    }
+
+    async fn removing_history_keeps_the_position(&self) {
+        let key = self.key("removed").await;
+        self.publish(request(&key)).await;
+        let before = self.top(&key).await;
+        let answer = self.broker.remove_history(&key).wait().await;
+        answer.expect("remove");
+        let page = self.page(&key, query(HistoryLimit::All)).await;
+        assert!(page.publications.is_empty());
+        assert_eq!(page.top, before);
+    }
+
+    async fn another_epoch_reads_nothing(&self) {
+        let key = self.key("epoch").await;
+        self.publish(request(&key)).await;
+        let since = |epoch: &str| HistoryQuery {
+            since: Some(StreamPosition {
+                offset: 0,
+                epoch: epoch.into(),
+            }),
+            ..query(HistoryLimit::All)
+        };
+        let other = self.page(&key, since("not this one")).await;
+        assert!(other.publications.is_empty());
+        assert_eq!(other.top.offset, 1);
+        // An empty epoch names whatever stream there is.
+        assert_eq!(offsets(&self.page(&key, since("")).await), [1]);
+    }
+
+    async fn the_first_publication_carries_the_epoch(&self) {
+        let key = self.key("first").await;
+        self.publish(request(&key)).await;
+        self.publish(request(&key)).await;
+        let page = self.page(&key, query(HistoryLimit::All)).await;
+        let epochs: Vec<_> = page
+            .publications
+            .iter()
+            .map(|one| one.epoch.as_str())
+            .collect();
+        assert_eq!(epochs, [page.top.epoch.as_str(), ""]);
+    }
+
+    async fn apps_with_the_same_channel_are_apart(&self) {
+        let (one, two) = (
+            self.key_in("one", "same").await,
+            self.key_in("two", "same").await,
+        );
+        self.publish(request(&one)).await;
+        assert_eq!(self.top(&one).await.offset, 1);
+        assert_eq!(self.top(&two).await.offset, 0);
+        assert!(self.events.offsets(&two).is_empty());
+    }
+}
+
+fn request(key: &ChannelKey) -> PublishRequest {
+    PublishRequest {
+        key: key.clone(),
+        publication: Publication {
+            data: Raw::from("{}"),
+            ..Publication::default()
+        },
+        history: Some(OPTIONS),
+        idempotency_key: None,
+        version: 0,
+        version_epoch: Box::default(),
+    }
+}
+
+fn query(limit: HistoryLimit) -> HistoryQuery {
+    HistoryQuery {
+        limit,
+        since: None,
+        order: HistoryOrder::OldestFirst,
+        meta_ttl: OPTIONS.meta_ttl,
+    }
+}
+
+fn offsets(page: &HistoryPage) -> Vec<u64> {
+    page.publications.iter().map(|one| one.offset).collect()
+}
