@@ -190,11 +190,12 @@ fn respond(answer: Result<Vec<u8>, Fault>, mode: ErrorMode) -> Response {
         (Ok(result), ErrorMode::Envelope | ErrorMode::Transport) => {
             json(StatusCode::OK, forms::wrap("result", &result))
         }
-        (Err(Fault::Api(error)), ErrorMode::Envelope) => {
-            json(StatusCode::OK, forms::wrap("error", &call::to_json(&error)))
-        }
+        (Err(Fault::Api(error)), ErrorMode::Envelope) => json(
+            StatusCode::OK,
+            forms::wrap("error", &call::error_to_json(&error)),
+        ),
         (Err(Fault::Api(error)), ErrorMode::Transport) => {
-            json(transport_status(&error), call::to_json(&error))
+            json(transport_status(&error), call::error_to_json(&error))
         }
         (Err(Fault::Malformed(why)), _) => plain(StatusCode::BAD_REQUEST, why),
         (Err(Fault::UnknownMember(why)), _) => plain(StatusCode::UNPROCESSABLE_ENTITY, why),

@@ -16,7 +16,7 @@ use subtle::ConstantTimeEq;
 use tidegate_control::{Actor, AppName, KeyRole};
 use tokio::time::Instant;
 
-use super::{Admin, problem::Problem};
+use super::{Admin, keys::CONFIGURED, problem::Problem};
 
 /// Failed authentications per address and [`WINDOW`] (threat model M3's number, for keys as well).
 pub(super) const MAX_FAILURES: u32 = 10;
@@ -73,7 +73,7 @@ impl Admin {
             if bool::from(configured.ct_eq(&presented)) {
                 return Some(Caller {
                     actor: Actor {
-                        who: "config:admin_api.key".to_owned(),
+                        who: format!("{CONFIGURED}admin_api.key"),
                         ip,
                     },
                     role: KeyRole::Operator,

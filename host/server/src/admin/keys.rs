@@ -26,6 +26,9 @@ struct OperatorKeyRequest {
     label: String,
 }
 
+/// What the ids of keys begin with that the configuration file owns, as the audit log shows them.
+pub(super) const CONFIGURED: &str = "config:";
+
 pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
     let app = call.app_if_any();
     let keys = call.ask(move |store| store.keys(app.as_ref())).await?;
@@ -62,6 +65,17 @@ pub(super) async fn create_operator(call: Call) -> Result<Answer, Problem> {
 pub(super) async fn revoke(call: Call) -> Result<Answer, Problem> {
     let (app, actor) = (call.app_if_any(), call.caller.actor.clone());
     let id = call.param("key").to_owned();
+    if let Some(setting) = id.strip_prefix(CONFIGURED) {
+        if !["admin_api.key", "http_api.key"].contains(&setting) {
+            return Err(Problem::new("not-found", "the key does not exist"));
+        }
+        return Err(Problem::new(
+            "conflict",
+            format!(
+                "the configuration file owns this key; change {setting} there and restart the node"
+            ),
+        ));
+    }
     let key = call
         .ask(move |store| store.revoke_key(&actor, app.as_ref(), &id))
         .await?;

@@ -9,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use tidegate_control::StoreError;
 
-use super::host::Refused;
+use super::{access::WINDOW, host::Refused};
 
 /// Why a request has no result.
 #[derive(Debug)]
@@ -242,6 +242,10 @@ impl IntoResponse for Problem {
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            let seconds = HeaderValue::from(WINDOW.as_secs());
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response
     }

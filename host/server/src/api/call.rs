@@ -211,7 +211,7 @@ impl Api {
             .buffered(BROADCAST_IN_FLIGHT)
             .collect()
             .await;
-        Ok(to_json(&BroadcastResult { responses }))
+        to_json(&BroadcastResult { responses })
     }
 }
 
@@ -223,15 +223,21 @@ async fn wait<T>(answer: Answer<T>) -> Result<T, ApiError> {
 }
 
 async fn finish<T: Serialize>(answer: Answer<T>) -> Result<Vec<u8>, Fault> {
-    Ok(to_json(&wait(answer).await?))
+    to_json(&wait(answer).await?)
 }
 
-/// Values of ours: string keys, finite numbers, and raw JSON that was checked when it came in.
-pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_else(|_| {
-        // Data that is not JSON came out of the broker; say so rather than nothing.
-        br#"{}"#.to_vec()
+/// Writes a result. Data that clients published in binary is no JSON and has no place in one.
+fn to_json(result: &impl Serialize) -> Result<Vec<u8>, Fault> {
+    serde_json::to_vec(result).map_err(|_| {
+        Fault::Api(ApiError {
+            code: ApiErrorCode::Internal.code(),
+            message: "internal server error: the result holds data that is not JSON".to_owned(),
+        })
     })
+}
+
+pub(super) fn error_to_json(error: &ApiError) -> Vec<u8> {
+    serde_json::to_vec(error).expect("a number and a string are JSON")
 }
 
 pub(super) fn parse<T: DeserializeOwned>(request: &[u8]) -> Result<T, Fault> {

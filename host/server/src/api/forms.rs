@@ -10,7 +10,7 @@ use tidegate_protocol::{ApiErrorCode, ErrorCode, server_api::ApiError};
 use super::{
     Api,
     auth::Caller,
-    call::{Fault, Method, parse, to_json},
+    call::{Fault, Method, error_to_json, parse},
     json, plain, respond,
 };
 use crate::api::ErrorMode;
@@ -74,14 +74,20 @@ impl Api {
     ) -> Vec<u8> {
         let mut members = command.into_iter();
         let (Some((name, request)), None) = (members.next(), members.next()) else {
-            return wrap("error", &to_json(&ApiError::from(ApiErrorCode::BadRequest)));
+            return wrap(
+                "error",
+                &error_to_json(&ApiError::from(ApiErrorCode::BadRequest)),
+            );
         };
         let Some(method) = Method::from_name(&name) else {
-            return wrap("error", &to_json(&ApiError::from(ApiErrorCode::NotFound)));
+            return wrap(
+                "error",
+                &error_to_json(&ApiError::from(ApiErrorCode::NotFound)),
+            );
         };
         match self.call(caller, method, request.get().as_bytes()).await {
             Ok(result) => wrap(method.name(), &result),
-            Err(fault) => wrap("error", &to_json(&error_of(fault))),
+            Err(fault) => wrap("error", &error_to_json(&error_of(fault))),
         }
     }
 
@@ -98,6 +104,7 @@ impl Api {
             if !out.is_empty() {
                 out.push(b'\n');
             }
+            tokio::task::coop::consume_budget().await;
             let reply = self.legacy_command(caller, &command).await;
             out.push(b'{');
             if command.id != 0 {
@@ -114,12 +121,15 @@ impl Api {
 
     async fn legacy_command(&self, caller: &Caller, command: &LegacyCommand<'_>) -> Vec<u8> {
         let Some(method) = legacy_method(command.method) else {
-            return wrap("error", &to_json(&ApiError::from(ApiErrorCode::NotFound)));
+            return wrap(
+                "error",
+                &error_to_json(&ApiError::from(ApiErrorCode::NotFound)),
+            );
         };
         let params = command.params.map_or("{}", RawValue::get);
         match self.call(caller, method, params.as_bytes()).await {
             Ok(result) => wrap("result", &result),
-            Err(fault) => wrap("error", &to_json(&error_of(fault))),
+            Err(fault) => wrap("error", &error_to_json(&error_of(fault))),
         }
     }
 }

@@ -9,6 +9,7 @@ use axum::{
 };
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
+use proptest::prelude::*;
 use tempfile::TempDir;
 use tidegate_control::{Actor, AppName, KeyRole, Store};
 use tidegate_protocol::Raw;
@@ -48,6 +49,15 @@ impl Realtime for FakeNode {
     }
 
     fn history(&self, _: &AppId, request: HistoryRequest) -> Answer<HistoryResult> {
+        if request.channel == "binary" {
+            return Progress::Ready(Ok(HistoryResult {
+                publications: vec![HistoryPublication {
+                    data: Raw::from(Bytes::from_static(b"\xff\x00")),
+                    ..HistoryPublication::default()
+                }],
+                ..HistoryResult::default()
+            }));
+        }
         if request.limit == 0 {
             return Progress::Ready(Err(ApiErrorCode::UnrecoverablePosition.into()));
         }
@@ -540,3 +550,38 @@ async fn methods_of_later_releases_are_error_108_by_name_and_rpc_is_unknown() {
         }
     }
 }
+
+#[tokio::test]
+async fn history_that_is_not_json_is_an_error_and_not_an_empty_page() {
+    let bench = Bench::new();
+    let got = bench
+        .post("/api/history", r#"{"channel":"binary","limit":1}"#)
+        .await;
+    assert!(got.body.contains(r#""code":100"#), "{}", got.body);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever a back end sends, the answer blames it or obeys it.
+    #[test]
+    fn no_body_makes_the_server_fail(
+        body in prop_oneof![
+            r#"[ \[\]{}",:0-9a-z\\]{0,40}"#,
+            r#"\{"(channel|channels|data|b64data|commands|method|params|id|tags)":["\[\]{}a-z0-9,: ]{0,20}\}"#,
+        ],
+        path in prop::sample::select(vec!["/api/publish", "/api/broadcast", "/api/history", "/api/disconnect", "/api/batch", "/api"]),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let got = runtime.block_on(BENCH.post(path, &body));
+        prop_assert!([200, 400, 422].contains(&got.status), "{} {}", got.status, got.body);
+        if got.status == 200 {
+            for line in got.body.lines() {
+                prop_assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{}", got.body);
+            }
+        }
+    }
+}
+
+/// One for all cases: opening a store takes longer than a case.
+static BENCH: std::sync::LazyLock<Bench> = std::sync::LazyLock::new(Bench::new);

@@ -323,3 +323,20 @@ async fn explain_tells_the_story_of_a_trace_to_its_own_app_alone() {
     foreign.is_problem(404, "not-found");
     assert_eq!(foreign.text, missing.text);
 }
+
+#[tokio::test]
+async fn a_key_of_the_configuration_file_is_refused_by_name() {
+    let bench = Bench::new();
+    let got = bench.delete("/keys/config:admin_api.key").await;
+    let problem = got.is_problem(409, "conflict");
+    assert!(
+        problem["detail"]
+            .as_str()
+            .unwrap()
+            .contains("admin_api.key")
+    );
+    bench
+        .delete("/keys/config:nonsense")
+        .await
+        .is_problem(404, "not-found");
+}

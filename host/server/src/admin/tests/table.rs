@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use axum::{body::Body, extract::ConnectInfo, http::Request};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tidegate_control::{AppName, KeyRole};
 
@@ -279,6 +280,7 @@ async fn m3_an_address_that_guesses_is_shut_out_with_the_right_key_too() {
     }
     let got = bench.send(ask([192, 0, 2, 1], &bench.key)).await;
     got.is_problem(429, "too-many-attempts");
+    assert_eq!(got.headers["retry-after"], "60");
     assert_eq!(
         bench.send(ask([192, 0, 2, 2], &bench.key)).await.status,
         200
@@ -307,3 +309,31 @@ fn routes_that_change_something_are_not_gets() {
         );
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever JSON comes to whatever route, the answer blames the caller or obeys: never a 5xx.
+    #[test]
+    fn m8_no_body_makes_the_admin_api_fail(
+        route in 0..ROUTES.len(),
+        member in prop::sample::select(vec!["version", "plugin", "hook", "scope", "config", "position", "failure_policy", "role", "label", "methods"]),
+        value in prop_oneof![
+            Just(json!(null)), Just(json!(-1)), Just(json!(u64::MAX)), Just(json!(1.5)), Just(json!([])), Just(json!({})),
+            Just(json!("\u{202e}\u{0}<script>")), Just(json!("a".repeat(70_000))), Just(json!([[[[["x"]]]]])),
+        ],
+    ) {
+        let route = &ROUTES[route];
+        let mut body: Value = serde_json::from_str(fitting_body(route)).unwrap_or_else(|_| json!({}));
+        body[member] = value;
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let got = runtime.block_on(async {
+            BENCH.ask(&method(route), &path(route, "default"), &body.to_string(), &BENCH.key).await
+        });
+        prop_assert!(got.status < 500, "{} {}", got.status, got.text);
+        prop_assert!(!got.text.contains("<script>"), "echoes input: {}", got.text);
+    }
+}
+
+/// One for all cases: opening a store takes longer than a case.
+static BENCH: std::sync::LazyLock<Bench> = std::sync::LazyLock::new(Bench::new);
