@@ -146,7 +146,10 @@ impl Driver {
     pub fn poll_answer(&mut self, context: &mut task::Context<'_>) -> Poll<Turn> {
         loop {
             let Some(waiting) = &mut self.waiting else {
-                return Poll::Ready(self.after(Turn::Read, Now::read()));
+                match self.after(Turn::Read, Now::read()) {
+                    Turn::Wait => continue,
+                    turn => return Poll::Ready(turn),
+                }
             };
             let Poll::Ready(resolved) = waiting.as_mut().poll(context) else {
                 return Poll::Pending;

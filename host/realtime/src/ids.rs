@@ -94,8 +94,15 @@ const PREFIX_LEN: usize = 2;
 impl ChannelKey {
     pub fn new(app: &AppId, channel: &str) -> Self {
         let app = app.as_str();
+        // An app id has at most 64 bytes.
+        let digit = |number: usize| char::from(b"0123456789"[number % 10]);
+        let mut encoded = String::with_capacity(PREFIX_LEN + app.len() + channel.len());
+        encoded.push(digit(app.len() / 10));
+        encoded.push(digit(app.len()));
+        encoded.push_str(app);
+        encoded.push_str(channel);
         Self {
-            encoded: format!("{:02}{app}{channel}", app.len()).into(),
+            encoded: encoded.into(),
         }
     }
 
