@@ -1,238 +1,28 @@
 //! `plugin …`: from an empty directory to code that answers in a running server.
 //!
-//! What happens on this machine is in [`scaffold`] and [`cargo`]; everything else asks the admin API through [`api`].
+//! The arguments are in [`arguments`]; what happens on this machine is in [`scaffold`] and [`cargo`]; everything else asks the admin API through [`api`].
 
 mod api;
+mod arguments;
 mod cargo;
 mod scaffold;
 
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
 use serde_json::{Value, json};
-use tidegate_control::{Hook, PluginName, Scope};
 
-use self::api::{Binding, PluginApi};
+pub(super) use self::arguments::PluginCommand;
+use self::{
+    api::{Binding, PluginApi},
+    arguments::{
+        Activate, Bind, BindTarget, Build, Delete, Inspect, List, New, Push, Rollback, Unbind,
+        Versions, plugin_name,
+    },
+};
 use super::{
     Failure, Output, block_on,
     output::{describe_fields, table},
-    server::AdminServer,
 };
-
-#[derive(Debug, Subcommand)]
-pub enum PluginCommand {
-    /// Make a crate that builds, passes its own tests and can be pushed at once
-    New(New),
-    /// Compile the crate to WebAssembly
-    Build(Build),
-    /// Upload a version; builds it first when given a crate
-    Push(Push),
-    /// List plugins with their active versions and bindings
-    List(List),
-    /// List the versions of a plugin
-    Versions(Versions),
-    /// Show hooks, imports, size and digest of a version
-    Inspect(Inspect),
-    /// Let a version answer from now on
-    Activate(Activate),
-    /// Go back to the version that was active before
-    Rollback(Rollback),
-    /// Say at which hook and in which scope a plugin is asked
-    Bind(Bind),
-    /// Stop asking a plugin somewhere
-    Unbind(Unbind),
-    /// Delete a plugin that is bound nowhere, with all its versions
-    Delete(Delete),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  tidegate plugin new shout
-  cd shout && cargo test && tidegate plugin push --activate --bind filtering@namespace:chat")]
-pub struct New {
-    /// Name of the plugin: a-z, 0-9 and `-`
-    #[arg(value_parser = plugin_name)]
-    name: String,
-    /// Directory to make [default: the name]
-    #[arg(long, value_name = "DIR")]
-    path: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub struct Build {
-    /// Directory of the crate
-    #[arg(default_value = ".")]
-    dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  tidegate plugin push                                   build the crate here and upload it
-  tidegate plugin push shout.wasm --note 'louder'
-  tidegate plugin push --activate --bind filtering@namespace:chat --config '{\"loud\": true}'
-
-A refused upload names the rule and what to do; nothing is stored of it.")]
-pub struct Push {
-    /// A .wasm file, or the directory of a crate
-    #[arg(default_value = ".")]
-    source: PathBuf,
-    /// Name of the plugin [default: the crate's, or the file's]
-    #[arg(long, value_parser = plugin_name)]
-    name: Option<String>,
-    /// A line about this version
-    #[arg(long, default_value = "")]
-    note: String,
-    /// Let the version answer from now on
-    #[arg(long)]
-    activate: bool,
-    /// Bind the plugin, as in `filtering@namespace:chat`; may be given several times
-    #[arg(long = "bind", value_name = "HOOK@SCOPE", value_parser = bind_target)]
-    binds: Vec<BindTarget>,
-    /// Settings of these bindings: JSON, or `@FILE`
-    #[arg(
-        long,
-        visible_alias = "bind-config",
-        value_name = "JSON|@FILE",
-        requires = "binds"
-    )]
-    config: Option<String>,
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-#[derive(Debug, Args)]
-pub struct List {
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-#[derive(Debug, Args)]
-pub struct Versions {
-    #[arg(value_parser = plugin_name)]
-    name: String,
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-#[derive(Debug, Args)]
-pub struct Inspect {
-    #[arg(value_parser = plugin_name)]
-    name: String,
-    /// Version number [default: the newest]
-    version: Option<u32>,
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Once this has answered, no later call runs the version before; no socket was closed."
-)]
-pub struct Activate {
-    #[arg(value_parser = plugin_name)]
-    name: String,
-    /// Version number
-    version: u32,
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-#[derive(Debug, Args)]
-pub struct Rollback {
-    #[arg(value_parser = plugin_name)]
-    name: String,
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  tidegate plugin bind shout filtering --scope namespace:chat --config '{\"loud\": true}'
-  tidegate plugin bind ticket-auth authentication --config @ticket-auth.json
-  tidegate plugin bind quotes rpc --scope rpc:quotes.
-
-Binding a plugin where it is bound already changes that binding.")]
-pub struct Bind {
-    #[arg(value_parser = plugin_name)]
-    name: String,
-    /// authentication, authorization, filtering, routing or rpc
-    #[arg(value_parser = hook)]
-    hook: Hook,
-    /// app, namespace:NAME or rpc:PREFIX
-    #[arg(long, default_value = "app", value_parser = scope)]
-    scope: Scope,
-    /// Settings of the binding: JSON, or `@FILE`
-    #[arg(long, value_name = "JSON|@FILE")]
-    config: Option<String>,
-    /// Place among the plugins asked there, from 0 [default: last]
-    #[arg(long)]
-    position: Option<u32>,
-    /// What happens when the plugin fails: closed refuses the message, open lets it pass (filtering only)
-    #[arg(long, default_value = "closed", value_parser = ["closed", "open"])]
-    failure_policy: String,
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-#[derive(Debug, Args)]
-pub struct Unbind {
-    #[arg(value_parser = plugin_name)]
-    name: String,
-    /// Only at this hook [default: everywhere]
-    #[arg(value_parser = hook)]
-    hook: Option<Hook>,
-    /// Only in this scope [default: every scope]
-    #[arg(long, value_parser = scope)]
-    scope: Option<Scope>,
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-#[derive(Debug, Args)]
-pub struct Delete {
-    #[arg(value_parser = plugin_name)]
-    name: String,
-    #[command(flatten)]
-    server: AdminServer,
-}
-
-/// `HOOK@SCOPE` of `push --bind`.
-#[derive(Debug, Clone)]
-pub(super) struct BindTarget {
-    hook: Hook,
-    scope: Scope,
-}
-
-fn plugin_name(text: &str) -> Result<String, String> {
-    PluginName::parse(text)
-        .map(|_| text.to_owned())
-        .map_err(|error| error.to_string())
-}
-
-fn hook(text: &str) -> Result<Hook, String> {
-    text.parse()
-        .map_err(|error: tidegate_control::StoreError| error.to_string())
-}
-
-fn scope(text: &str) -> Result<Scope, String> {
-    text.parse()
-        .map_err(|error: tidegate_control::StoreError| error.to_string())
-}
-
-fn bind_target(text: &str) -> Result<BindTarget, String> {
-    let (hook_text, scope_text) = text.split_once('@').unwrap_or((text, "app"));
-    let target = BindTarget {
-        hook: hook(hook_text)?,
-        scope: scope(scope_text)?,
-    };
-    if !target.scope.fits(target.hook) {
-        return Err(format!(
-            "{} cannot be bound to the scope {}",
-            target.hook, target.scope
-        ));
-    }
-    Ok(target)
-}
 
 pub(super) fn run(command: PluginCommand, output: Output) -> Result<(), Failure> {
     match command {
@@ -597,26 +387,6 @@ fn delete(command: &Delete, output: Output) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_bind_target_is_a_hook_and_a_scope_that_fit() {
-        assert_eq!(
-            bind_target("filtering@namespace:chat")
-                .unwrap()
-                .scope
-                .to_string(),
-            "namespace:chat"
-        );
-        assert_eq!(bind_target("authentication").unwrap().scope, Scope::App);
-        for wrong in [
-            "sleeping@app",
-            "filtering@room:1",
-            "authentication@namespace:chat",
-            "rpc@namespace:x",
-        ] {
-            assert!(bind_target(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn settings_are_json_or_a_file() {
