@@ -90,14 +90,14 @@ impl Request {
         self.reason
     }
 
-    /// The token of the connect command; empty when there was none. Where the operator configured token keys,
+    /// The token of the connect command; empty when there was none, and at [`Reason::Refresh`]. Where the operator configured token keys,
     /// [`context::claims`](crate::context::claims) and [`context::token_error`](crate::context::token_error) tell
     /// what the node's own check found.
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// The data of the connect command; empty when there was none.
+    /// The data of the connect command; empty when there was none, and at [`Reason::Refresh`].
     pub fn data(&self) -> &[u8] {
         &self.data
     }

@@ -94,7 +94,7 @@ impl Request {
         &self.user
     }
 
-    /// The data of the subscribe command; empty when there was none.
+    /// The data of the subscribe command; empty when there was none, and at [`Reason::Refresh`].
     pub fn data(&self) -> &[u8] {
         &self.data
     }

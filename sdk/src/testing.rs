@@ -253,21 +253,17 @@ impl Host {
         self.run(false, || P::authenticate(request))
     }
 
-    /// Asks for a new identity before the old one expires.
+    /// Asks for a new identity of the host's user before the old one expires. The node keeps neither token nor data
+    /// of the connect command.
     ///
     /// # Errors
     ///
     /// What the plugin refuses with.
     pub fn reauthenticate<P: Authentication>(
         &mut self,
-        token: &str,
-        data: impl AsRef<[u8]>,
     ) -> Result<authentication::Verdict, Refusal> {
-        let request = authentication::Request::new(
-            authentication::Reason::Refresh,
-            token.to_owned(),
-            data.as_ref().to_vec(),
-        );
+        let reason = authentication::Reason::Refresh;
+        let request = authentication::Request::new(reason, String::new(), Vec::new());
         self.run(false, || P::authenticate(request))
     }
 
@@ -284,7 +280,7 @@ impl Host {
         self.ask_authorization::<P>(authorization::Reason::Subscribe, channel, data.as_ref())
     }
 
-    /// Asks for a new grant before the old one expires.
+    /// Asks for a new grant before the old one expires. The node does not keep the data of the subscribe command.
     ///
     /// # Errors
     ///
@@ -292,9 +288,8 @@ impl Host {
     pub fn reauthorize<P: Authorization>(
         &mut self,
         channel: &str,
-        data: impl AsRef<[u8]>,
     ) -> Result<authorization::Verdict, Refusal> {
-        self.ask_authorization::<P>(authorization::Reason::Refresh, channel, data.as_ref())
+        self.ask_authorization::<P>(authorization::Reason::Refresh, channel, &[])
     }
 
     /// Publishes `data` to a channel as the host's user.
