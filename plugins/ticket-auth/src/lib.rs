@@ -23,9 +23,6 @@ pub const INVALID_CODE: u32 = 401;
 /// The ticket was good once. The client fetches a new one and connects again.
 pub const EXPIRED_CODE: u32 = 440;
 
-/// The ticket of a running session ends. The client connects again, and its SDK asks for a new ticket on the way.
-pub const ENDED_CODE: u32 = 4401;
-
 /// Shorter secrets can be guessed.
 const MIN_SECRET_BYTES: usize = 16;
 
@@ -94,8 +91,11 @@ struct Shown<'t> {
 
 impl Authentication for TicketAuth {
     fn authenticate(request: Request) -> Result<Verdict, Refusal> {
-        if request.data().is_empty() {
-            return Ok(Verdict::NotMine);
+        match request.reason() {
+            // A ticket says when it ends, and only its signer can say otherwise. So nothing is renewed: the node
+            // ends the session, and the client's SDK connects again with a new ticket.
+            Reason::Refresh => return Ok(Verdict::NotMine),
+            Reason::Connect => {}
         }
         // Data of another form is for somebody else.
         let Ok(ConnectData {
@@ -104,13 +104,6 @@ impl Authentication for TicketAuth {
         else {
             return Ok(Verdict::NotMine);
         };
-        if request.reason() == Reason::Refresh {
-            // A ticket says when it ends, and only its signer can say otherwise.
-            return Err(Refusal::disconnect(
-                ENDED_CODE,
-                "the ticket ends; connect with a new one",
-            ));
-        }
 
         let settings = config::settings::<Settings>();
         match Ticket::verify(&ticket, &settings.secrets, clock::unix_seconds()) {

@@ -127,13 +127,9 @@ fn clients_without_ticket_are_left_to_others() {
 }
 
 #[test]
-fn the_session_ends_with_its_ticket_and_may_come_back() {
-    let ticket = sign(&json!({ "user": "ann", "exp": NOW + 5 }).to_string(), NEW);
-    let data = json!({ "ticket": ticket }).to_string();
-    let refusal = host().reauthenticate::<TicketAuth>("", data).unwrap_err();
-    assert_eq!(refusal.kind(), tidegate_sdk::RefusalKind::Disconnect);
-    // Codes below 4500 let the client connect again.
-    assert_eq!(refusal.code(), Some(ENDED_CODE));
+fn no_ticket_is_renewed() {
+    let verdict = host().reauthenticate::<TicketAuth>();
+    assert_eq!(verdict, Ok(Verdict::NotMine));
 }
 
 #[test]
