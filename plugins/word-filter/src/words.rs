@@ -5,24 +5,24 @@
 
 use std::ops::Range;
 
-/// Words up to this length are compared where they stand; longer ones are not words.
+/// Longer ones are no words that anybody would list.
 const MAX_WORD_BYTES: usize = 64;
 
 /// A list of words.
 #[derive(Debug)]
 pub(crate) struct Words {
-    /// Folded words in an open hash table; its length is a power of two, more than twice the number of words.
-    table: Vec<Option<Box<str>>>,
+    /// Folded words with their hashes, in an open hash table; its length is a power of two, more than twice the
+    /// number of words.
+    table: Vec<Option<(u32, Box<str>)>>,
     is_empty: bool,
     leetspeak: bool,
     /// How each ASCII byte is read: its folded form inside of a word, 0 outside of words.
     fold: [u8; 128],
 }
 
-/// A word while it is read: folded, and hashed on the way.
+/// A word while it is read: only its hash is kept, and the word read again if that is one of the list's.
+#[derive(Clone, Copy)]
 struct Token {
-    start: usize,
-    folded: [u8; MAX_WORD_BYTES],
     len: usize,
     hash: u32,
 }
@@ -37,22 +37,32 @@ impl Words {
             fold: fold_table(leetspeak),
         };
         for word in list {
-            let mut token = Token::new(0);
+            let mut token = Token::EMPTY;
+            let mut folded = Vec::new();
             for letter in word.chars() {
-                if !words.read(&mut token, letter) {
+                let is_read = words.read(letter, token.len > 0, |byte| {
+                    folded.push(byte);
+                    token.push(byte);
+                });
+                if !is_read {
                     return Err(format!(
                         "`{word}` in `words` is not one word: `{letter}` is neither letter nor digit"
                     ));
                 }
             }
-            if token.len == 0 || token.len > MAX_WORD_BYTES {
+            if !(1..=MAX_WORD_BYTES).contains(&token.len) {
                 return Err(format!(
                     "`{word}` in `words` has {} bytes; 1 to {MAX_WORD_BYTES} are taken",
                     token.len
                 ));
             }
-            let slot = words.slot(&token);
-            words.table[slot] = Some(token.text().into());
+            let folded = String::from_utf8_lossy(&folded);
+            let mask = words.table.len() - 1;
+            let mut slot = token.hash as usize & mask;
+            while words.table[slot].is_some() {
+                slot = (slot + 1) & mask;
+            }
+            words.table[slot] = Some((token.hash, folded.into()));
         }
         Ok(words)
     }
@@ -63,18 +73,21 @@ impl Words {
 
     /// Calls `found` with the place of each listed word, until it answers no.
     pub(crate) fn find(&self, text: &str, mut found: impl FnMut(Range<usize>) -> bool) {
-        let bytes = text.as_bytes();
         let mut at = 0;
-        while at < bytes.len() {
-            // Find the next word's first letter.
-            let Some(mut token) = self.begin(text, &mut at) else {
+        while at < text.len() {
+            let start = at;
+            let mut token = Token::EMPTY;
+            let mut end = start;
+            while at < text.len() && self.step(text, &mut token, &mut at) {
+                end = at;
+            }
+            if token.len == 0 {
                 continue;
-            };
-            let end = self.read_on(text, &mut token, &mut at);
-            let place = if self.has(&token) {
-                Some(token.start..end)
+            }
+            let place = if self.has(token, &text[start..end]) {
+                Some(start..end)
             } else if self.leetspeak {
-                self.find_without_signs(text, token.start..end)
+                self.find_without_signs(text, start..end)
             } else {
                 None
             };
@@ -86,24 +99,6 @@ impl Words {
         }
     }
 
-    /// Starts a word at `at`, or steps over what is none.
-    #[inline]
-    fn begin(&self, text: &str, at: &mut usize) -> Option<Token> {
-        let mut token = Token::new(*at);
-        self.step(text, &mut token, at).then_some(token)
-    }
-
-    /// Reads to the end of the word.
-    #[inline]
-    fn read_on(&self, text: &str, token: &mut Token, at: &mut usize) -> usize {
-        loop {
-            let end = *at;
-            if end >= text.len() || !self.step(text, token, at) {
-                return end;
-            }
-        }
-    }
-
     /// Reads one character into the word; false, and past it, if it does not belong to one.
     #[inline]
     fn step(&self, text: &str, token: &mut Token, at: &mut usize) -> bool {
@@ -111,41 +106,39 @@ impl Words {
         if byte.is_ascii() {
             *at += 1;
             let folded = self.fold[usize::from(byte)];
-            if folded == 0 {
-                return false;
-            }
-            token.push(folded);
-            return true;
-        }
-        let Some(letter) = text[*at..].chars().next() else {
-            return false;
-        };
-        *at += letter.len_utf8();
-        self.read(token, letter)
-    }
-
-    /// Reads a character; false if it does not belong to a word.
-    fn read(&self, token: &mut Token, letter: char) -> bool {
-        if let Ok(byte) = u8::try_from(letter)
-            && byte.is_ascii()
-        {
-            let folded = self.fold[usize::from(byte)];
             if folded != 0 {
                 token.push(folded);
             }
             return folded != 0;
         }
+        let Some(letter) = text[*at..].chars().next() else {
+            return false;
+        };
+        *at += letter.len_utf8();
+        self.read(letter, token.len > 0, |byte| token.push(byte))
+    }
+
+    /// Hands the folded bytes of a character to `push`; false if it does not belong to a word.
+    fn read(&self, letter: char, is_inside: bool, mut push: impl FnMut(u8)) -> bool {
+        if let Ok(byte) = u8::try_from(letter)
+            && byte.is_ascii()
+        {
+            let folded = self.fold[usize::from(byte)];
+            if folded != 0 {
+                push(folded);
+            }
+            return folded != 0;
+        }
         if is_invisible(letter) {
-            return token.len > 0;
+            return is_inside;
         }
         if !letter.is_alphanumeric() {
             return false;
         }
         let mut buffer = [0; 4];
         for lower in letter.to_lowercase() {
-            for &byte in lower.encode_utf8(&mut buffer).as_bytes() {
-                token.push(byte);
-            }
+            let bytes = lower.encode_utf8(&mut buffer).bytes();
+            bytes.for_each(&mut push);
         }
         true
     }
@@ -159,59 +152,48 @@ impl Words {
             return None;
         }
         let start = place.start + (word.len() - word.trim_start_matches(is_sign).len());
-        let mut token = Token::new(start);
+        let mut token = Token::EMPTY;
         for letter in trimmed.chars() {
-            self.read(&mut token, letter);
+            self.read(letter, true, |byte| token.push(byte));
         }
-        self.has(&token).then_some(start..start + trimmed.len())
+        self.has(token, trimmed)
+            .then_some(start..start + trimmed.len())
     }
 
+    /// Whether `word`, which read as `token`, is in the list.
     #[inline]
-    fn has(&self, token: &Token) -> bool {
-        token.len <= MAX_WORD_BYTES && self.table[self.slot(token)].is_some()
-    }
-
-    /// Where the word is, or would be.
-    fn slot(&self, token: &Token) -> usize {
+    fn has(&self, token: Token, word: &str) -> bool {
         let mask = self.table.len() - 1;
         let mut slot = token.hash as usize & mask;
-        while let Some(word) = &self.table[slot] {
-            if word.as_bytes() == token.bytes() {
-                break;
+        while let Some((hash, listed)) = &self.table[slot] {
+            if *hash == token.hash && listed.len() == token.len && self.reads_as(word, listed) {
+                return true;
             }
             slot = (slot + 1) & mask;
         }
-        slot
+        false
+    }
+
+    fn reads_as(&self, word: &str, listed: &str) -> bool {
+        let mut rest = listed.bytes();
+        let mut is_same = true;
+        for letter in word.chars() {
+            self.read(letter, true, |byte| is_same &= rest.next() == Some(byte));
+        }
+        is_same && rest.next().is_none()
     }
 }
 
 impl Token {
-    #[inline]
-    fn new(start: usize) -> Self {
-        Self {
-            start,
-            folded: [0; MAX_WORD_BYTES],
-            len: 0,
-            hash: 0x811c_9dc5,
-        }
-    }
+    const EMPTY: Self = Self {
+        len: 0,
+        hash: 0x811c_9dc5,
+    };
 
     #[inline]
     fn push(&mut self, byte: u8) {
-        // What is too long is counted all the same, and so never equal to a word.
-        if let Some(place) = self.folded.get_mut(self.len) {
-            *place = byte;
-        }
         self.len += 1;
         self.hash = (self.hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    }
-
-    fn bytes(&self) -> &[u8] {
-        &self.folded[..self.len.min(MAX_WORD_BYTES)]
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(self.bytes()).into_owned()
     }
 }
 
