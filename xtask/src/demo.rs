@@ -68,7 +68,7 @@ pub(crate) fn build_server(steps: &mut Steps, workspace: &Workspace) -> Result<(
     steps.command(
         "building the server (minutes the first time, because of the WebAssembly engine)",
         "fix what the compiler says above; a C compiler is needed for SQLite (Debian: apt-get install build-essential)",
-        workspace.cargo().args(["build", "--quiet", "--package", "tidegate"]),
+        workspace.cargo().args(["build", "--package", "tidegate"]),
     )
 }
 

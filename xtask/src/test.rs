@@ -57,7 +57,11 @@ pub(crate) fn build(steps: &mut Steps, workspace: &Workspace, options: &[String]
 pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) -> Result<()> {
     let parts = Parts::parse(options)?;
     toolchain::rust(steps, workspace)?;
-    demo::build_server(steps, workspace)?;
+    if parts.rust {
+        build_everything(steps, workspace)?;
+    } else {
+        demo::build_server(steps, workspace)?;
+    }
     guests::build(steps, workspace)?;
     if parts.rust {
         rust(steps, workspace)?;
@@ -96,6 +100,16 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
     }
     steps.print_summary();
     Ok(())
+}
+
+/// Server, tests and benches in one selection: chosen apart, cargo would give their dependencies different features
+/// and compile the WebAssembly engine twice.
+fn build_everything(steps: &mut Steps, workspace: &Workspace) -> Result<()> {
+    steps.command(
+        "building server, tests and benches (minutes the first time, because of the WebAssembly engine)",
+        "fix what the compiler says above; a C compiler is needed for SQLite (Debian: apt-get install build-essential)",
+        workspace.cargo().args(["build", "--workspace", "--all-targets"]),
+    )
 }
 
 fn rust(steps: &mut Steps, workspace: &Workspace) -> Result<()> {
