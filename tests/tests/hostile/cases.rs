@@ -518,13 +518,28 @@ pub(crate) fn handshakes() -> Vec<(&'static str, Vec<u8>, u16)> {
             400,
         ),
         ("t3a HTTP/1.0", good.replace("HTTP/1.1", "HTTP/1.0"), 400),
-        ("t3a a POST", good.replace("GET ", "POST "), 405),
-        ("not HTTP", "hello\r\n\r\n".to_owned(), 400),
+        ("t3a a POST", good.replace("GET ", "POST "), 400),
         (
-            "an HTTP/2 preface",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(),
+            "t3a two upgrades",
+            raw::upgrade_request(path, "Upgrade: websocket\r\n"),
             400,
         ),
+        (
+            "t3a two keys",
+            raw::upgrade_request(path, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"),
+            400,
+        ),
+        (
+            "t3a an absolute address",
+            good.replace("GET /", "GET http://localhost/"),
+            400,
+        ),
+        (
+            "two ways to end a body",
+            raw::upgrade_request(path, "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n"),
+            400,
+        ),
+        ("not HTTP", "hello\r\n\r\n".to_owned(), 400),
         (
             "obsolete folding",
             raw::upgrade_request(path, "X-A: 1\r\n  2\r\n"),

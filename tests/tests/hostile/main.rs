@@ -95,6 +95,15 @@ async fn every_malformed_handshake_gets_its_status() {
 }
 
 #[tokio::test]
+async fn an_http2_preface_is_refused_at_once() {
+    let node = node();
+    let mut socket = RawSocket::open(&node).await;
+    socket.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+    let status = socket.status().await;
+    assert!(matches!(status, None | Some(400)), "{status:?}");
+}
+
+#[tokio::test]
 async fn every_malformed_frame_gets_its_close_code() {
     let node = node();
     let mut bystander = Bystander::join(&node).await;
