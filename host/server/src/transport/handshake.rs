@@ -342,3 +342,6 @@ fn plain(status: StatusCode, text: &str) -> Response {
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
 }
+
+#[cfg(test)]
+mod tests;

@@ -102,10 +102,6 @@ pub struct WebSocketSession<C> {
 }
 
 /// What the future is at.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large variant is the one that sessions live in"
-)]
 enum State<C> {
     Open {
         conversation: C,
@@ -479,3 +475,6 @@ impl PingBudget {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;
