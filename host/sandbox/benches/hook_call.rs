@@ -3,7 +3,11 @@
 //! `cargo bench -p tidegate-sandbox`. The guest is written in WebAssembly text, so the numbers are the host's.
 
 #[path = "../tests/sandbox/guests.rs"]
-#[expect(dead_code, reason = "the bench needs a few of the guests")]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "made for tests; the bench needs a few of them"
+)]
 mod guests;
 
 use std::hint::black_box;

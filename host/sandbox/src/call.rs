@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use wasmtime::Store;
 
 use crate::{
-    Runtime,
+    Runtime, deadline,
     failure::{Failure, FailureKind, Phase},
     guest::{CallState, GuestState},
     instance::{Export, Instance},
@@ -50,7 +50,9 @@ pub(crate) fn call<V>(
     };
     let started = instance.next_call_is_sampled().then(Instant::now);
     runtime.engine.ticker.arm();
-    instance.store.set_epoch_deadline(unit.deadline_ticks);
+    instance
+        .store
+        .set_epoch_deadline(deadline::first_half(unit.deadline_ticks));
     instance.store.data_mut().call = state;
     let Instance { store, export, .. } = &mut *instance;
     // The store is not looked at again after a panic, except to take the facts back: it is dropped.

@@ -7,7 +7,7 @@ use std::{mem, sync::Arc};
 
 use tidegate_realtime::hooks::{Destination, Draft, Effect, Origin, Peer, TokenCheck};
 
-use crate::{failure::GuestFault, limits, limits::StoreLimiter, unit::Unit};
+use crate::{deadline::Deadline, failure::GuestFault, limits, limits::StoreLimiter, unit::Unit};
 
 /// Tags of a message: key, value.
 pub(crate) type Tags = Vec<(Box<str>, Box<str>)>;
@@ -23,6 +23,7 @@ pub(crate) struct GuestState {
 pub(crate) struct CallState {
     pub(crate) facts: Facts,
     host_calls: u32,
+    pub(crate) deadline: Deadline,
     /// Time of the call, read when the guest first asks and the same from then on (threat model W8).
     pub(crate) now_millis: Option<u64>,
     /// Made when the guest asks or the call fails; one per question, whatever the number of plugins.

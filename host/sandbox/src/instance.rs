@@ -7,6 +7,7 @@ use wasmtime::Store;
 use crate::{
     Runtime,
     binding::Hook,
+    deadline,
     failure::{Failure, FailureKind, Phase},
     generated::exports::tidegate::plugin as exports,
     guest::{CallState, GuestState},
@@ -44,6 +45,7 @@ impl Instance {
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits::hostcall_fuel(unit.common.max_message_bytes));
         store.set_max_component_handles(limits::HANDLES);
+        store.epoch_deadline_callback(deadline::on_expiry);
         store.set_epoch_deadline(ticker::ticks(limits::INSTANTIATION_DEADLINE));
         runtime.engine.ticker.arm();
         let export = instantiate(&mut store, unit).map_err(|error| {

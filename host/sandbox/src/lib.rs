@@ -19,6 +19,7 @@ mod call;
 mod capabilities;
 mod compile;
 mod convert;
+mod deadline;
 mod engine;
 mod failure;
 mod generated;

@@ -1,7 +1,7 @@
 //! What may be uploaded: each refusal names its rule and says what to do.
 
 use crate::guests::{
-    self, PASS, embed, filter_function, filtering, guest, guest_in_world, module, sandbox,
+    PASS, embed, filter_function, filtering, guest, guest_in_world, module, sandbox,
 };
 use tidegate_sandbox::{Hook, MAX_UPLOAD_BYTES};
 use wit_parser::SourceMap;

@@ -1,4 +1,8 @@
 //! The sandbox with real WebAssembly, through its public interface. One program, so that it links once.
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests are tests too, which clippy does not see here"
+)]
 
 mod activation;
 mod admission;

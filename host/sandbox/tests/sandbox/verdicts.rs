@@ -1,6 +1,6 @@
 //! What a filtering guest answers is what happens.
 
-use crate::guests::{self, PASS, filter, filtering, passed, refuse, replace, with_filter};
+use crate::guests::{PASS, filter, filtering, passed, refuse, replace, with_filter};
 use tidegate_realtime::hooks::{FilteringVerdict, Refusal};
 
 #[test]
