@@ -2,7 +2,7 @@
 //!
 //! A key is *supported*, belongs to a *later* release, or will *never* be. The table is the single source for
 //! reading, for refusing by name, for `config check`, `config default` and for the tables of
-//! `docs/configuration.md`. Meaning is given in [`super::build`].
+//! `docs/configuration.md`. Meaning is given in the private module `build`.
 
 use std::sync::LazyLock;
 

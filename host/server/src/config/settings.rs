@@ -1,6 +1,6 @@
 //! The tree and the overrides, checked against the table of keys: typed settings with their origins.
 //!
-//! Owns "is this key known, supported and of the right kind"; what values mean together is in [`super::build`].
+//! Owns "is this key known, supported and of the right kind"; what values mean together is in the private module `build`.
 //! Invariant: every problem is collected, none ends the reading.
 
 use std::{collections::BTreeMap, time::Duration};
