@@ -337,3 +337,22 @@ proptest! {
 
 /// One for all cases: opening a store takes longer than a case.
 static BENCH: std::sync::LazyLock<Bench> = std::sync::LazyLock::new(Bench::new);
+
+#[test]
+fn the_guide_shows_every_route_and_every_code() {
+    const GUIDE: &str = include_str!("../../../../../docs/admin-api.md");
+    for route in ROUTES {
+        let row = format!(
+            "| `{} {}` | {} | {} |",
+            method(route),
+            route.path,
+            route.role.as_str(),
+            route.summary
+        );
+        assert!(GUIDE.contains(&row), "docs/admin-api.md lacks: {row}");
+    }
+    for (code, status, title) in CODES {
+        let row = format!("| `{code}` | {} | {title} |", status.as_u16());
+        assert!(GUIDE.contains(&row), "docs/admin-api.md lacks: {row}");
+    }
+}
