@@ -387,7 +387,14 @@ impl Driver {
             }
         }
         match &turn {
-            Turn::Close(closing) => self.node.metrics().count_disconnect(closing.code),
+            Turn::Close(closing) => {
+                self.node.metrics().count_disconnect(closing.code);
+                tracing::debug!(
+                    session.id = %self.link.client(),
+                    code = closing.code,
+                    "session closes"
+                );
+            }
             Turn::Read | Turn::Wait => self.schedule(),
         }
         turn

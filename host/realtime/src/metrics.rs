@@ -73,10 +73,10 @@ enum OutcomeKind {
     failed,
 }
 
-/// A code of the protocol's registry; `other` for those that plugins and the API choose.
+/// A code of the protocol's registry; 0 for those that plugins and the API choose.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CodeLabel {
-    pub code: &'static str,
+    pub code: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -138,10 +138,8 @@ impl RealtimeMetrics {
     }
 
     pub(crate) fn count_disconnect(&self, code: u32) {
-        let code = match tidegate_protocol::DisconnectCode::from_code(code) {
-            Some(known) => known.text(),
-            None => "other",
-        };
+        let known = tidegate_protocol::DisconnectCode::from_code(code);
+        let code = known.map_or(0, tidegate_protocol::DisconnectCode::code);
         self.disconnects.get_or_create(&CodeLabel { code }).inc();
     }
 
@@ -176,8 +174,8 @@ mod tests {
             "tidegate_realtime_sessions 1",
             "tidegate_realtime_connects_total{outcome=\"ok\"} 1",
             "tidegate_realtime_connects_total{outcome=\"failed\"} 0",
-            "tidegate_realtime_disconnects_total{code=\"bad request\"} 1",
-            "tidegate_realtime_disconnects_total{code=\"other\"} 1",
+            "tidegate_realtime_disconnects_total{code=\"3501\"} 1",
+            "tidegate_realtime_disconnects_total{code=\"0\"} 1",
             "tidegate_realtime_bad_frames_total{reason=\"syntax\"} 1",
             "tidegate_realtime_hop_limit_rejected_total 0",
             "tidegate_realtime_rejected_total{reason=\"connection_limit\"} 1",

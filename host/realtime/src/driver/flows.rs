@@ -23,6 +23,7 @@ use crate::{
         Admission, Answer, ConnectAsk, Failure, HistoryAsk, Now, Seated, SubscribeAsk, Terms,
         Wishes, terms,
     },
+    token::LEEWAY_SECONDS,
 };
 
 /// Effects of a call that was not about a message start a chain of their own.
@@ -87,7 +88,10 @@ async fn admit(
         AuthenticationVerdict::NotMine => (*builtin?, false),
         AuthenticationVerdict::Refuse(refusal) => return Err(refusal.into()),
     };
-    if is_by_hook && identity.expires_at.is_some_and(|at| at <= now.unix()) {
+    // A token is good a little beyond its end; so is what it says about the connection.
+    let leeway = if is_by_hook { 0 } else { LEEWAY_SECONDS };
+    let is_over = |at: u64| at.saturating_add(leeway) <= now.unix();
+    if identity.expires_at.is_some_and(is_over) {
         return Err(ErrorCode::Expired.into());
     }
     if node.is_draining() {

@@ -1,5 +1,7 @@
 //! Connections on wires in memory, with hub, memory broker and hooks of closures.
 
+mod reconnect;
+
 use std::{sync::Arc, task::Waker};
 
 use bytes::Bytes;
@@ -24,8 +26,8 @@ use crate::{
     test_wire::TestWire,
 };
 
-pub(crate) struct World {
-    pub(crate) node: Arc<Node>,
+struct World {
+    node: Arc<Node>,
     stop: CancellationToken,
 }
 
@@ -60,7 +62,7 @@ fn settings() -> RealtimeConfig {
 }
 
 impl World {
-    pub(crate) fn new(hooks: impl Hooks) -> Self {
+    fn new(hooks: impl Hooks) -> Self {
         Self::with_settings(hooks, settings())
     }
 
