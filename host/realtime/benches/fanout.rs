@@ -73,7 +73,7 @@ impl Room {
             hub,
             key,
             sink,
-            members: members,
+            members,
             stop,
         }
     }
