@@ -2,10 +2,10 @@
 //!
 //! Owns channels, members and the shards' queues. Does not know sessions, histories or hooks: it is told which
 //! links join, and the broker tells it what was published. A broadcast puts one event on the queue of every
-//! shard with members and returns; [`crate::flusher`] does the rest.
+//! shard with members and returns; the flusher does the rest.
 //!
 //! Invariants. A member gets the publications of a channel in the order of [`Hub::broadcast`]. A positioned
-//! member gets every offset once, or is stopped and told by [`Signal::Gap`]: there is no silent gap. Every
+//! member gets every offset once, or is stopped and told by [`Signal::Gap`](crate::link::Signal::Gap): there is no silent gap. Every
 //! queue and buffer is bounded. Nothing here waits.
 //!
 //! Lock order: channel map, members, link. The queue lock is taken alone.
