@@ -3,7 +3,7 @@
 use std::{path::Path, process::Stdio};
 
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::{Node, node::binary};
 
@@ -54,7 +54,24 @@ impl Node {
     /// # Panics
     /// When the binary cannot be executed.
     pub async fn cli(&self, args: &[&str]) -> Ended {
-        let output = Command::new(binary())
+        let child = self.spawn_cli(args);
+        let output = child
+            .wait_with_output()
+            .await
+            .expect("the command was started by us");
+        Ended {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Starts `tidegate ARGS` against this node and does not wait for it.
+    ///
+    /// # Panics
+    /// When the binary cannot be executed.
+    pub fn spawn_cli(&self, args: &[&str]) -> Child {
+        Command::new(binary())
             .args(args)
             .env("TIDEGATE_ADMIN_KEY", self.admin_key())
             .env("TIDEGATE_API_KEY", self.api_key())
@@ -64,14 +81,10 @@ impl Node {
             )
             .env("TIDEGATE_URL", format!("http://{}", self.client_addr()))
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .output()
-            .await
-            .expect("the binary can be executed");
-        Ended {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+            .spawn()
+            .expect("the binary can be executed")
     }
 }

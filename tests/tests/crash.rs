@@ -88,31 +88,31 @@ async fn control_state_is_whole_after_kills_during_upload_activation_and_traffic
         });
         let file = guests::variant("guest-stamp", &round.to_string(), folder.path());
         let file = file.to_str().unwrap().to_owned();
-        let is_upload_awaited = round % 2 == 0;
-        let upload = running.cli(&["plugin", "push", &file, "--name", "stamp", "--json"]);
-        if is_upload_awaited {
-            acknowledged_versions = upload.await.json()["version"].as_u64().unwrap();
-            let target = acknowledged_versions.to_string();
-            let activation = running.cli(&["plugin", "activate", "stamp", &target, "--json"]);
-            if round % 4 == 0 {
-                activation.await.json();
-                acknowledged_active = acknowledged_versions;
-            } else {
-                // Killed in the middle: the kill is the other branch, at once.
-                tokio::select! {
-                    biased;
-                    () = within("the kill's moment", tokio::task::yield_now()) => {}
-                    _ = activation => {}
-                }
-            }
-        } else {
-            tokio::select! {
-                biased;
-                () = within("the kill's moment", tokio::task::yield_now()) => {}
-                _ = upload => {}
-            }
+        // Odd rounds are killed during the upload, even ones during the activation, every fourth after its answer.
+        // How far the command got is the scheduler's choice; the number of turns moves it along.
+        let turns = round * round * 40;
+        let mut args = vec!["plugin", "push", &file, "--name", "stamp", "--json"];
+        let target;
+        if round % 2 == 0 {
+            acknowledged_versions = running.cli(&args).await.json()["version"]
+                .as_u64()
+                .expect("an upload answers its number");
+            target = acknowledged_versions.to_string();
+            args = vec!["plugin", "activate", "stamp", &target, "--json"];
         }
-        running.kill();
+        if round % 4 == 0 {
+            running.cli(&args).await.json();
+            acknowledged_active = acknowledged_versions;
+            running.kill();
+        } else {
+            let command = running.spawn_cli(&args);
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
+            running.kill();
+            let ended = within("the command's end", command.wait_with_output()).await;
+            ended.expect("the command was started by us");
+        }
         traffic.abort();
 
         running = node().data_dir(data.path()).start();

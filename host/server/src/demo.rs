@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -25,6 +25,11 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
 use sha2::Sha256;
 
+use crate::{
+    config::{DemoConfig, Secret},
+    transport::address::ClientAddress,
+};
+
 /// How long a ticket is good for: long enough for an evening with the page.
 const TICKET_TTL: Duration = Duration::from_secs(12 * 3600);
 
@@ -36,20 +41,6 @@ const MAX_FILE_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Nothing but our own files; no inline code, no frames.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// Address of the client as the listener resolved it, an extension of every request.
-#[derive(Debug, Clone, Copy)]
-pub struct DemoPeer(pub SocketAddr);
-
-/// Where the page is and what tickets are signed with.
-#[derive(Debug, Clone)]
-pub struct DemoConfig {
-    pub page_dir: PathBuf,
-    /// Id of the key, as `ticket-auth` knows it.
-    pub ticket_key_id: String,
-    /// At least 32 bytes.
-    pub ticket_secret: Arc<[u8]>,
-}
 
 /// The page cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +62,7 @@ pub enum DemoError {
 struct Page {
     files: HashMap<String, (&'static str, Bytes)>,
     ticket_key_id: String,
-    ticket_secret: Arc<[u8]>,
+    ticket_secret: Secret,
 }
 
 /// Builds the routes: `/`, the page's files, and `POST /demo/ticket`.
@@ -90,7 +81,7 @@ pub fn router(config: &DemoConfig) -> Result<Router, DemoError> {
     let page = Arc::new(Page {
         files,
         ticket_key_id: config.ticket_key_id.clone(),
-        ticket_secret: Arc::clone(&config.ticket_secret),
+        ticket_secret: config.ticket_secret.clone(),
     });
     let mut router = Router::new()
         .route("/", get(file))
@@ -201,11 +192,11 @@ impl Role {
 
 async fn ticket(
     State(page): State<Arc<Page>>,
-    Extension(DemoPeer(peer)): Extension<DemoPeer>,
+    Extension(address): Extension<ClientAddress>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    if !is_local(peer.ip(), &headers) {
+    if !is_local(address, &headers) {
         let text = "tickets of the demonstration are minted for the machine itself only: open the page on localhost\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
@@ -254,7 +245,7 @@ fn mint(page: &Page, name: &str, role: Role, expires_at: u64) -> String {
         "exp": expires_at,
     });
     let payload = URL_SAFE_NO_PAD.encode(payload.to_string());
-    let mut mac = Hmac::<Sha256>::new_from_slice(&page.ticket_secret)
+    let mut mac = Hmac::<Sha256>::new_from_slice(page.ticket_secret.expose().as_bytes())
         .expect("HMAC takes a key of any length");
     mac.update(payload.as_bytes());
     format!(
@@ -263,7 +254,7 @@ fn mint(page: &Page, name: &str, role: Role, expires_at: u64) -> String {
     )
 }
 
-fn is_local(peer: IpAddr, headers: &HeaderMap) -> bool {
+fn is_local(address: ClientAddress, headers: &HeaderMap) -> bool {
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
@@ -272,5 +263,8 @@ fn is_local(peer: IpAddr, headers: &HeaderMap) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    peer.to_canonical().is_loopback() && matches!(name, "localhost" | "127.0.0.1" | "[::1]")
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+    is_loopback(address.peer.ip())
+        && is_loopback(address.client)
+        && matches!(name, "localhost" | "127.0.0.1" | "[::1]")
 }

@@ -1,4 +1,4 @@
-//! Health and metrics endpoints.
+//! Health endpoints.
 //!
 //! Liveness says that the process turns; readiness says that it can deliver and is not draining (threat model O2).
 //! Draining turns readiness off before anything else happens, so that load balancers stop sending.
@@ -11,11 +11,10 @@ use std::sync::{
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus_client::registry::Registry;
 use serde_json::json;
 
 /// Whether the node takes traffic. Cheap to clone; all clones are one.
@@ -82,24 +81,6 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
         json!({ "status": status, "insecure": insecure })
     };
     (code, Json(body)).into_response()
-}
-
-/// Prometheus text of the node's registry at `path`.
-pub fn metrics_router(path: &str, registry: Arc<Registry>) -> Router {
-    Router::new()
-        .route(path, get(metrics))
-        .with_state(registry)
-}
-
-async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, content_type)], text).into_response()
-        }
-        Err(std::fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
-    }
 }
 
 #[cfg(test)]

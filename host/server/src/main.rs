@@ -3,11 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use serde_json::json;
 use tidegate::{
-    cli::{self, Cli, Command, Failure, Output, Serve},
+    cli::{self, Announce, Cli, Command, Failure, Output, Serve},
     config::{self, ProcessEnvironment, Sources},
+    node::{Announcement, BuildError, Node},
     telemetry,
 };
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// Sessions are many small, long-lived allocations of few sizes, which mimalloc packs tightly.
 #[global_allocator]
@@ -39,5 +43,90 @@ fn serve(options: Serve) -> Result<(), Failure> {
     telemetry::init(config.log.level.as_str(), config.log.file.as_deref())
         .map_err(|error| Failure::usage(error.to_string()))?;
 
-    Err(Failure::new("this build has no node"))
+    // Runtime: one worker and one shard a core.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("the runtime cannot be started: {error}")))?;
+    runtime.block_on(async {
+        // Everything opened and bound, nothing accepted.
+        let mut node = Node::build(config).await.map_err(explain)?;
+        announce(options.announce, &node.announcement());
+
+        // First signal: drain. Second: do not wait.
+        let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
+        let signals = signals(stop.clone(), hurry.clone());
+        let served = async {
+            node.run(stop, hurry).await;
+            Ok(())
+        };
+        tokio::select! {
+            served = served => served,
+            failed = signals => failed,
+        }
+    })
+}
+
+/// Turns signals into requests to stop; answers only when signals cannot be had.
+async fn signals(stop: CancellationToken, hurry: CancellationToken) -> Result<(), Failure> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Failure::new(format!("signals cannot be received: {error}")))
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    for token in [stop, hurry] {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        token.cancel();
+    }
+    std::future::pending().await
+}
+
+/// The whole chain of causes, once.
+fn explain(error: BuildError) -> Failure {
+    let error = anyhow::Error::new(error);
+    Failure::new(format!("{error:#}"))
+}
+
+/// Says where the node listens and, on the first start, which keys it made. Standard output is this
+/// command's answer; the log is elsewhere.
+#[expect(
+    clippy::print_stdout,
+    reason = "the answer of a command goes to standard output"
+)]
+fn announce(form: Announce, announcement: &Announcement) {
+    let Announcement {
+        client,
+        admin,
+        first_keys,
+    } = announcement;
+    match form {
+        Announce::Json => {
+            if let Some(keys) = first_keys {
+                let keys = json!({
+                    "event": "keys",
+                    "admin_key": keys.operator.secret.reveal(),
+                    "api_key": keys.api.secret.reveal(),
+                });
+                println!("{keys}");
+            }
+            let admin = admin.map(|admin| admin.to_string());
+            let listening =
+                json!({ "event": "listening", "client": client.to_string(), "admin": admin });
+            println!("{listening}");
+        }
+        Announce::Text => {
+            if let Some(keys) = first_keys {
+                println!("first start: these keys are shown once, and stored only as hashes");
+                println!("  admin key  {}", keys.operator.secret.reveal());
+                println!("  API key    {}  (app default)", keys.api.secret.reveal());
+            }
+            println!("clients and server API on http://{client}");
+            if let Some(admin) = admin {
+                println!("admin API on http://{admin}/admin/v1");
+            }
+        }
+    }
 }

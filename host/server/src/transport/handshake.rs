@@ -101,11 +101,11 @@ enum HandshakeError {
 }
 
 impl WebSocketEndpoint {
-    /// The endpoint's paths, for the default app and for named ones.
-    pub fn router(self: Arc<Self>) -> Router {
+    /// The endpoint's paths: `prefix` for the default app, `/apps/{app}` in front of it for named ones.
+    pub fn router(self: Arc<Self>, prefix: &str) -> Router {
         Router::new()
-            .route("/connection/websocket", any(answer_default))
-            .route("/apps/{app}/connection/websocket", any(answer_named))
+            .route(prefix, any(answer_default))
+            .route(&format!("/apps/{{app}}{prefix}"), any(answer_named))
             .with_state(self)
     }
 

@@ -1,0 +1,84 @@
+//! Prometheus metrics of the node: the endpoint, and what the hub counts.
+//!
+//! Each subsystem registers its own; labels come from closed sets (threat model N4).
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric},
+    metrics::{counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+use tidegate_realtime::hub::Hub;
+
+/// Reads the hub's counters when metrics are asked for.
+#[derive(Debug)]
+pub struct HubCollector(pub Arc<Hub>);
+
+impl Collector for HubCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let statistics = self.0.statistics();
+        let mut counter = |name: &str, help: &str, value: u64| {
+            let metric = ConstCounter::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
+        counter(
+            "tidegate_hub_broadcasts",
+            "Publications handed to the fan-out",
+            statistics.broadcasts,
+        )?;
+        counter(
+            "tidegate_hub_deliveries",
+            "Publications appended to outboxes",
+            statistics.deliveries,
+        )?;
+        counter(
+            "tidegate_hub_queue_overflows",
+            "Publications that found a shard's queue full",
+            statistics.queue_overflows,
+        )?;
+        counter(
+            "tidegate_hub_gaps",
+            "Subscriptions told that their position is insufficient",
+            statistics.gaps,
+        )?;
+        let mut gauge = |name: &str, help: &str, value: usize| {
+            let metric = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
+        };
+        gauge(
+            "tidegate_hub_channels",
+            "Channels with members on this node",
+            statistics.num_channels,
+        )?;
+        gauge(
+            "tidegate_hub_queued_bytes",
+            "Bytes that wait for the flushers",
+            statistics.queued_bytes,
+        )
+    }
+}
+
+/// Prometheus text of the registry at `path`.
+pub fn router(path: &str, registry: Arc<Registry>) -> Router {
+    Router::new().route(path, get(metrics)).with_state(registry)
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], text).into_response()
+        }
+        Err(std::fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,466 @@
+//! A node: everything put together, started and stopped in order.
+//!
+//! Owns the wiring and the two phases of a start: [`Node::build`] opens the data directory, brings the stored
+//! plugins to run and binds both listeners; [`Node::run`] accepts. Decides nothing about messages. Invariant:
+//! when `build` fails nothing was accepted, and `run` returns only when every task it started has ended or the
+//! grace period is over.
+
+mod files;
+
+use std::{
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{ConnectInfo, Request},
+};
+use prometheus_client::registry::Registry;
+use tidegate_control::{Actor, FirstKeys, OpenError, Store, StoreError};
+use tidegate_realtime::{
+    hub::Hub,
+    ids::AppId,
+    memory::{MemoryBroker, SWEEP_INTERVAL},
+    metrics::RealtimeMetrics,
+    node::{Node as RealtimeNode, NodeParts},
+};
+use tidegate_sandbox::{CacheConfig, Sandbox, SandboxConfig, SandboxError};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    admin::{Admin, AdminConfig, StartError},
+    api::{self, ApiConfig, ConfiguredKey},
+    config::{self, Config, InsecureSwitch},
+    demo::{self, DemoError},
+    health::{self, Readiness},
+    metrics::{self, HubCollector},
+    plugin_host::SandboxHost,
+    transport::{
+        address::{ClientAddress, TrustedProxies},
+        admission::{Admission, AdmissionConfig},
+        handshake::{WebSocketConfig, WebSocketEndpoint},
+        listener::{self, Listener},
+        origin::{AllowedOrigins, BadOriginPattern},
+    },
+};
+
+/// Version of this server, as shown to clients and by `info`.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " tidegate");
+
+/// Over how long a drain spreads its disconnects (threat model O3): the first retry of the client libraries
+/// falls into half a second, so that an unspread drain would be a storm on the other nodes.
+const DRAIN_SPREAD: Duration = Duration::from_secs(10);
+
+/// How often insecure switches are warned about (threat model P5).
+const INSECURE_WARNING_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Connections of the admin listener; operators and tools, never clients.
+const ADMIN_CONNECTIONS: usize = 1_024;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error(
+        "the data directory {path} cannot be used; create it, or name another one with --data-dir"
+    )]
+    DataDir {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the control store cannot be opened")]
+    Store(#[from] OpenError),
+    #[error("the control store cannot be read")]
+    StoreRead(#[from] StoreError),
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    #[error("the stored plugins do not run")]
+    Plugins(#[from] StartError),
+    #[error("client.allowed_origins")]
+    Origins(#[from] BadOriginPattern),
+    #[error(
+        "{setting}: cannot listen on {address}; stop what listens there, or choose another port"
+    )]
+    Bind {
+        setting: &'static str,
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the demonstration page cannot be served")]
+    Demo(#[from] DemoError),
+}
+
+/// A node that listens and has accepted nothing yet.
+#[derive(Debug)]
+pub struct Node {
+    realtime: Arc<RealtimeNode>,
+    broker: Arc<MemoryBroker>,
+    client: Bound,
+    admin: Option<Bound>,
+    admission: Arc<Admission>,
+    readiness: Readiness,
+    insecure: Vec<InsecureSwitch>,
+    shutdown_timeout: Duration,
+    tracker: TaskTracker,
+    first_keys: Option<FirstKeys>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    socket: TcpListener,
+    address: SocketAddr,
+    listener: Listener,
+}
+
+/// What the start of a node tells whoever started it.
+#[derive(Debug)]
+pub struct Announcement {
+    pub client: SocketAddr,
+    pub admin: Option<SocketAddr>,
+    /// The keys of a first start; they are shown here and never again.
+    pub first_keys: Option<FirstKeys>,
+}
+
+impl Node {
+    /// Opens, starts and binds everything; accepts nothing.
+    ///
+    /// # Errors
+    /// [`BuildError`]. The data directory may have been made by then, and nothing else.
+    pub async fn build(config: Config) -> Result<Self, BuildError> {
+        let insecure = config.insecure_switches();
+        let data_dir = config.data_dir.clone();
+        let (store, first_keys) = open_store(&config).await?;
+        let sandbox = Sandbox::new(sandbox_config(&config))?;
+        let mut registry = Registry::default();
+        sandbox.register(&mut registry);
+        let tracker = TaskTracker::new();
+        let hub = Hub::new(config.hub());
+        registry.register_collector(Box::new(HubCollector(Arc::clone(&hub))));
+        let broker = Arc::new(MemoryBroker::new(Arc::clone(&hub) as Arc<_>));
+        let realtime = RealtimeNode::new(NodeParts {
+            hub,
+            broker: Arc::clone(&broker) as Arc<_>,
+            hooks: Arc::clone(&sandbox) as Arc<_>,
+            metrics: RealtimeMetrics::register(&mut registry),
+            tracker: tracker.clone(),
+            name: node_name(&config),
+            version: VERSION.to_owned(),
+        });
+        realtime.set_app(&AppId::default_app(), config.clone().into_realtime());
+
+        let host = SandboxHost::new(sandbox, Arc::clone(&store), config.plugins.clone());
+        let admin = Admin::new(
+            AdminConfig {
+                key: config
+                    .admin_api
+                    .key
+                    .as_ref()
+                    .map(|key| key.expose().to_owned()),
+                tracker: tracker.clone(),
+            },
+            Arc::clone(&store),
+            Arc::new(host),
+        );
+        admin.start().await?;
+
+        let readiness = Readiness::default();
+        let registry = Arc::new(registry);
+        let admission = Admission::new(admission_config(&config));
+        let proxies = Arc::new(TrustedProxies::new(
+            config.http_server.trusted_proxies.clone(),
+        ));
+        let endpoint = Arc::new(WebSocketEndpoint {
+            node: Arc::clone(&realtime),
+            admission: Arc::clone(&admission),
+            proxies: Arc::clone(&proxies),
+            config: WebSocketConfig {
+                allowed_origins: AllowedOrigins::parse(&config.client.allowed_origins)?,
+                max_message_bytes: config.websocket.max_message_bytes,
+                visible_headers: config.plugins.allowed_headers.clone(),
+            },
+            tracker: tracker.clone(),
+        });
+        let router = client_router(&config, &store, &realtime, &readiness, &registry, endpoint)?;
+        let client_address = SocketAddr::new(
+            config
+                .http_server
+                .address
+                .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+            config.http_server.port,
+        );
+        let client = bind(
+            "http_server.port",
+            client_address,
+            Listener {
+                router,
+                admission: Arc::clone(&admission),
+                proxies,
+                tracker: tracker.clone(),
+            },
+        )?;
+        let admin = if config.admin_api.is_enabled {
+            Some(admin_listener(
+                &config, &admin, &readiness, &registry, &tracker,
+            )?)
+        } else {
+            None
+        };
+        tracing::info!(client.addr = %client.address, data_dir = %data_dir.display(), "the node is bound");
+        Ok(Self {
+            realtime,
+            broker,
+            client,
+            admin,
+            admission,
+            readiness,
+            insecure,
+            shutdown_timeout: config.shutdown_timeout,
+            tracker,
+            first_keys,
+        })
+    }
+
+    /// Addresses, and the first keys, which are handed out once.
+    pub fn announcement(&mut self) -> Announcement {
+        Announcement {
+            client: self.client.address,
+            admin: self.admin.as_ref().map(|admin| admin.address),
+            first_keys: self.first_keys.take(),
+        }
+    }
+
+    /// Serves until `stop`, then drains; `hurry` skips what is left of the drain.
+    pub async fn run(self, stop: CancellationToken, hurry: CancellationToken) {
+        let Self {
+            realtime,
+            broker,
+            client,
+            admin,
+            admission,
+            readiness,
+            insecure,
+            shutdown_timeout,
+            tracker,
+            first_keys: _,
+        } = self;
+        // Sessions are drained before the tasks that write for them stop.
+        let flushers_stop = CancellationToken::new();
+        let listeners_stop = CancellationToken::new();
+        realtime.hub().run(&tracker, &flushers_stop);
+        tracker.spawn(sweep(broker, flushers_stop.clone()));
+        tracker.spawn(warn_insecure(insecure.clone(), stop.clone()));
+        for Bound {
+            socket, listener, ..
+        } in std::iter::once(client).chain(admin)
+        {
+            tracker.spawn(listener.serve(socket, listeners_stop.clone()));
+        }
+        let switches = insecure.iter().map(|switch| switch.key.to_owned());
+        readiness.start(switches.collect());
+
+        stop.cancelled().await;
+        tracing::info!("the node drains");
+        // Readiness first, so that balancers stop sending; then new handshakes get 503; then sessions go.
+        readiness.drain();
+        admission.drain();
+        let drained = async {
+            realtime.drain(DRAIN_SPREAD.min(shutdown_timeout / 2)).await;
+            listeners_stop.cancel();
+            flushers_stop.cancel();
+            tracker.close();
+            tracker.wait().await;
+        };
+        tokio::select! {
+            biased; // A finished drain is not a hurried one.
+            () = drained => tracing::info!("the node has stopped"),
+            () = hurry.cancelled() => tracing::warn!("the drain was cut short by a second signal"),
+            () = tokio::time::sleep(shutdown_timeout) => {
+                tracing::warn!(open = realtime.num_open(), "the drain took longer than shutdown.timeout");
+            }
+        }
+    }
+}
+
+async fn open_store(config: &Config) -> Result<(Arc<Store>, Option<FirstKeys>), BuildError> {
+    let data_dir = config.data_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let unusable = |source| BuildError::DataDir {
+            path: data_dir.clone(),
+            source,
+        };
+        files::make_private_dir(&data_dir).map_err(unusable)?;
+        let store = Store::open(&data_dir)?;
+        let first_keys = store.ensure_first_keys(&Actor::node())?;
+        if let Some(keys) = &first_keys {
+            let admin = keys.operator.secret.reveal();
+            files::write_private(&data_dir.join("admin.key"), admin).map_err(unusable)?;
+            let api = keys.api.secret.reveal();
+            files::write_private(&data_dir.join("api.key"), api).map_err(unusable)?;
+        }
+        Ok((Arc::new(store), first_keys))
+    });
+    opened.await.unwrap_or_else(|panic| {
+        Err(BuildError::DataDir {
+            path: config.data_dir.clone(),
+            source: io::Error::other(panic),
+        })
+    })
+}
+
+fn sandbox_config(config: &Config) -> SandboxConfig {
+    let directory = config.data_dir.join("artifacts");
+    let key_file = config.data_dir.join("artifacts.key");
+    let cache = CacheConfig::open(directory, &key_file);
+    if let Err(error) = &cache {
+        tracing::warn!(%error, "the cache of compiled plugins cannot be used; each start compiles anew");
+    }
+    SandboxConfig {
+        cache: cache.ok(),
+        max_message_bytes: config.websocket.max_message_bytes,
+        max_channel_bytes: config.channels.max_length_bytes,
+        name_in_errors: config.plugins.name_in_errors,
+        private_prefix: config.channels.private_prefix.to_string(),
+        namespace_boundary: config.channels.namespace_boundary.to_string(),
+    }
+}
+
+fn admission_config(config: &Config) -> AdmissionConfig {
+    let defaults = AdmissionConfig::default();
+    AdmissionConfig {
+        max_connections: config.client.connection_limit,
+        max_connections_per_address: u32::try_from(config.client.ip_connection_limit)
+            .unwrap_or(u32::MAX),
+        handshakes_per_second: config
+            .client
+            .connection_rate_limit
+            .unwrap_or(defaults.handshakes_per_second),
+        handshakes_per_address: config.client.ip_connection_rate_limit.get(),
+    }
+}
+
+fn client_router(
+    config: &Config,
+    store: &Arc<Store>,
+    realtime: &Arc<RealtimeNode>,
+    readiness: &Readiness,
+    registry: &Arc<Registry>,
+    endpoint: Arc<WebSocketEndpoint>,
+) -> Result<Router, BuildError> {
+    let mut router = health::router(&config.health.handler_prefix, readiness.clone());
+    if config.websocket.is_enabled {
+        router = router.merge(endpoint.router(&config.websocket.handler_prefix));
+    }
+    if config.http_api.is_enabled {
+        let keys = config.http_api.key.iter();
+        let keys = keys.map(|key| ConfiguredKey::new(AppId::default_app(), key.expose()));
+        let api_config = ApiConfig {
+            prefix: config.http_api.handler_prefix.clone(),
+            error_mode: match config.http_api.error_mode {
+                config::ErrorMode::Envelope => api::ErrorMode::Envelope,
+                config::ErrorMode::Transport => api::ErrorMode::Transport,
+            },
+            is_insecure: config.http_api.is_insecure,
+            keys: keys.collect(),
+        };
+        let realtime = Arc::new(Arc::clone(realtime));
+        router = router.merge(api::router(api_config, Arc::clone(store), realtime));
+    }
+    if config.prometheus.is_enabled {
+        let path = &config.prometheus.handler_prefix;
+        router = router.merge(metrics::router(path, Arc::clone(registry)));
+    }
+    if let Some(demo) = &config.demo {
+        router = router.merge(demo::router(demo)?);
+    }
+    Ok(router)
+}
+
+fn admin_listener(
+    config: &Config,
+    admin: &Arc<Admin>,
+    readiness: &Readiness,
+    registry: &Arc<Registry>,
+    tracker: &TaskTracker,
+) -> Result<Bound, BuildError> {
+    let router = admin
+        .router()
+        .merge(health::router("/health", readiness.clone()))
+        .merge(metrics::router("/metrics", Arc::clone(registry)))
+        .layer(axum::middleware::map_request(name_peer));
+    let listener = Listener {
+        router,
+        admission: Admission::new(AdmissionConfig {
+            max_connections: ADMIN_CONNECTIONS,
+            ..AdmissionConfig::default()
+        }),
+        proxies: Arc::default(),
+        tracker: tracker.clone(),
+    };
+    let address = SocketAddr::new(config.admin_api.address, config.admin_api.port);
+    bind("admin_api.port", address, listener)
+}
+
+/// Gives the admin API the peer's address in the form it looks for.
+async fn name_peer(mut request: Request) -> Request {
+    if let Some(address) = request.extensions().get::<ClientAddress>().copied() {
+        request.extensions_mut().insert(ConnectInfo(address.peer));
+    }
+    request
+}
+
+fn bind(
+    setting: &'static str,
+    address: SocketAddr,
+    listener: Listener,
+) -> Result<Bound, BuildError> {
+    let failed = |source| BuildError::Bind {
+        setting,
+        address,
+        source,
+    };
+    let socket = listener::bind(address).map_err(failed)?;
+    let address = socket.local_addr().map_err(failed)?;
+    Ok(Bound {
+        socket,
+        address,
+        listener,
+    })
+}
+
+/// The configured name, or `HOST_PORT` as in the reference.
+fn node_name(config: &Config) -> String {
+    config.node_name.clone().unwrap_or_else(|| {
+        let host = rustix::system::uname();
+        let host = host.nodename().to_string_lossy();
+        format!("{host}_{}", config.http_server.port)
+    })
+}
+
+async fn sweep(broker: Arc<MemoryBroker>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => broker.sweep(),
+        }
+    }
+}
+
+async fn warn_insecure(switches: Vec<InsecureSwitch>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(INSECURE_WARNING_INTERVAL);
+    while !switches.is_empty() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        for InsecureSwitch { key, consequence } in &switches {
+            tracing::warn!(key, consequence, "an insecure switch is on");
+        }
+    }
+}
