@@ -1,0 +1,398 @@
+//! Rows of the key table: the node, its listeners and what operates it.
+
+use super::{CONSOLE, COUNT, INTERNAL, PORT, REDIS, Row, TELEMETRY, TLS};
+use crate::config::keys::{Kind, Status};
+use Kind::{Duration, Flag, Secret, Text, Texts};
+use Status::{Later, Never, Supported};
+
+pub(super) const OURS: &[Row] = &[(
+    "data_dir",
+    Text,
+    "\"tidegate-data\"",
+    Supported,
+    "Directory of the control store, the first keys and the compiled plugins; made when missing.",
+)];
+
+pub(super) const HTTP_SERVER: &[Row] = &[
+    (
+        "address",
+        Text,
+        "\"\"",
+        Supported,
+        "IP address to listen on for clients; empty is every interface.",
+    ),
+    (
+        "port",
+        PORT,
+        "8000",
+        Supported,
+        "Port for clients and the server API; 0 lets the system choose.",
+    ),
+    (
+        "trusted_proxies",
+        Texts,
+        "[]",
+        Supported,
+        "Networks of proxies whose X-Forwarded-For is believed, as in \"10.0.0.0/8\".",
+    ),
+    ("internal_address", Text, "\"\"", INTERNAL, ""),
+    ("internal_port", Text, "\"\"", INTERNAL, ""),
+    ("tls_autocert.enabled", Flag, "false", TLS, ""),
+    ("tls_autocert.host_whitelist", Texts, "null", TLS, ""),
+    ("tls_autocert.cache_dir", Text, "\"\"", TLS, ""),
+    ("tls_autocert.email", Text, "\"\"", TLS, ""),
+    ("tls_autocert.server_name", Text, "\"\"", TLS, ""),
+    ("tls_autocert.http", Flag, "false", TLS, ""),
+    ("tls_autocert.http_addr", Text, "\":80\"", TLS, ""),
+    ("tls_external", Flag, "false", TLS, ""),
+    ("http3.enabled", Flag, "false", Later("HTTP/3 is"), ""),
+    ("h2c_external", Flag, "false", Later("HTTP/2 is"), ""),
+];
+
+pub(super) const ADMIN_API: &[Row] = &[
+    (
+        "enabled",
+        Flag,
+        "true",
+        Supported,
+        "Whether the admin API (plugins, bindings, keys) has its listener.",
+    ),
+    (
+        "address",
+        Text,
+        "\"127.0.0.1\"",
+        Supported,
+        "IP address of the admin listener; loopback only, since it has no TLS yet.",
+    ),
+    (
+        "port",
+        PORT,
+        "8001",
+        Supported,
+        "Port of the admin listener; 0 lets the system choose.",
+    ),
+    (
+        "key",
+        Secret,
+        "\"\"",
+        Supported,
+        "A further admin key, at least 16 bytes; the first one is made at the first start.",
+    ),
+];
+
+pub(super) const LOG: &[Row] = &[
+    (
+        "level",
+        Text,
+        "\"info\"",
+        Supported,
+        "trace, debug, info, warn, error or none.",
+    ),
+    (
+        "file",
+        Text,
+        "\"\"",
+        Supported,
+        "File to append JSON lines to; empty is standard error.",
+    ),
+];
+
+pub(super) const ENGINE: &[Row] = &[
+    (
+        "type",
+        Text,
+        "\"memory\"",
+        Supported,
+        "Where publications and history live; this release has memory.",
+    ),
+    ("redis.prefix", Text, "\"centrifugo\"", REDIS, ""),
+    (
+        "redis.address",
+        Texts,
+        "[\"redis://127.0.0.1:6379\"]",
+        REDIS,
+        "",
+    ),
+    ("redis.connect_timeout", Duration, "\"1s\"", REDIS, ""),
+    ("redis.io_timeout", Duration, "\"4s\"", REDIS, ""),
+    ("redis.db", COUNT, "0", REDIS, ""),
+    ("redis.user", Text, "\"\"", REDIS, ""),
+    ("redis.password", Secret, "\"\"", REDIS, ""),
+    ("redis.client_name", Text, "\"\"", REDIS, ""),
+    ("redis.force_resp2", Flag, "false", REDIS, ""),
+    ("redis.cluster_address", Texts, "null", REDIS, ""),
+    ("redis.sentinel_address", Texts, "null", REDIS, ""),
+    ("redis.sentinel_user", Text, "\"\"", REDIS, ""),
+    ("redis.sentinel_password", Secret, "\"\"", REDIS, ""),
+    ("redis.sentinel_master_name", Text, "\"\"", REDIS, ""),
+    ("redis.sentinel_client_name", Text, "\"\"", REDIS, ""),
+    ("redis.replica_client.enabled", Flag, "false", REDIS, ""),
+    ("redis.history_use_lists", Flag, "false", REDIS, ""),
+    ("redis.presence_ttl", Duration, "\"1m0s\"", REDIS, ""),
+    ("redis.presence_hash_field_ttl", Flag, "false", REDIS, ""),
+    ("redis.presence_user_mapping", Flag, "false", REDIS, ""),
+];
+
+pub(super) const HTTP_API: &[Row] = &[
+    (
+        "disabled",
+        Flag,
+        "false",
+        Supported,
+        "Do not serve the server API.",
+    ),
+    (
+        "handler_prefix",
+        Text,
+        "\"/api\"",
+        Supported,
+        "Path of the server API.",
+    ),
+    (
+        "key",
+        Secret,
+        "\"\"",
+        Supported,
+        "A further API key of the app `default`.",
+    ),
+    (
+        "error_mode",
+        Text,
+        "\"\"",
+        Supported,
+        "`transport` answers errors with HTTP status codes instead of 200.",
+    ),
+    (
+        "insecure",
+        Flag,
+        "false",
+        Supported,
+        "Accept requests without a key. For tests only.",
+    ),
+    (
+        "external",
+        Flag,
+        "false",
+        Never("the server API is always on the client listener; remove the key."),
+        "",
+    ),
+];
+
+pub(super) const PLUGINS: &[Row] = &[
+    (
+        "allowed_headers",
+        Texts,
+        "[]",
+        Supported,
+        "Names of the connection's HTTP headers that plugins may see.",
+    ),
+    (
+        "name_in_errors",
+        Flag,
+        "false",
+        Supported,
+        "Put `plugin@version: ` in front of the reasons that clients see.",
+    ),
+    (
+        "memory_limit",
+        Kind::Size {
+            min: 1 << 20,
+            max: tidegate_sandbox::MEMORY_CAP_BYTES as u64,
+        },
+        "\"32MiB\"",
+        Supported,
+        "Memory of one plugin instance, all memories summed.",
+    ),
+    (
+        "deadline.authentication",
+        Duration,
+        "\"20ms\"",
+        Supported,
+        "Time one authentication call may take.",
+    ),
+    (
+        "deadline.authorization",
+        Duration,
+        "\"20ms\"",
+        Supported,
+        "Time one authorization call may take.",
+    ),
+    (
+        "deadline.filtering",
+        Duration,
+        "\"5ms\"",
+        Supported,
+        "Time one filtering call may take.",
+    ),
+    (
+        "deadline.routing",
+        Duration,
+        "\"5ms\"",
+        Supported,
+        "Time one routing call may take.",
+    ),
+    (
+        "deadline.rpc",
+        Duration,
+        "\"20ms\"",
+        Supported,
+        "Time one rpc call may take.",
+    ),
+];
+
+pub(super) const HEALTH: &[Row] = &[
+    (
+        "enabled",
+        Flag,
+        "true",
+        Supported,
+        "Serve health on the client listener; the admin listener always does.",
+    ),
+    (
+        "handler_prefix",
+        Text,
+        "\"/health\"",
+        Supported,
+        "Path of the health endpoint.",
+    ),
+];
+
+pub(super) const PROMETHEUS: &[Row] = &[
+    (
+        "enabled",
+        Flag,
+        "false",
+        Supported,
+        "Serve metrics on the client listener; the admin listener always does.",
+    ),
+    (
+        "handler_prefix",
+        Text,
+        "\"/metrics\"",
+        Supported,
+        "Path of the metrics.",
+    ),
+    (
+        "instrument_http_handlers",
+        Flag,
+        "false",
+        Never("the metrics are the same for every transport; remove the key."),
+        "",
+    ),
+    (
+        "recovered_publications_histogram",
+        Flag,
+        "false",
+        Later("this histogram is"),
+        "",
+    ),
+    (
+        "native_histograms",
+        Flag,
+        "false",
+        Later("native histograms are"),
+        "",
+    ),
+];
+
+pub(super) const NODE: &[Row] = &[
+    (
+        "name",
+        Text,
+        "\"\"",
+        Supported,
+        "Name of the node in logs and `info`; empty is the host's name and port.",
+    ),
+    (
+        "info_metrics_aggregate_interval",
+        Duration,
+        "\"1m0s\"",
+        Later("aggregated metrics in `info` are"),
+        "",
+    ),
+];
+
+pub(super) const SHUTDOWN: &[Row] = &[(
+    "timeout",
+    Duration,
+    "\"30s\"",
+    Supported,
+    "Longest time between SIGTERM and the end of the process.",
+)];
+
+pub(super) const DEMO: &[Row] = &[
+    (
+        "enabled",
+        Flag,
+        "false",
+        Supported,
+        "Serve the demonstration page and mint its tickets, on this machine only.",
+    ),
+    (
+        "page_dir",
+        Text,
+        "\"\"",
+        Supported,
+        "Directory of the page.",
+    ),
+    (
+        "ticket_key_id",
+        Text,
+        "\"demo\"",
+        Supported,
+        "Id of the ticket key, as the plugin `ticket-auth` knows it.",
+    ),
+    (
+        "ticket_secret",
+        Secret,
+        "\"\"",
+        Supported,
+        "Secret of the tickets, at least 32 bytes.",
+    ),
+];
+
+pub(super) const ADMIN: &[Row] = &[
+    ("enabled", Flag, "false", CONSOLE, ""),
+    ("handler_prefix", Text, "\"\"", CONSOLE, ""),
+    ("password", Secret, "\"\"", CONSOLE, ""),
+    ("secret", Secret, "\"\"", CONSOLE, ""),
+    ("insecure", Flag, "false", CONSOLE, ""),
+    ("web_path", Text, "\"\"", CONSOLE, ""),
+    ("web_proxy_address", Text, "\"\"", CONSOLE, ""),
+    ("external", Flag, "false", CONSOLE, ""),
+];
+
+pub(super) const SWAGGER: &[Row] = &[
+    (
+        "enabled",
+        Flag,
+        "false",
+        Never("the API is described by /admin/v1/openapi.json; remove the key."),
+        "",
+    ),
+    (
+        "handler_prefix",
+        Text,
+        "\"/swagger\"",
+        Never("the API is described by /admin/v1/openapi.json; remove the key."),
+        "",
+    ),
+];
+
+pub(super) const INIT: &[Row] = &[
+    ("enabled", Flag, "false", Later("the init endpoint is"), ""),
+    (
+        "handler_prefix",
+        Text,
+        "\"/connection/init\"",
+        Later("the init endpoint is"),
+        "",
+    ),
+];
+
+pub(super) const OPENTELEMETRY: &[Row] = &[
+    ("enabled", Flag, "false", TELEMETRY, ""),
+    ("api", Flag, "false", TELEMETRY, ""),
+    ("consuming", Flag, "false", TELEMETRY, ""),
+    ("google_cloud_adc_auth", Flag, "false", TELEMETRY, ""),
+];
