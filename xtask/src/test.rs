@@ -119,8 +119,7 @@ fn rust(steps: &mut Steps, workspace: &Workspace) -> Result<()> {
         workspace
             .cargo()
             .args(["test", "--workspace", "--no-fail-fast"])
-            .env("TIDEGATE_BIN", workspace.server())
-            .env("TIDEGATE_PLUGINS", workspace.guests()),
+            .env("TIDEGATE_BIN", workspace.server()),
     )
 }
 
@@ -134,8 +133,7 @@ fn javascript(
     let mut npm = std::process::Command::new("npm");
     npm.args(["run", "--silent", suite])
         .current_dir(workspace.root.join("tests/js"))
-        .env("TIDEGATE_BIN", workspace.server())
-        .env("TIDEGATE_PLUGINS", workspace.guests());
+        .env("TIDEGATE_BIN", workspace.server());
     if let Some(chromium) = chromium {
         npm.env("CHROMIUM", chromium);
     }

@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 export const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 
 const BINARY = process.env.TIDEGATE_BIN ?? path.join(process.env.CARGO_TARGET_DIR ?? path.join(ROOT, "target"), "debug/tidegate");
-const PLUGINS = process.env.TIDEGATE_PLUGINS ?? path.join(path.dirname(path.dirname(BINARY)), "wasm32-unknown-unknown/plugin");
+const PLUGINS = path.join(path.dirname(path.dirname(BINARY)), "wasm32-unknown-unknown/plugin");
 
 /** The secret that the test servers check connection tokens with. */
 export const TOKEN_SECRET = "a-secret-of-the-tests-with-more-than-32-bytes";
