@@ -171,7 +171,7 @@ impl WebSocketEndpoint {
             tracing::error!("an upgraded connection is not a TCP stream");
             return;
         };
-        if let Some(session) = self.session(Socket::Tcp(stream), early, peer, Some(permit)) {
+        if let Some(session) = self.session(Socket::Tcp(stream), &early, peer, Some(permit)) {
             self.tracker.spawn(session);
         }
     }
@@ -180,7 +180,7 @@ impl WebSocketEndpoint {
     pub fn session(
         &self,
         socket: Socket,
-        early: Bytes,
+        early: &[u8],
         peer: PeerInfo,
         permit: Option<Permit>,
     ) -> Option<WebSocketSession<Driver>> {

@@ -171,8 +171,9 @@ impl<C: Conversation> WebSocketSession<C> {
     }
 
     /// Hands over bytes that came with the handshake, behind it.
-    pub fn with_early_bytes(mut self, bytes: Bytes) -> Self {
-        self.carry = bytes;
+    pub fn with_early_bytes(mut self, bytes: &[u8]) -> Self {
+        // Copied, even when empty: the bytes are a view that keeps hyper's whole read buffer alive.
+        self.carry = Bytes::copy_from_slice(bytes);
         self
     }
 
