@@ -71,7 +71,7 @@ impl Running {
         let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = socket.local_addr().unwrap();
         let listener = Listener {
-            router: endpoint.router(),
+            router: endpoint.router("/connection/websocket"),
             admission,
             proxies,
             tracker: tracker.clone(),
