@@ -30,14 +30,12 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
         "remove target/tour by hand, then run this again",
         || Tour::prepare(workspace),
     )?;
-    // Ctrl-c reaches the server too, which drains; we wait for it instead of dying first.
-    ctrlc::set_handler(|| println!("\nstopping: the server drains its connections"))
-        .context("cannot listen for ctrl-c")?;
     let mut server = steps.step(
         "starting the server",
         "free the ports 8000 and 8001 (ss -ltnp shows who has them), then run this again",
         || tour.start(workspace),
     )?;
+    server.stop_on_ctrl_c()?;
     steps.step(
         "pushing and binding the example plugins",
         "read the server's answer above",
@@ -187,7 +185,7 @@ impl Tour {
     export PATH=\"{root}:$PATH\" TIDEGATE_DATA_DIR=\"{root}/data\"
     tidegate plugin list
     tidegate publish chat:lobby '{{\"type\":\"broadcast\",\"from\":\"terminal\",\"text\":\"hello from the API\"}}'
-    tidegate plugin new shout && cd shout && tidegate plugin push --activate --bind filtering@namespace:chat
+    in any empty directory: tidegate plugin new shout && cd shout && tidegate plugin push --activate --bind filtering@namespace:chat
 
   ctrl-c stops the server.
 ",

@@ -1,6 +1,7 @@
 //! A server process that xtask started: waits for its announcements, stops it when dropped.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
@@ -36,7 +37,9 @@ impl Server {
             .arg("serve")
             .args(["--announce", "json"])
             .stdin(Stdio::null())
-            .stdout(Stdio::piped());
+            .stdout(Stdio::piped())
+            // Ctrl-c in the terminal reaches us alone; we pass it on as the signal that drains.
+            .process_group(0);
         arguments(&mut command);
         println!("    $ {}", crate::steps::line(&command));
         let mut child = command
@@ -90,7 +93,20 @@ impl Server {
         }
     }
 
-    /// Waits until the server has ended by itself (somebody pressed ctrl-c, which reaches it too).
+    /// From now on ctrl-c drains the server; pressed again, the server does not wait for its clients.
+    pub(crate) fn stop_on_ctrl_c(&self) -> Result<()> {
+        let pid = self.pid();
+        ctrlc::set_handler(move || {
+            println!("\nstopping: the server drains its connections; ctrl-c again does not wait");
+            if let Some(pid) = pid {
+                // It may have ended in between; then there is nothing to stop.
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+            }
+        })
+        .context("cannot listen for ctrl-c")
+    }
+
+    /// Waits until the server has ended.
     pub(crate) fn wait(&mut self) -> Result<std::process::ExitStatus> {
         self.child.wait().context("the server cannot be waited for")
     }
