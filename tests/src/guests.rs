@@ -21,7 +21,7 @@ fn folder() -> PathBuf {
         clippy::disallowed_methods,
         reason = "a test harness has no configuration module"
     )]
-    if let Some(folder) = std::env::var_os("TIDEGATE_PLUGINS") {
+    if let Some(folder) = std::env::var_os("TEST_PLUGINS") {
         return folder.into();
     }
     let executable = std::env::current_exe().expect("a process knows its own path");

@@ -32,7 +32,7 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
                 workspace
                     .cargo()
                     .args(["bench", "--quiet", "--package", name, "--benches"])
-                    .env("TIDEGATE_PLUGINS", workspace.guests()),
+                    .env("TEST_PLUGINS", workspace.guests()),
             )?;
         }
     }
