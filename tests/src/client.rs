@@ -23,13 +23,6 @@ pub struct Closed {
     pub reason: String,
 }
 
-/// What arrived.
-#[derive(Debug)]
-enum Event {
-    Reply(Box<Reply>),
-    Closed(Closed),
-}
-
 /// A connected socket. Answers pings by itself.
 #[derive(Debug)]
 pub struct Client {
@@ -136,18 +129,9 @@ impl Client {
     /// # Panics
     /// When the connection ends first.
     pub async fn reply(&mut self, id: u32) -> Reply {
-        if let Some(index) = self.backlog.iter().position(|reply| reply.id == id) {
-            return self
-                .backlog
-                .remove(index)
-                .expect("the index was just found");
-        }
-        loop {
-            match within("a reply", self.next_event()).await {
-                Event::Reply(reply) if reply.id == id => return *reply,
-                Event::Reply(reply) => self.backlog.push_back(*reply),
-                Event::Closed(closed) => panic!("closed before reply {id}: {closed:?}"),
-            }
+        match self.reply_or_close(id).await {
+            Ok(reply) => reply,
+            Err(closed) => panic!("closed before reply {id}: {closed:?}"),
         }
     }
 
@@ -156,19 +140,7 @@ impl Client {
     /// # Errors
     /// The connection ended.
     pub async fn reply_or_close(&mut self, id: u32) -> Result<Reply, Closed> {
-        if let Some(index) = self.backlog.iter().position(|reply| reply.id == id) {
-            return Ok(self
-                .backlog
-                .remove(index)
-                .expect("the index was just found"));
-        }
-        loop {
-            match within("a reply or the end", self.next_event()).await {
-                Event::Reply(reply) if reply.id == id => return Ok(*reply),
-                Event::Reply(reply) => self.backlog.push_back(*reply),
-                Event::Closed(closed) => return Err(closed),
-            }
-        }
+        self.first("a reply", |reply| reply.id == id).await
     }
 
     /// Waits for the next push.
@@ -176,21 +148,24 @@ impl Client {
     /// # Panics
     /// When the connection ends first.
     pub async fn push(&mut self) -> Push {
-        if let Some(index) = self.backlog.iter().position(|reply| reply.push.is_some()) {
-            let reply = self
-                .backlog
-                .remove(index)
-                .expect("the index was just found");
-            return *reply.push.expect("the position was chosen by it");
+        match self.first("a push", |reply| reply.push.is_some()).await {
+            Ok(reply) => *reply.push.expect("it was chosen by its push"),
+            Err(closed) => panic!("closed before a push: {closed:?}"),
         }
+    }
+
+    /// The first message that is the wanted one; what arrives before it is kept in order.
+    async fn first(
+        &mut self,
+        what: &str,
+        is_wanted: impl Fn(&Reply) -> bool,
+    ) -> Result<Reply, Closed> {
         loop {
-            match within("a push", self.next_event()).await {
-                Event::Reply(reply) => match reply.push {
-                    Some(push) => return *push,
-                    None => self.backlog.push_back(*reply),
-                },
-                Event::Closed(closed) => panic!("closed before a push: {closed:?}"),
+            if let Some(index) = self.backlog.iter().position(&is_wanted) {
+                let wanted = self.backlog.remove(index);
+                return Ok(wanted.expect("the index was just found"));
             }
+            within(what, self.receive()).await?;
         }
     }
 
@@ -211,7 +186,7 @@ impl Client {
             return closed.clone();
         }
         loop {
-            if let Event::Closed(closed) = within("the end", self.next_event()).await {
+            if let Err(closed) = within("the end", self.receive()).await {
                 return closed;
             }
         }
@@ -222,55 +197,49 @@ impl Client {
         drop(self.socket);
     }
 
-    async fn next_event(&mut self) -> Event {
+    /// Takes what arrives next into the backlog: a frame, which may hold many messages.
+    async fn receive(&mut self) -> Result<(), Closed> {
         if let Some(closed) = &self.closed {
-            return Event::Closed(closed.clone());
+            return Err(closed.clone());
         }
-        loop {
-            let closed = match self.socket.next().await {
-                Some(Ok(Message::Text(text))) => match self.take(text.as_bytes()).await {
-                    Some(reply) => return Event::Reply(reply),
-                    None => continue,
-                },
-                Some(Ok(Message::Binary(bytes))) => match self.take(&bytes).await {
-                    Some(reply) => return Event::Reply(reply),
-                    None => continue,
-                },
-                Some(Ok(Message::Close(frame))) => Closed {
-                    code: frame.as_ref().map_or(1005, |frame| frame.code.into()),
-                    reason: frame.map_or_else(String::new, |frame| frame.reason.to_string()),
-                },
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
-                Some(Err(error)) => Closed {
-                    code: 1006,
-                    reason: error.to_string(),
-                },
-                None => Closed {
-                    code: 1006,
-                    reason: "the stream ended".to_owned(),
-                },
-            };
-            self.closed = Some(closed.clone());
-            return Event::Closed(closed);
-        }
+        let closed = match self.socket.next().await {
+            Some(Ok(Message::Text(text))) => {
+                self.take(text.as_bytes()).await;
+                return Ok(());
+            }
+            Some(Ok(Message::Binary(bytes))) => {
+                self.take(&bytes).await;
+                return Ok(());
+            }
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => return Ok(()),
+            Some(Ok(Message::Close(frame))) => Closed {
+                code: frame.as_ref().map_or(1005, |frame| frame.code.into()),
+                reason: frame.map_or_else(String::new, |frame| frame.reason.to_string()),
+            },
+            Some(Err(error)) => Closed {
+                code: 1006,
+                reason: error.to_string(),
+            },
+            None => Closed {
+                code: 1006,
+                reason: "the stream ended".to_owned(),
+            },
+        };
+        self.closed = Some(closed.clone());
+        Err(closed)
     }
 
-    /// Takes a frame apart: pings are answered, the first other reply is returned, the rest is kept.
-    async fn take(&mut self, frame: &[u8]) -> Option<Box<Reply>> {
+    /// Takes a frame apart: pings are answered, the rest is kept.
+    async fn take(&mut self, frame: &[u8]) {
         let replies = decode_replies(self.codec, frame).expect("the server sends valid frames");
-        let mut first = None;
         for reply in replies {
             if reply == Reply::default() {
                 let pong = encode_commands(self.codec, &[Command::default()]);
-                // A connection that just ended need not hear the pong.
                 self.send_frame(pong.expect("a pong has no data")).await;
-            } else if first.is_none() {
-                first = Some(Box::new(reply));
             } else {
                 self.backlog.push_back(reply);
             }
         }
-        first
     }
 
     pub async fn connect_with(&mut self, request: ConnectRequest) -> Reply {

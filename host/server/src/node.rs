@@ -249,12 +249,13 @@ impl Node {
             tracker,
             first_keys: _,
         } = self;
-        // Sessions are drained before the tasks that write for them stop.
-        let flushers_stop = CancellationToken::new();
+        // Sessions end before the tasks that write for them and keep their deadlines.
+        let services = TaskTracker::new();
+        let services_stop = CancellationToken::new();
         let listeners_stop = CancellationToken::new();
-        realtime.hub().run(&tracker, &flushers_stop);
-        tracker.spawn(sweep(broker, flushers_stop.clone()));
-        tracker.spawn(warn_insecure(insecure.clone(), stop.clone()));
+        realtime.hub().run(&services, &services_stop);
+        services.spawn(sweep(broker, services_stop.clone()));
+        services.spawn(warn_insecure(insecure.clone(), services_stop.clone()));
         for Bound {
             socket, listener, ..
         } in std::iter::once(client).chain(admin)
@@ -272,9 +273,11 @@ impl Node {
         let drained = async {
             realtime.drain(DRAIN_SPREAD.min(shutdown_timeout / 2)).await;
             listeners_stop.cancel();
-            flushers_stop.cancel();
             tracker.close();
             tracker.wait().await;
+            services_stop.cancel();
+            services.close();
+            services.wait().await;
         };
         tokio::select! {
             biased; // A finished drain is not a hurried one.

@@ -165,12 +165,12 @@ pub(crate) fn json_cases() -> Vec<Case> {
         ),
         (
             "257 commands",
-            text(vec![r#"{"id":2,"rpc":{}}"#; 257].join("\n")),
+            text(vec![r#"{"id":2,"unsubscribe":{"channel":"x"}}"#; 257].join("\n")),
             Closed(3501),
         ),
         (
             "1,000 commands",
-            text(vec![r#"{"id":2,"rpc":{}}"#; 1_000].join("\n")),
+            text(vec![r#"{"id":2,"unsubscribe":{"channel":"x"}}"#; 1_000].join("\n")),
             Closed(3501),
         ),
         ("an unexpected pong", text("{}"), Closed(3501)),
@@ -345,7 +345,7 @@ pub(crate) fn protobuf_cases() -> Vec<Case> {
         ("JSON", binary(br#"{"id":2,"rpc":{}}"#), Closed(3501)),
         (
             "257 commands",
-            binary(&[4, 8, 2, 0x6a, 0].repeat(257)),
+            binary(&[7, 8, 2, 0x32, 3, 0x0a, 1, b'x'].repeat(257)),
             Closed(3501),
         ),
         ("an unexpected pong", binary(&[0]), Closed(3501)),

@@ -16,7 +16,10 @@ use axum::{
 use base64::Engine;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{
+    body::Body as _,
+    upgrade::{OnUpgrade, Upgraded},
+};
 use hyper_util::rt::TokioIo;
 use tidegate_protocol::{Codec, Framing};
 use tidegate_realtime::{
@@ -84,6 +87,8 @@ enum HandshakeError {
     AbsoluteTarget,
     #[error("a WebSocket handshake has one Host header")]
     BadHost,
+    #[error("a WebSocket handshake has no body")]
+    HasBody,
     #[error("a WebSocket handshake has one header 'Upgrade: websocket' and 'Connection: Upgrade'")]
     NoUpgrade,
     #[error(
@@ -219,6 +224,10 @@ fn check_request(request: &Request) -> Result<String, HandshakeError> {
     if only(headers, header::HOST).is_none_or(HeaderValue::is_empty) {
         return Err(HandshakeError::BadHost);
     }
+    // A body would be read by whoever holds the socket next: the way requests are smuggled.
+    if headers.contains_key(header::TRANSFER_ENCODING) || !request.body().is_end_stream() {
+        return Err(HandshakeError::HasBody);
+    }
     let upgrades = only(headers, header::UPGRADE)
         .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
     if !upgrades || !has_token(headers, header::CONNECTION, "upgrade") {
@@ -309,6 +318,7 @@ impl HandshakeError {
             Self::NotGet
             | Self::AbsoluteTarget
             | Self::BadHost
+            | Self::HasBody
             | Self::NoUpgrade
             | Self::BadVersion
             | Self::BadKey => StatusCode::BAD_REQUEST,
