@@ -81,7 +81,8 @@ async fn control_state_is_whole_after_kills_during_upload_activation_and_traffic
     for round in 1..=6_u64 {
         // Traffic that the kill cuts: its errors are expected, its panics are nobody's business.
         let mut client = Client::connect(&running, Codec::Json, ConnectRequest::default()).await;
-        let traffic = tokio::spawn(async move {
+        let mut traffic = tokio::task::JoinSet::new();
+        traffic.spawn(async move {
             loop {
                 client.publish("crash:x", &json!({ "round": round })).await;
             }
@@ -113,7 +114,7 @@ async fn control_state_is_whole_after_kills_during_upload_activation_and_traffic
             let ended = within("the command's end", command.wait_with_output()).await;
             ended.expect("the command was started by us");
         }
-        traffic.abort();
+        traffic.shutdown().await;
 
         running = node().data_dir(data.path()).start();
         let (numbers, active) = versions(&running).await;

@@ -300,14 +300,9 @@ async fn slow_reader_is_closed_with_3008() {
         ..HubConfig::default()
     };
     let connected = Connected::with_capacity(16, config);
-    loop {
-        match connected
-            .link
-            .push_raw(Bytes::from(echoed(&"x".repeat(100))))
-        {
-            PushOutcome::Queued => drop(connected.link.flush()),
-            PushOutcome::Overflow | PushOutcome::Closing => break,
-        }
+    let message = Bytes::from(echoed(&"x".repeat(100)));
+    while let PushOutcome::Queued = connected.link.push_raw(message.clone()) {
+        connected.link.flush();
     }
     let bytes = connected.read_to_end().await;
     assert!(bytes.ends_with(&closing(3008, "slow")));
