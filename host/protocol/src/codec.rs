@@ -1,7 +1,7 @@
 //! Entry points of the codecs: frames of commands in, replies out.
 //!
 //! Owns what surrounds messages on the wire (newlines, lengths) and the limits; the messages themselves are read
-//! and written by [`crate::schema`].
+//! and written by the private module `schema`.
 
 use crate::{
     json::{self, JsonReader},

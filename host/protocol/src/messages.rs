@@ -1,6 +1,6 @@
 //! The messages of the client protocol: one table of names, field numbers and types.
 //!
-//! Both codecs are made from this table by the `messages!` macro (see [`crate::schema`]), so that they cannot
+//! Both codecs are made from this table by the `messages!` macro (see the private module `schema`), so that they cannot
 //! disagree about a field. Owns no behaviour beyond questions about a message itself. A number left out is
 //! reserved in the protocol or belongs to the compression dictionary, which this server never switches on.
 //!
