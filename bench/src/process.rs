@@ -81,6 +81,15 @@ pub fn machine() -> String {
     )
 }
 
+/// How many processes wanted to run in the last minute: the reader's hint on how far to believe absolute figures.
+pub fn load_average() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace()
+        .next()
+        .and_then(|load| load.parse().ok())
+        .unwrap_or(0.0)
+}
+
 /// Lets this process, and those it starts, open as many files as the system permits.
 pub fn raise_file_limit() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -54,12 +54,14 @@ impl Report {
     }
 
     /// The whole document.
-    pub fn markdown(&self, date: &str, machine: &str, command: &str) -> String {
+    pub fn markdown(&self, date: &str, machine: &str, load_before: f64, command: &str) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = write!(
             text,
-            "# Performance\n\nMeasured on {date} by `{command}`, which rewrites this page.\n\nMachine: {machine}.\n\n\
+            "# Performance\n\nMeasured on {date} by `{command}`, which rewrites this page.\n\nMachine: {machine}.\n\
+             Load average before the first sample: {load_before:.1}. Where it is not near 0, something else was running, and\n\
+             absolute figures are too high; ratios are not.\n\n\
              Absolute figures move by up to twice between machines and hours; ratios hold. That is why the *ceiling* runs in\n\
              the same command, sample by sample in turn with Tidegate: a server of our own in `bench/` with the same socket\n\
              design and nothing else (no protocol, no channels, no identity, no limits). CPU is the server process's own,\n\
@@ -137,7 +139,7 @@ mod tests {
         assert_eq!(report.missed(), 1);
         assert!(
             report
-                .markdown("d", "m", "c")
+                .markdown("d", "m", 0.5, "c")
                 .contains("| bad | 2 | ≤ 1 | **missed** |")
         );
     }
