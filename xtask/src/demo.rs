@@ -66,7 +66,10 @@ pub(crate) fn build_server(steps: &mut Steps, workspace: &Workspace) -> Result<(
     steps.command(
         "building the server (minutes the first time, because of the WebAssembly engine)",
         "fix what the compiler says above; a C compiler is needed for SQLite (Debian: apt-get install build-essential)",
-        workspace.cargo().args(["build", "--package", "tidegate"]),
+        // The whole workspace chooses the features of dependencies, as in the tests: the engine is built once for both.
+        workspace
+            .cargo()
+            .args(["build", "--workspace", "--bin", "tidegate"]),
     )
 }
 
