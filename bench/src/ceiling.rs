@@ -2,7 +2,8 @@
 //!
 //! hyper answers the upgrade, tungstenite's sans-I/O context reads out of a per-thread scratch buffer, a publication
 //! is framed once and its bytes are shared by every outbox, and one flusher per shard writes. There is no protocol, no
-//! channel, no identity and no limit: every message from a connection at `/pub` goes to each connection at `/ws`.
+//! channel, no identity and no limit: every message from a connection at `/pub` goes to each connection at `/ws`, or
+//! with several groups to the members of one group after the other.
 //! What Tidegate costs beyond this is the price of being a server.
 
 use std::cell::RefCell;
@@ -53,10 +54,11 @@ thread_local! {
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(listener: TcpListener, shards: usize) -> Result<()> {
+pub async fn serve(listener: TcpListener, shards: usize, groups: usize) -> Result<()> {
     let hub = Arc::new(Hub {
-        shards: (0..shards.max(1)).map(|_| Shard::default()).collect(),
-        next: AtomicUsize::new(0),
+        shards: (0..shards.max(1)).map(|_| Shard::new(groups)).collect(),
+        joined: AtomicUsize::new(0),
+        published: AtomicUsize::new(0),
     });
     for shard in 0..hub.shards.len() {
         tokio::spawn(flush_forever(Arc::clone(&hub), shard));
@@ -134,39 +136,57 @@ async fn upgrade(
 #[derive(Debug)]
 struct Hub {
     shards: Vec<Shard>,
-    next: AtomicUsize,
+    joined: AtomicUsize,
+    published: AtomicUsize,
 }
 
-#[derive(Debug, Default)]
+/// Where a member is found again.
+#[derive(Debug, Clone, Copy)]
+struct Seat {
+    shard: usize,
+    group: usize,
+    key: usize,
+}
+
+#[derive(Debug)]
 struct Shard {
-    members: Mutex<Slab<Arc<Connection>>>,
+    /// By group.
+    members: Vec<Mutex<Slab<Arc<Connection>>>>,
     dirty: Mutex<Vec<Arc<Connection>>>,
     wake: Notify,
 }
 
+impl Shard {
+    fn new(groups: usize) -> Self {
+        Self {
+            members: (0..groups.max(1)).map(|_| Mutex::default()).collect(),
+            dirty: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+}
+
 impl Hub {
-    fn join(&self, connection: &Arc<Connection>) -> (usize, usize) {
-        let shard = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        (
-            shard,
-            self.shards[shard]
-                .members
-                .lock()
-                .insert(Arc::clone(connection)),
-        )
+    fn join(&self, connection: &Arc<Connection>) -> Seat {
+        let nth = self.joined.fetch_add(1, Ordering::Relaxed);
+        let shard = nth % self.shards.len();
+        let members = &self.shards[shard].members;
+        let group = nth / self.shards.len() % members.len();
+        let key = members[group].lock().insert(Arc::clone(connection));
+        Seat { shard, group, key }
     }
 
-    fn leave(&self, (shard, key): (usize, usize)) {
+    fn leave(&self, Seat { shard, group, key }: Seat) {
         // The guard ends before the connection is dropped.
-        let left = self.shards[shard].members.lock().try_remove(key);
+        let left = self.shards[shard].members[group].lock().try_remove(key);
         drop(left);
     }
 
     fn publish(&self, payload: &[u8]) {
         let frame = frame(payload);
+        let nth = self.published.fetch_add(1, Ordering::Relaxed);
         for shard in &self.shards {
-            let newly: Vec<Arc<Connection>> = shard
-                .members
+            let newly: Vec<Arc<Connection>> = shard.members[nth % shard.members.len()]
                 .lock()
                 .iter()
                 .filter(|(_, member)| member.enqueue(&frame))
@@ -328,7 +348,7 @@ struct Session {
     connection: Arc<Connection>,
     context: WebSocketContext,
     hub: Arc<Hub>,
-    membership: Option<(usize, usize)>,
+    membership: Option<Seat>,
     is_publisher: bool,
 }
 

@@ -13,6 +13,7 @@
 )]
 
 pub mod ceiling;
+pub mod criterion;
 pub mod frame;
 pub mod histogram;
 pub mod identity;

@@ -417,7 +417,8 @@ impl Rig {
     /// Handles what has arrived, or waits for it.
     fn turn(&mut self, wait: Duration) -> Result<()> {
         let mut events = [EpollEvent::empty(); 512];
-        let timeout = u8::try_from(wait.as_millis()).unwrap_or(u8::MAX);
+        // Rounded up: a wait of less than a millisecond would be a busy loop on a core that the server needs.
+        let timeout = u8::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u8::MAX);
         let count = match self.epoll.wait(&mut events, EpollTimeout::from(timeout)) {
             Ok(count) => count,
             Err(nix::errno::Errno::EINTR) => return Ok(()),

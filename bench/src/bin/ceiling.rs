@@ -1,4 +1,4 @@
-//! The ceiling server as a program: `ceiling --port 0 --workers 1`; prints where it listens.
+//! The ceiling server as a program: `ceiling --port 0 --workers 1 --groups 1`; prints where it listens.
 
 #![expect(
     clippy::print_stdout,
@@ -22,6 +22,9 @@ struct Options {
     /// Worker threads, and flushers.
     #[arg(long, default_value_t = 1)]
     workers: usize,
+    /// Groups of connections; publications go to one after the other.
+    #[arg(long, default_value_t = 1)]
+    groups: usize,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -36,6 +39,6 @@ fn main() -> anyhow::Result<()> {
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, options.port)))?;
         let listener = socket.listen(4096)?;
         println!("{}", serde_json::json!({ "event": "listening", "client": listener.local_addr()?.to_string() }));
-        tidegate_bench::ceiling::serve(listener, options.workers).await
+        tidegate_bench::ceiling::serve(listener, options.workers, options.groups).await
     })
 }

@@ -4,6 +4,9 @@
 //! `docs/performance.md`. Ends with status 1 when a bar was missed.
 
 #![expect(clippy::print_stdout, reason = "its result is its output")]
+
+mod latency;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,6 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use serde_json::json;
 use tempfile::TempDir;
+use tidegate_bench::criterion;
 use tidegate_bench::identity::{TOKEN_SECRET, connect_command};
 use tidegate_bench::load::{Pace, Plan, Rig, RigConfig, Sample, Step};
 use tidegate_bench::process::{self, memory};
@@ -24,6 +28,9 @@ const PUBLICATION_BYTES: usize = 140;
 
 /// Sessions of the idle measurement.
 const IDLE_SESSIONS: usize = 10_000;
+
+/// The hook call that has a bar, as its bench names it.
+const LEAN_HOOK: &str = "hook_call/128B/filter_lean";
 
 /// Measures Tidegate beside the ceiling.
 #[derive(Debug, Parser)]
@@ -43,6 +50,9 @@ struct Options {
     /// Only this part; may be given several times.
     #[arg(long)]
     only: Vec<Part>,
+    /// Where criterion left its results; they join the report.
+    #[arg(long)]
+    criterion: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -76,6 +86,7 @@ fn main() -> Result<ExitCode> {
     if bench.wants(Part::Latency) {
         bench.latency()?;
     }
+    bench.hot_paths()?;
     bench.finish()
 }
 
@@ -120,7 +131,7 @@ impl Bench {
 
     fn fan_out(&mut self, what: &str, subscribers: usize, window: u64, bar: f64) -> Result<()> {
         println!("fan-out: {what}");
-        let ceiling = start_ceiling()?;
+        let ceiling = start_ceiling(1)?;
         let (tidegate, _scratch) = self.start_tidegate(Workers::One)?;
         let mut pairs = Vec::new();
         for _ in 0..self.samples(7) {
@@ -207,7 +218,7 @@ impl Bench {
             "| Session | Bytes of user memory each | More than the line before |\n|---|---|---|\n",
         );
         let ceiling = {
-            let subject = start_ceiling()?;
+            let subject = start_ceiling(1)?;
             self.held(
                 &subject,
                 RigConfig {
@@ -389,73 +400,28 @@ impl Bench {
         Ok(())
     }
 
-    fn latency(&mut self) -> Result<()> {
-        println!("latency: 5,000 connections, 50,000 deliveries a second");
-        // How long the same deliveries take on this machine at best, right before.
-        let best = {
-            let subject = start_ceiling()?;
-            measure(
-                ceiling_rig(&subject, 5_000),
-                &Plan {
-                    message: Template::new(&Template::data(PUBLICATION_BYTES)),
-                    pace: Pace::Rate(10.0),
-                    deliveries_per_publication: 5_000,
-                    warmup: self.seconds(3.0),
-                    time: self.seconds(15.0),
-                },
-            )?
+    /// What criterion found before this program was started, and its bar.
+    fn hot_paths(&mut self) -> Result<()> {
+        let Some(folder) = self.options.criterion.clone() else {
+            return Ok(());
         };
-        let (tidegate, _scratch) = self.start_tidegate(Workers::AsShipped)?;
-        let sample = measure(
-            tidegate_rig(&tidegate, 5_000, &["bench:b"]),
-            &Plan {
-                message: Template::new(&format!(
-                    r#"{{"id":{{id}},"publish":{{"channel":"bench:b","data":{}}}}}"#,
-                    Template::data(PUBLICATION_BYTES)
-                )),
-                pace: Pace::Rate(10.0),
-                deliveries_per_publication: 5_000,
-                warmup: self.seconds(3.0),
-                time: self.seconds(60.0),
-            },
-        )?;
-        let how = format!(
-            "{:.0} deliveries a second for {:.0} s, each publication to all 5,000; from the publisher's write to the arrival at each subscriber; p50 {:.1} ms, p99.9 {:.1} ms, at most {:.1} ms; server {:.2} cores, load client {:.2}; the ceiling right before: mean {:.1} ms, p99 {:.1} ms",
-            sample.deliveries_per_second,
-            sample.seconds,
-            sample.p50_us / 1e3,
-            sample.p999_us / 1e3,
-            sample.max_us / 1e3,
-            sample.server_cores,
-            sample.client_cores,
-            best.mean_us / 1e3,
-            best.p99_us / 1e3
-        );
+        let results = criterion::results(&folder)?;
+        let lean = results
+            .iter()
+            .find(|result| result.name == LEAN_HOOK)
+            .with_context(|| format!("criterion did not measure {LEAN_HOOK}"))?;
         self.add(Bar {
-            what: "Latency, 5,000 connections, mean".into(),
-            found: format!("{:.1} ms", sample.mean_us / 1e3),
-            bar: "≤ 15 ms".into(),
-            is_met: sample.mean_us <= 15_000.0,
-            how: how.clone(),
-        });
-        self.add(Bar {
-            what: "Latency, 5,000 connections, p99".into(),
-            found: format!("{:.1} ms", sample.p99_us / 1e3),
-            bar: "≤ 80 ms".into(),
-            is_met: sample.p99_us <= 80_000.0,
-            how: how.clone(),
-        });
-        let faults = sample.lost + sample.disordered + sample.refused;
-        self.add(Bar {
-            what: "Lost, out of order or refused in that minute".into(),
-            found: faults.to_string(),
-            bar: "0".into(),
-            is_met: faults == 0,
+            what: "Lean filtering hook, median".into(),
+            found: format!("{:.0} ns", lean.median_ns),
+            bar: "≤ 350 ns".into(),
+            is_met: lean.median_ns <= 350.0,
             how: format!(
-                "{} of {} publications' deliveries counted",
-                sample.delivered, sample.published
+                "criterion, {LEAN_HOOK}: one call on the session's worker, from draft to verdict"
             ),
         });
+        self.report
+            .sections
+            .push(("Hot paths by themselves".into(), criterion::table(&results)));
         Ok(())
     }
 
@@ -525,17 +491,19 @@ enum Workers {
     AsShipped,
 }
 
-fn start_ceiling() -> Result<Subject> {
+fn start_ceiling(groups: usize) -> Result<Subject> {
     let program = std::env::current_exe()
         .context("where am I?")?
         .with_file_name("ceiling");
-    Subject::start(Command::new(program).args(["--workers", "1"]))
+    let groups = groups.to_string();
+    Subject::start(Command::new(program).args(["--workers", "1", "--groups", &groups]))
 }
 
 fn measure(config: RigConfig, plan: &Plan) -> Result<Sample> {
     Rig::open(config)?.measure(plan)
 }
 
+/// Subscribers of the ceiling, which groups them itself.
 fn ceiling_rig(subject: &Subject, subscribers: usize) -> RigConfig {
     RigConfig {
         address: subject.client,
