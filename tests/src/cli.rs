@@ -66,6 +66,30 @@ impl Node {
         }
     }
 
+    /// Pushes a built plugin under its package's name, activates it and binds it at `place` (`HOOK@SCOPE`).
+    ///
+    /// # Panics
+    /// When the node refuses it.
+    pub async fn install(&self, package: &str, place: &str, settings: &Value) -> Value {
+        let wasm = crate::guests::wasm(package);
+        let (wasm, settings) = (wasm.display().to_string(), settings.to_string());
+        self.cli(&[
+            "plugin",
+            "push",
+            &wasm,
+            "--name",
+            package,
+            "--activate",
+            "--bind",
+            place,
+            "--config",
+            &settings,
+            "--json",
+        ])
+        .await
+        .json()
+    }
+
     /// Starts `tidegate ARGS` against this node and does not wait for it.
     ///
     /// # Panics

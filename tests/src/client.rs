@@ -180,6 +180,16 @@ impl Client {
         (data.expect("tests publish JSON"), publication.offset)
     }
 
+    /// Data of the next message that came to this user or session over no channel.
+    ///
+    /// # Panics
+    /// When something else is pushed, or the connection ends.
+    pub async fn message(&mut self) -> serde_json::Value {
+        let push = self.push().await;
+        let message = push.message.unwrap_or_else(|| panic!("not a message"));
+        serde_json::from_slice(message.data.as_bytes()).expect("tests publish JSON")
+    }
+
     /// Waits until the server closes the connection.
     pub async fn closed(&mut self) -> Closed {
         if let Some(closed) = &self.closed {
@@ -346,6 +356,14 @@ pub fn raw(data: &serde_json::Value) -> Raw {
 pub fn with_token(token: &str) -> ConnectRequest {
     ConnectRequest {
         token: token.to_owned(),
+        ..ConnectRequest::default()
+    }
+}
+
+/// A connect request with data for the plugins.
+pub fn with_data(data: &serde_json::Value) -> ConnectRequest {
+    ConnectRequest {
+        data: raw(data),
         ..ConnectRequest::default()
     }
 }
