@@ -1,6 +1,8 @@
 //! What a hook call costs a session's worker: snapshot, pipeline, instance, crossing, checks.
 //!
-//! `cargo bench -p tidegate-sandbox`. The guest is written in WebAssembly text, so the numbers are the host's.
+//! `cargo bench --workspace --bench hook_call`. The guest is written in WebAssembly text, so the numbers are the
+//! host's. `floor` is the same guest called by nothing but the engine: no snapshot, no pipeline, no table of
+//! instances, no checks, no counters. What a hook call costs beyond it is ours.
 
 #[path = "../tests/sandbox/guests.rs"]
 #[expect(
@@ -16,6 +18,82 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use guests::{PASS, bind, binding, compile, draft, filtering, sandbox};
 use tidegate_realtime::hooks::{FilteringVerdict, Hooks, Progress};
 use tidegate_sandbox::{Hook, Sandbox};
+use wasmtime::component::{Component, ComponentType, Lift, Linker};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, Store};
+use wit_component::ComponentEncoder;
+
+/// The verdict of `filtering` as the engine alone lifts it.
+#[derive(ComponentType, Lift)]
+#[component(variant)]
+#[expect(dead_code, reason = "the guest answers one of them")]
+enum Verdict {
+    #[component(name = "pass")]
+    Pass,
+    #[component(name = "replace")]
+    Replace(Vec<u8>),
+    #[component(name = "drop")]
+    Drop,
+    #[component(name = "refuse")]
+    Refuse(Refusal),
+}
+
+#[derive(ComponentType, Lift)]
+#[component(record)]
+#[expect(dead_code, reason = "the guest answers none")]
+struct Refusal {
+    kind: RefusalKind,
+    code: u32,
+    reason: String,
+}
+
+#[derive(ComponentType, Lift, Clone, Copy)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "the guest answers none")]
+enum RefusalKind {
+    #[component(name = "error")]
+    Error,
+    #[component(name = "disconnect")]
+    Disconnect,
+}
+
+/// The same guest and arguments, called by the engine with the settings that cost something.
+fn floor(criterion: &mut Criterion, name: &str, len: usize) {
+    let mut config = Config::new();
+    config.epoch_interruption(true);
+    config.allocation_strategy(InstanceAllocationStrategy::pooling());
+    let engine = Engine::new(&config).expect("an engine");
+    let component = ComponentEncoder::default()
+        .module(&filtering(PASS))
+        .and_then(|mut encoder| encoder.encode())
+        .expect("a component");
+    let component = Component::new(&engine, component).expect("compiled");
+    let mut store = Store::new(&engine, ());
+    store.set_epoch_deadline(u64::MAX / 2);
+    let instance = Linker::new(&engine)
+        .instantiate(&mut store, &component)
+        .expect("an instance");
+    let interface = instance
+        .get_export_index(&mut store, None, "tidegate:plugin/filtering@0.1.0")
+        .expect("the interface");
+    let function = instance
+        .get_export_index(&mut store, Some(&interface), "filter")
+        .expect("the function");
+    let filter = instance
+        .get_typed_func::<(&str, &str, &[u8]), (Verdict,)>(&mut store, function)
+        .expect("of this type");
+    let data = vec![b'1'; len];
+    criterion.bench_function(name, |bencher| {
+        bencher.iter(|| {
+            let arguments = (
+                black_box("room"),
+                black_box("ann"),
+                black_box(data.as_slice()),
+            );
+            filter.call(&mut store, arguments).expect("a verdict")
+        });
+    });
+}
 
 /// Filters a draft again and again: a passed draft is the next input, so no allocation is measured.
 fn run(criterion: &mut Criterion, name: &str, sandbox: &Sandbox, len: usize) {
@@ -36,6 +114,8 @@ fn run(criterion: &mut Criterion, name: &str, sandbox: &Sandbox, len: usize) {
 }
 
 fn hook_call(criterion: &mut Criterion) {
+    floor(criterion, "hook_call/128B/floor", 128);
+    floor(criterion, "hook_call/4KiB/floor", 4 << 10);
     let sandbox = sandbox();
     run(criterion, "hook_call/128B/unbound", &sandbox, 128);
     let pass = compile(&sandbox, &filtering(PASS));
