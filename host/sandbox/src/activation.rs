@@ -13,9 +13,11 @@ use crate::{
     Runtime,
     binding::{Binding, Bindings, FailurePolicy, Hook, Scope},
     capabilities::log::LogBudget,
+    compile::ComponentDigest,
+    conduct::{Conduct, Subject},
     limits::MEMORY_CAP_BYTES,
     pipeline::{AppPipelines, Scoped, Snapshot, Units},
-    unit::Unit,
+    unit::{SharedParts, Unit},
 };
 
 /// A binding that cannot be honoured; nothing was changed.
@@ -64,44 +66,122 @@ pub(crate) fn build(
             })?;
         }
     }
-    let mut left: Vec<_> = previous.iter().map(Some).collect();
+    let mut inherited = Inherited::from(previous);
     let mut units = Vec::new();
     let mut apps = FxHashMap::default();
     for (app, list) in &bindings.apps {
-        let mut budgets: FxHashMap<Arc<str>, Arc<LogBudget>> = previous
-            .iter()
-            .filter(|unit| unit.app == *app)
-            .map(|unit| (Arc::clone(&unit.plugin), Arc::clone(&unit.log_budget)))
-            .collect();
         let mut ordered: Vec<&Binding> = list.iter().collect();
         ordered.sort_by_key(|binding| binding.position);
-        let mut of_app = Vec::with_capacity(ordered.len());
-        for binding in ordered {
-            let kept = left
-                .iter_mut()
-                .find(|unit| unit.is_some_and(|unit| unit.matches(app, binding)))
-                .and_then(Option::take);
-            let unit = match kept {
-                Some(unit) => Arc::clone(unit),
-                None => {
-                    let budget = budgets
-                        .entry(Arc::clone(&binding.plugin))
-                        .or_insert_with(|| runtime.log_budget());
-                    Arc::new(Unit::new(
-                        app,
-                        binding,
-                        runtime.common,
-                        Arc::clone(budget),
-                        runtime.metrics.tally(app, &binding.plugin, binding.hook),
-                    ))
-                }
-            };
-            of_app.push(unit);
-        }
+        let mut of_app: Vec<_> = ordered
+            .into_iter()
+            .map(|binding| inherited.unit(runtime, app, binding))
+            .collect();
         apps.insert(app.clone(), pipelines(&of_app));
         units.append(&mut of_app);
     }
     Ok((Snapshot { apps }, units))
+}
+
+/// What goes over from the state that ran to the one that will.
+struct Inherited<'a> {
+    /// Units of each app, taken out as they are used again.
+    units: FxHashMap<&'a AppId, Vec<Option<&'a Arc<Unit>>>>,
+    log_budgets: FxHashMap<(AppId, Arc<str>), Arc<LogBudget>>,
+    /// The version of each plugin that ran.
+    versions: FxHashMap<(AppId, Arc<str>), u32>,
+    /// By app, plugin, hook, version and digest: tests and only tests give a number to two components.
+    conducts: FxHashMap<ConductKey, Arc<Conduct>>,
+}
+
+type ConductKey = (AppId, Arc<str>, Hook, u32, ComponentDigest);
+
+impl<'a> From<&'a [Arc<Unit>]> for Inherited<'a> {
+    fn from(previous: &'a [Arc<Unit>]) -> Self {
+        let mut inherited = Self {
+            units: FxHashMap::default(),
+            log_budgets: FxHashMap::default(),
+            versions: FxHashMap::default(),
+            conducts: FxHashMap::default(),
+        };
+        for unit in previous {
+            inherited
+                .units
+                .entry(&unit.app)
+                .or_default()
+                .push(Some(unit));
+            let plugin = (unit.app.clone(), Arc::clone(&unit.plugin));
+            inherited.versions.insert(plugin.clone(), unit.version);
+            let (app, name) = plugin.clone();
+            let digest = *unit.compiled.digest();
+            inherited.conducts.insert(
+                (app, name, unit.hook, unit.version, digest),
+                Arc::clone(&unit.conduct),
+            );
+            inherited
+                .log_budgets
+                .insert(plugin, Arc::clone(&unit.log_budget));
+        }
+        inherited
+    }
+}
+
+impl Inherited<'_> {
+    /// The unit of the binding: the one that ran, if nothing about it changed.
+    fn unit(&mut self, runtime: &Runtime, app: &AppId, binding: &Binding) -> Arc<Unit> {
+        let kept = self.units.get_mut(app).and_then(|units| {
+            units
+                .iter_mut()
+                .find(|unit| unit.is_some_and(|unit| unit.matches(app, binding)))
+                .and_then(Option::take)
+        });
+        if let Some(kept) = kept {
+            return Arc::clone(kept);
+        }
+        let plugin = (app.clone(), Arc::clone(&binding.plugin));
+        let tally = runtime.metrics.tally(app, &binding.plugin, binding.hook);
+        let conduct = self.conduct(runtime, app, binding);
+        tally.attach(&conduct);
+        let log_budget = self
+            .log_budgets
+            .entry(plugin)
+            .or_insert_with(|| runtime.log_budget());
+        let shared = SharedParts {
+            log_budget: Arc::clone(log_budget),
+            tally,
+            conduct,
+        };
+        Arc::new(Unit::new(app, binding, runtime.common, shared))
+    }
+
+    /// What is known of the version at the hook; a fresh one is unknown.
+    fn conduct(&mut self, runtime: &Runtime, app: &AppId, binding: &Binding) -> Arc<Conduct> {
+        let Binding {
+            plugin,
+            version,
+            compiled,
+            hook,
+            ..
+        } = binding;
+        let key = (
+            app.clone(),
+            Arc::clone(plugin),
+            *hook,
+            *version,
+            *compiled.digest(),
+        );
+        let former = self.versions.get(&(app.clone(), Arc::clone(plugin)));
+        let conduct = self.conducts.entry(key).or_insert_with(|| {
+            let subject = Subject {
+                app: app.clone(),
+                plugin: Arc::clone(plugin),
+                hook: *hook,
+                version: *version,
+            };
+            let now = runtime.clock.now_millis();
+            Arc::new(Conduct::new(subject, former.copied(), now))
+        });
+        Arc::clone(conduct)
+    }
 }
 
 fn check(binding: &Binding) -> Result<(), BindingProblem> {

@@ -10,7 +10,9 @@ use tokio::time::Instant;
 use wasmtime::Store;
 
 use crate::{
-    Runtime, deadline,
+    Runtime,
+    breaker::Permit,
+    deadline::Deadline,
     failure::{Failure, FailureKind, Phase},
     guest::{CallState, GuestState},
     instance::{Export, Instance},
@@ -29,7 +31,7 @@ pub(crate) struct Called<V> {
 /// failure and costs the instance like any other. `is_refusal` is for counting.
 pub(crate) fn call<V>(
     runtime: &Runtime,
-    unit: &Arc<Unit>,
+    (unit, permit): (&Arc<Unit>, Permit),
     state: CallState,
     ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
     is_refusal: impl FnOnce(&V) -> bool,
@@ -41,6 +43,7 @@ pub(crate) fn call<V>(
             Ok(instance) => instance,
             Err(failure) => {
                 slots::give_back(unit, None, CallEnd::Failed(failure.kind));
+                unit.conduct.failed(runtime, permit, &failure);
                 return Called {
                     result: Err(failure),
                     state,
@@ -50,9 +53,10 @@ pub(crate) fn call<V>(
     };
     let started = instance.next_call_is_sampled().then(Instant::now);
     runtime.engine.ticker.arm();
-    instance
-        .store
-        .set_epoch_deadline(deadline::first_half(unit.deadline_ticks));
+    let mut state = state;
+    state.deadline = Deadline::new(unit.deadline_ticks, now);
+    let first_look = state.deadline.first_look();
+    instance.store.set_epoch_deadline(first_look);
     instance.store.data_mut().call = state;
     let Instance { store, export, .. } = &mut *instance;
     // The store is not looked at again after a panic, except to take the facts back: it is dropped.
@@ -75,10 +79,18 @@ pub(crate) fn call<V>(
             };
             let kept = (!instance.is_spent()).then_some(instance);
             slots::give_back(unit, kept, end);
+            unit.conduct.succeeded(permit);
         }
         Err(failure) => {
             drop(instance);
             slots::give_back(unit, None, CallEnd::Failed(failure.kind));
+            unit.conduct.failed(runtime, permit, failure);
+        }
+    }
+    if let Some(used) = state.deadline.used() {
+        let over = used.saturating_sub(unit.deadline);
+        if !over.is_zero() {
+            unit.conduct.overran(runtime, over);
         }
     }
     if let Some(started) = started {

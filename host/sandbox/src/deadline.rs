@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
 use wasmtime::{StoreContextMut, Trap, UpdateDeadline};
 
 use crate::{guest::GuestState, ticker::TICK};
@@ -19,9 +20,52 @@ const GRANTS: u8 = 4;
 /// Where a call stands with its deadline.
 #[derive(Debug, Default)]
 pub(crate) struct Deadline {
-    /// Processor time of the thread when the second half began; `None` in the first half.
-    half_way: Option<Duration>,
+    /// All ticks that the call may take; one more than its milliseconds, see [`ticker::ticks`].
+    ticks: u64,
+    /// What the ticker showed when the call began.
+    armed_at: u64,
+    /// There from the first look on.
+    half_way: Option<HalfWay>,
     granted: u8,
+}
+
+#[derive(Debug)]
+struct HalfWay {
+    /// Processor time of the thread.
+    processor: Duration,
+    at: Instant,
+}
+
+impl Deadline {
+    pub(crate) fn new(ticks: u64, armed_at: u64) -> Self {
+        Self {
+            ticks,
+            armed_at,
+            half_way: None,
+            granted: 0,
+        }
+    }
+
+    /// Ticks until the first look; what the store is armed with.
+    #[inline]
+    pub(crate) fn first_look(&self) -> u64 {
+        first_half(self.ticks)
+    }
+
+    /// The whole milliseconds that are left when the ticker shows `now`.
+    pub(crate) fn remaining_millis(&self, now: u64) -> u64 {
+        let used = now.saturating_sub(self.armed_at);
+        self.ticks.saturating_sub(1).saturating_sub(used)
+    }
+
+    /// The time that the call took at least, if it got as far as the first look. Calls that did not are not
+    /// timed, since reading a clock would cost them a tenth of their time.
+    #[inline]
+    pub(crate) fn used(&self) -> Option<Duration> {
+        let half_way = self.half_way.as_ref()?;
+        let before = TICK * u32::try_from(first_half(self.ticks) - 1).unwrap_or(u32::MAX);
+        Some(before + half_way.at.elapsed())
+    }
 }
 
 /// Ticks of the half after the first look.
@@ -30,7 +74,7 @@ fn second_half(deadline_ticks: u64) -> u64 {
 }
 
 /// Ticks until the first look.
-pub(crate) fn first_half(deadline_ticks: u64) -> u64 {
+fn first_half(deadline_ticks: u64) -> u64 {
     deadline_ticks - second_half(deadline_ticks)
 }
 
@@ -38,13 +82,18 @@ pub(crate) fn first_half(deadline_ticks: u64) -> u64 {
 pub(crate) fn on_expiry(
     mut store: StoreContextMut<'_, GuestState>,
 ) -> wasmtime::Result<UpdateDeadline> {
-    let ticks = second_half(store.data().unit.deadline_ticks);
     let deadline = &mut store.data_mut().call.deadline;
+    let ticks = second_half(deadline.ticks);
     let used = processor_time();
-    match deadline.half_way {
-        None => deadline.half_way = Some(used),
-        Some(before) => {
-            let ran = used.saturating_sub(before);
+    match &deadline.half_way {
+        None => {
+            deadline.half_way = Some(HalfWay {
+                processor: used,
+                at: Instant::now(),
+            });
+        }
+        Some(half_way) => {
+            let ran = used.saturating_sub(half_way.processor);
             if deadline.granted >= GRANTS || ran >= must_run(ticks) {
                 return Err(Trap::Interrupt.into());
             }
@@ -61,7 +110,8 @@ fn must_run(ticks: u64) -> Duration {
     TICK.saturating_mul(whole) * 3 / 4
 }
 
-fn processor_time() -> Duration {
+/// Processor time of this thread.
+pub(crate) fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
@@ -77,6 +127,14 @@ mod tests {
             assert_eq!(first_half(ticks) + second_half(ticks), ticks);
             assert!(first_half(ticks) >= 1 && second_half(ticks) >= 1);
         }
+    }
+
+    #[test]
+    fn what_is_left_goes_down_to_nothing() {
+        let deadline = Deadline::new(ticker::ticks(Duration::from_millis(20)), 7);
+        let left = [7, 8, 26, 27, 1_000].map(|now| deadline.remaining_millis(now));
+        assert_eq!(left, [20, 19, 1, 0, 0]);
+        assert_eq!(deadline.used(), None);
     }
 
     #[test]

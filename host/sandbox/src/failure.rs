@@ -1,7 +1,7 @@
 //! Why a call failed, in the words that stories, logs and metrics share.
 //!
 //! A refusal by a plugin is not here: it is an answer. Everything here is blamed on the plugin, except
-//! `no-slot` and `host-panic`, which are ours.
+//! `no-slot` and `host-panic`, which are ours, and `breaker-open`, which repeats an earlier blame.
 
 use std::{fmt, sync::Arc};
 
@@ -27,10 +27,12 @@ pub enum FailureKind {
     NoSlot,
     /// A host function panicked.
     HostPanic,
+    /// Not called at all: it failed too often, and its breaker is open.
+    BreakerOpen,
 }
 
 impl FailureKind {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Timeout,
         Self::Trap,
         Self::Memory,
@@ -38,6 +40,7 @@ impl FailureKind {
         Self::Limit,
         Self::NoSlot,
         Self::HostPanic,
+        Self::BreakerOpen,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -49,6 +52,7 @@ impl FailureKind {
             Self::Limit => "limit",
             Self::NoSlot => "no-slot",
             Self::HostPanic => "host-panic",
+            Self::BreakerOpen => "breaker-open",
         }
     }
 }

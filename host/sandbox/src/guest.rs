@@ -22,7 +22,7 @@ pub(crate) struct GuestState {
 #[derive(Debug, Default)]
 pub(crate) struct CallState {
     pub(crate) facts: Facts,
-    host_calls: u32,
+    pub(crate) host_calls: u32,
     pub(crate) deadline: Deadline,
     /// Time of the call, read when the guest first asks and the same from then on (threat model W8).
     pub(crate) now_millis: Option<u64>,

@@ -7,7 +7,7 @@ use wasmtime::Store;
 use crate::{
     Runtime,
     binding::Hook,
-    deadline,
+    deadline::{self, Deadline},
     failure::{Failure, FailureKind, Phase},
     generated::exports::tidegate::plugin as exports,
     guest::{CallState, GuestState},
@@ -36,17 +36,23 @@ pub(crate) struct Instance {
 impl Instance {
     /// Makes an instance, under a deadline of its own because start functions run guest code.
     pub(crate) fn build(runtime: &Runtime, unit: &Arc<Unit>) -> Result<Self, Failure> {
+        let ticks = ticker::ticks(limits::INSTANTIATION_DEADLINE);
+        let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
+        let first_look = deadline.first_look();
         let state = GuestState {
             limiter: limits::StoreLimiter::new(unit.memory_bytes),
             unit: Arc::clone(unit),
-            call: CallState::default(),
+            call: CallState {
+                deadline,
+                ..CallState::default()
+            },
         };
         let mut store = Store::new(&runtime.engine.engine, state);
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(limits::hostcall_fuel(unit.common.max_message_bytes));
         store.set_max_component_handles(limits::HANDLES);
         store.epoch_deadline_callback(deadline::on_expiry);
-        store.set_epoch_deadline(ticker::ticks(limits::INSTANTIATION_DEADLINE));
+        store.set_epoch_deadline(first_look);
         runtime.engine.ticker.arm();
         let export = instantiate(&mut store, unit).map_err(|error| {
             let was_denied = store.data().limiter.was_denied;

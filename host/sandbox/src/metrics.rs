@@ -21,7 +21,13 @@ use prometheus_client::{
 use rustc_hash::FxHashMap;
 use tidegate_realtime::ids::AppId;
 
-use crate::{binding::Hook, failure::FailureKind};
+use crate::{
+    binding::Hook,
+    breaker::{Breaker, BreakerState},
+    clock::Clock,
+    conduct::Conduct,
+    failure::FailureKind,
+};
 
 /// What a call came to, for counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +82,8 @@ pub(crate) struct Tally {
     plugin: Arc<str>,
     hook: Hook,
     shards: Mutex<Shards>,
+    /// That of the version bound last.
+    conduct: Mutex<Option<Arc<Conduct>>>,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +121,7 @@ impl Tally {
             plugin,
             hook,
             shards: Mutex::default(),
+            conduct: Mutex::default(),
         }
     }
 
@@ -133,6 +142,16 @@ impl Tally {
             tally: Arc::clone(self),
             shard,
         }
+    }
+
+    /// Makes this the conduct that statistics show.
+    pub(crate) fn attach(&self, conduct: &Arc<Conduct>) {
+        let before = self.conduct.lock().replace(Arc::clone(conduct));
+        drop(before);
+    }
+
+    fn conduct(&self) -> Option<Arc<Conduct>> {
+        self.conduct.lock().clone()
     }
 
     fn totals(&self) -> [u64; N_ENDS] {
@@ -159,6 +178,10 @@ pub struct HookStatistics {
     pub failed: Vec<(FailureKind, u64)>,
     /// Failures over which an open policy passed.
     pub passed_over: u64,
+    /// Of the version bound last.
+    pub breaker: BreakerState,
+    /// How often its breaker has opened.
+    pub breaker_openings: u32,
 }
 
 /// App, plugin, hook.
@@ -173,6 +196,7 @@ pub(crate) struct Metrics {
     /// Instances made so far.
     pub(crate) instances_made: AtomicU64,
     pub(crate) log_lines_dropped: Arc<AtomicU64>,
+    breaker_openings: AtomicU64,
     /// Time of a sample of calls.
     pub(crate) durations: Histogram,
 }
@@ -188,6 +212,7 @@ impl Default for Metrics {
             instances: AtomicI64::new(0),
             instances_made: AtomicU64::new(0),
             log_lines_dropped: Arc::default(),
+            breaker_openings: AtomicU64::new(0),
             durations: Histogram::new(buckets),
         }
     }
@@ -203,25 +228,45 @@ impl Metrics {
         Arc::clone(tally)
     }
 
-    pub(crate) fn statistics(&self) -> Vec<HookStatistics> {
+    pub(crate) fn count_opening(&self) {
+        self.breaker_openings.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn statistics(&self, now_millis: u64) -> Vec<HookStatistics> {
         let tallies: Vec<_> = self.tallies.lock().values().cloned().collect();
-        let mut all: Vec<_> = tallies.iter().map(|tally| tally.statistics()).collect();
+        let mut all: Vec<_> = tallies
+            .iter()
+            .map(|tally| tally.statistics(now_millis))
+            .collect();
         all.sort_by(|a, b| (&a.app, &a.plugin, a.hook).cmp(&(&b.app, &b.plugin, b.hook)));
         all
     }
 
-    pub(crate) fn register(self: &Arc<Self>, registry: &mut Registry) {
+    pub(crate) fn register(self: &Arc<Self>, clock: &Clock, registry: &mut Registry) {
         registry.register(
             "tidegate_plugin_call_duration_seconds",
             "Time of a sample of one in 64 plugin calls",
             self.durations.clone(),
         );
-        registry.register_collector(Box::new(Export(Arc::clone(self))));
+        registry.register_collector(Box::new(Export {
+            metrics: Arc::clone(self),
+            clock: clock.clone(),
+        }));
     }
 }
 
 impl Tally {
-    fn statistics(&self) -> HookStatistics {
+    fn labels(&self) -> [(&'static str, &str); 3] {
+        [
+            ("app", self.app.as_str()),
+            ("plugin", &self.plugin),
+            ("hook", self.hook.as_str()),
+        ]
+    }
+
+    fn statistics(&self, now_millis: u64) -> HookStatistics {
+        let conduct = self.conduct();
+        let breaker = conduct.as_ref().map(|conduct| &conduct.breaker);
         let totals = self.totals();
         let of = |end: CallEnd| totals[end.index()];
         HookStatistics {
@@ -236,17 +281,22 @@ impl Tally {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             passed_over: of(CallEnd::PassedOver),
+            breaker: breaker.map_or(BreakerState::Closed, |breaker| breaker.state(now_millis)),
+            breaker_openings: breaker.map_or(0, Breaker::openings),
         }
     }
 }
 
 /// Renders what the workers counted.
 #[derive(Debug)]
-struct Export(Arc<Metrics>);
+struct Export {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
 
 impl Collector for Export {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let tallies: Vec<_> = self.0.tallies.lock().values().cloned().collect();
+        let tallies: Vec<_> = self.metrics.tallies.lock().values().cloned().collect();
         let mut family = encoder.encode_descriptor(
             "tidegate_plugin_calls",
             "Plugin calls by how they ended",
@@ -258,30 +308,48 @@ impl Collector for Export {
                 if total == 0 {
                     continue;
                 }
-                let labels = [
-                    ("app", tally.app.as_str()),
-                    ("plugin", tally.plugin.as_ref()),
-                    ("hook", tally.hook.as_str()),
-                    ("end", CallEnd::word(index)),
-                ];
+                let [app, plugin, hook] = tally.labels();
+                let labels = [app, plugin, hook, ("end", CallEnd::word(index))];
                 ConstCounter::new(total).encode(family.encode_family(&labels)?)?;
             }
         }
-        let instances = ConstGauge::new(self.0.instances.load(Ordering::Relaxed));
+        let mut open = encoder.encode_descriptor(
+            "tidegate_plugin_breaker_open",
+            "Whether the breaker keeps the plugin from being called: 1 open, 0 not",
+            None,
+            MetricType::Gauge,
+        )?;
+        let now = self.clock.now_millis();
+        for tally in &tallies {
+            let Some(conduct) = tally.conduct() else {
+                continue;
+            };
+            let is_open = conduct.breaker.state(now) != BreakerState::Closed;
+            let gauge = ConstGauge::new(i64::from(is_open));
+            gauge.encode(open.encode_family(&tally.labels())?)?;
+        }
+        let openings = self.metrics.breaker_openings.load(Ordering::Relaxed);
+        ConstCounter::new(openings).encode(encoder.encode_descriptor(
+            "tidegate_plugin_breaker_openings",
+            "Breakers that opened because a plugin kept failing",
+            None,
+            MetricType::Counter,
+        )?)?;
+        let instances = ConstGauge::new(self.metrics.instances.load(Ordering::Relaxed));
         instances.encode(encoder.encode_descriptor(
             "tidegate_plugin_instances",
             "Plugin instances alive",
             None,
             MetricType::Gauge,
         )?)?;
-        let made = ConstCounter::new(self.0.instances_made.load(Ordering::Relaxed));
+        let made = ConstCounter::new(self.metrics.instances_made.load(Ordering::Relaxed));
         made.encode(encoder.encode_descriptor(
             "tidegate_plugin_instances_made",
             "Plugin instances made",
             None,
             MetricType::Counter,
         )?)?;
-        let dropped = ConstCounter::new(self.0.log_lines_dropped.load(Ordering::Relaxed));
+        let dropped = ConstCounter::new(self.metrics.log_lines_dropped.load(Ordering::Relaxed));
         dropped.encode(encoder.encode_descriptor(
             "tidegate_plugin_log_lines_dropped",
             "Log lines of plugins over their hundred a second",
@@ -301,7 +369,7 @@ mod tests {
     fn counts_survive_their_workers_and_are_rendered() {
         let metrics = Arc::new(Metrics::default());
         let mut registry = Registry::default();
-        metrics.register(&mut registry);
+        metrics.register(&Clock::manual(), &mut registry);
         let tally = metrics.tally(&AppId::default_app(), &"shout".into(), Hook::Filtering);
         for _ in 0..2 {
             let shard = tally.shard();
@@ -319,7 +387,7 @@ mod tests {
         assert!(text.contains(&line("host-panic")), "{text}");
         assert_eq!(tally.shards.lock().all.len(), 1);
         assert_eq!(
-            metrics.statistics()[0].failed,
+            metrics.statistics(0)[0].failed,
             [(FailureKind::HostPanic, 2)]
         );
     }

@@ -24,7 +24,7 @@ use crate::{
     binding::{FailurePolicy, Hook, Scope},
     call::{Called, call},
     convert::{self, DISCONNECT_REASON_BYTES, FilterAnswer, RouteAnswer},
-    failure::Failure,
+    failure::{Failure, FailureKind},
     guest::{CallState, Destinations, Facts, GuestState},
     instance::Export,
     metrics::CallEnd,
@@ -422,9 +422,18 @@ impl<'a> Question<'a> {
         word: impl Fn(&V) -> &'static str,
     ) -> Called<V> {
         let state = CallState::new(facts, self.trace_id.take());
-        let mut called = call(self.runtime, unit, state, ask, |answer| {
-            word(answer) == REFUSE
-        });
+        let mut called = match unit.conduct.admit(self.runtime) {
+            Ok(permit) => call(self.runtime, (unit, permit), state, ask, |answer| {
+                word(answer) == REFUSE
+            }),
+            Err(failure) => {
+                slots::count(unit, CallEnd::Failed(failure.kind));
+                Called {
+                    result: Err(failure),
+                    state,
+                }
+            }
+        };
         self.trace_id = called.state.trace_id.take();
         if let Ok(answer) = &called.result {
             self.steps.push((unit, Step::Answered(word(answer))));
@@ -473,6 +482,11 @@ impl<'a> Question<'a> {
     #[cold]
     fn failed(&mut self, unit: &'a Arc<Unit>, failure: &Failure) -> HookFailure {
         self.steps.push((unit, Step::Failed(failure.clone())));
+        if failure.kind == FailureKind::BreakerOpen {
+            let now = self.runtime.clock.now_millis();
+            let trace_id = unit.conduct.shared_trace.get(now, || self.tell());
+            return HookFailure { trace_id };
+        }
         let trace_id = self.tell();
         tracing::debug!(
             app = %self.app, plugin = %unit.plugin, version = unit.version, hook = self.hook.as_str(),
@@ -485,8 +499,11 @@ impl<'a> Question<'a> {
     #[cold]
     fn passed_over(&mut self, unit: &'a Arc<Unit>, failure: Failure) {
         slots::count(unit, CallEnd::PassedOver);
+        // An open breaker was told when it opened; a story for each message would push that one out.
+        if failure.kind != FailureKind::BreakerOpen {
+            self.trace_id.get_or_insert_with(new_trace_id);
+        }
         self.steps.push((unit, Step::Failed(failure)));
-        self.trace_id.get_or_insert_with(new_trace_id);
     }
 
     /// Keeps the story so far and answers its id.

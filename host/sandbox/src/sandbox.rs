@@ -21,7 +21,9 @@ use crate::{
     binding::{Bindings, Hook},
     cache::{Cache, CacheConfig},
     capabilities::{self, log::LogBudget},
+    clock::Clock,
     compile::{CompileError, Compiled, Compiler},
+    conduct::UnfitSender,
     engine::{Allocation, SandboxEngine},
     guest::GuestState,
     lane::Lane,
@@ -46,6 +48,10 @@ pub struct SandboxConfig {
     pub private_prefix: String,
     /// `channel.namespace_boundary`.
     pub namespace_boundary: String,
+    /// By which plugins are judged; tests move one by hand.
+    pub clock: Clock,
+    /// Where versions are reported that keep failing since they replaced another.
+    pub unfit: Option<UnfitSender>,
 }
 
 impl Default for SandboxConfig {
@@ -57,6 +63,8 @@ impl Default for SandboxConfig {
             name_in_errors: false,
             private_prefix: "$".to_owned(),
             namespace_boundary: ":".to_owned(),
+            clock: Clock::default(),
+            unfit: None,
         }
     }
 }
@@ -79,6 +87,8 @@ pub(crate) struct Runtime {
     pub(crate) common: CommonLimits,
     pub(crate) name_in_errors: bool,
     no_subject: Arc<str>,
+    pub(crate) clock: Clock,
+    pub(crate) unfit: Option<UnfitSender>,
 }
 
 impl std::fmt::Debug for Runtime {
@@ -136,6 +146,8 @@ impl Sandbox {
             name_in_errors,
             private_prefix,
             namespace_boundary,
+            clock,
+            unfit,
         } = config;
         let engine = SandboxEngine::shared()?;
         let mut linker = Linker::new(&engine.engine);
@@ -163,6 +175,8 @@ impl Sandbox {
             },
             name_in_errors,
             no_subject: "".into(),
+            clock,
+            unfit,
         };
         Ok(Arc::new(Self {
             runtime: Arc::new(runtime),
@@ -220,13 +234,13 @@ impl Sandbox {
             instances: metrics.instances.load(Ordering::Relaxed),
             instances_made: metrics.instances_made.load(Ordering::Relaxed),
             log_lines_dropped: metrics.log_lines_dropped.load(Ordering::Relaxed),
-            hooks: metrics.statistics(),
+            hooks: metrics.statistics(self.runtime.clock.now_millis()),
         }
     }
 
     /// Adds the sandbox's metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
-        self.runtime.metrics.register(registry);
+        self.runtime.metrics.register(&self.runtime.clock, registry);
     }
 
     #[inline]

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use parking_lot::Mutex;
@@ -20,6 +21,7 @@ use crate::{
     binding::{Binding, FailurePolicy, Hook, PluginLimits, Scope},
     capabilities::log::LogBudget,
     compile::Compiled,
+    conduct::{Conduct, Subject},
     limits,
     metrics::Tally,
     ticker,
@@ -39,6 +41,14 @@ pub(crate) struct CommonLimits {
     pub(crate) max_channel_bytes: usize,
 }
 
+/// What units share with others of their plugin.
+#[derive(Debug)]
+pub(crate) struct SharedParts {
+    pub(crate) log_budget: Arc<LogBudget>,
+    pub(crate) tally: Arc<Tally>,
+    pub(crate) conduct: Arc<Conduct>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Unit {
     pub(crate) id: UnitId,
@@ -50,6 +60,7 @@ pub(crate) struct Unit {
     pub(crate) config: Arc<str>,
     pub(crate) failure_policy: FailurePolicy,
     pub(crate) compiled: Compiled,
+    pub(crate) deadline: Duration,
     pub(crate) deadline_ticks: u64,
     pub(crate) memory_bytes: usize,
     pub(crate) common: CommonLimits,
@@ -57,6 +68,8 @@ pub(crate) struct Unit {
     pub(crate) log_budget: Arc<LogBudget>,
     /// Shared by all generations of the binding.
     pub(crate) tally: Arc<Tally>,
+    /// Shared by all bindings of the version at the hook.
+    pub(crate) conduct: Arc<Conduct>,
     /// Set once, when the unit left the desired state. Its instances are dropped by the workers then.
     is_retired: AtomicBool,
 }
@@ -81,9 +94,13 @@ impl Unit {
         app: &AppId,
         binding: &Binding,
         common: CommonLimits,
-        log_budget: Arc<LogBudget>,
-        tally: Arc<Tally>,
+        shared: SharedParts,
     ) -> Self {
+        let SharedParts {
+            log_budget,
+            tally,
+            conduct,
+        } = shared;
         let Binding {
             plugin,
             version,
@@ -106,11 +123,13 @@ impl Unit {
             config: Arc::clone(config),
             failure_policy: *failure_policy,
             compiled: compiled.clone(),
+            deadline,
             deadline_ticks: ticker::ticks(deadline),
             memory_bytes: limits.memory_bytes.unwrap_or(limits::DEFAULT_MEMORY_BYTES),
             common,
             log_budget,
             tally,
+            conduct,
             is_retired: AtomicBool::new(false),
         }
     }
@@ -128,14 +147,19 @@ impl Unit {
             failure_policy: FailurePolicy::Closed,
             limits: PluginLimits::default(),
         };
-        let tally = Arc::new(Tally::unlisted());
-        Self::new(
-            &AppId::default_app(),
-            &binding,
-            runtime.common,
-            runtime.log_budget(),
-            tally,
-        )
+        let app = AppId::default_app();
+        let subject = Subject {
+            app: app.clone(),
+            plugin: Arc::clone(&binding.plugin),
+            hook,
+            version: 0,
+        };
+        let shared = SharedParts {
+            log_budget: runtime.log_budget(),
+            tally: Arc::new(Tally::unlisted()),
+            conduct: Arc::new(Conduct::new(subject, None, runtime.clock.now_millis())),
+        };
+        Self::new(&app, &binding, runtime.common, shared)
     }
 
     /// Whether this unit is what `binding` asks for, so that its instances can stay.
@@ -152,7 +176,7 @@ impl Unit {
             && self.scope == binding.scope
             && self.config == binding.config
             && self.failure_policy == binding.failure_policy
-            && self.deadline_ticks == ticker::ticks(deadline)
+            && self.deadline == deadline
             && self.memory_bytes
                 == binding
                     .limits

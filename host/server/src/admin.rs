@@ -21,6 +21,7 @@ mod schemas;
 mod state;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::sync::Arc;
 

@@ -28,8 +28,10 @@ use tidegate_realtime::{
     metrics::RealtimeMetrics,
     node::{Node as RealtimeNode, NodeParts},
 };
-use tidegate_sandbox::{CacheConfig, Sandbox, SandboxConfig, SandboxError};
-use tokio::net::TcpListener;
+use tidegate_sandbox::{
+    CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, UnfitSender, UnfitVersion,
+};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -39,7 +41,7 @@ use crate::{
     demo::{self, DemoError},
     health::{self, Readiness},
     metrics::{self, HubCollector},
-    plugin_host::SandboxHost,
+    plugin_host::{SandboxHost, return_unfit},
     transport::{
         address::{ClientAddress, TrustedProxies},
         admission::{Admission, AdmissionConfig},
@@ -61,6 +63,9 @@ const INSECURE_WARNING_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Connections of the admin listener; operators and tools, never clients.
 const ADMIN_CONNECTIONS: usize = 1_024;
+
+/// Unfit versions reported and not dealt with yet. Over it, the next opening of their breakers reports again.
+const UNFIT_REPORTS: usize = 64;
 
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +114,8 @@ pub struct Node {
     shutdown_timeout: Duration,
     tracker: TaskTracker,
     first_keys: Option<FirstKeys>,
+    control: Arc<Admin>,
+    unfit: mpsc::Receiver<UnfitVersion>,
 }
 
 #[derive(Debug)]
@@ -136,7 +143,8 @@ impl Node {
         let insecure = config.insecure_switches();
         let data_dir = config.data_dir.clone();
         let (store, first_keys) = open_store(&config).await?;
-        let sandbox = Sandbox::new(sandbox_config(&config))?;
+        let (unfit_tx, unfit) = mpsc::channel(UNFIT_REPORTS);
+        let sandbox = Sandbox::new(sandbox_config(&config, unfit_tx))?;
         let mut registry = Registry::default();
         sandbox.register(&mut registry);
         let tracker = TaskTracker::new();
@@ -204,6 +212,7 @@ impl Node {
                 tracker: tracker.clone(),
             },
         )?;
+        let control = Arc::clone(&admin);
         let admin = if config.admin_api.is_enabled {
             Some(admin_listener(
                 &config, &admin, &readiness, &registry, &tracker,
@@ -223,6 +232,8 @@ impl Node {
             shutdown_timeout: config.shutdown_timeout,
             tracker,
             first_keys,
+            control,
+            unfit,
         })
     }
 
@@ -248,6 +259,8 @@ impl Node {
             shutdown_timeout,
             tracker,
             first_keys: _,
+            control,
+            unfit,
         } = self;
         // Sessions end before the tasks that write for them and keep their deadlines.
         let services = TaskTracker::new();
@@ -255,6 +268,7 @@ impl Node {
         let listeners_stop = CancellationToken::new();
         realtime.hub().run(&services, &services_stop);
         services.spawn(sweep(broker, services_stop.clone()));
+        services.spawn(return_unfit(control, unfit, services_stop.clone()));
         services.spawn(warn_insecure(insecure.clone(), services_stop.clone()));
         for Bound {
             socket, listener, ..
@@ -316,7 +330,7 @@ async fn open_store(config: &Config) -> Result<(Arc<Store>, Option<FirstKeys>), 
     })
 }
 
-fn sandbox_config(config: &Config) -> SandboxConfig {
+fn sandbox_config(config: &Config, unfit: UnfitSender) -> SandboxConfig {
     let directory = config.data_dir.join("artifacts");
     let key_file = config.data_dir.join("artifacts.key");
     let cache = CacheConfig::open(directory, &key_file);
@@ -330,6 +344,8 @@ fn sandbox_config(config: &Config) -> SandboxConfig {
         name_in_errors: config.plugins.name_in_errors,
         private_prefix: config.channels.private_prefix.to_string(),
         namespace_boundary: config.channels.namespace_boundary.to_string(),
+        clock: Clock::system(),
+        unfit: Some(unfit),
     }
 }
 

@@ -11,11 +11,13 @@ use tidegate_control::{DesiredBinding, DesiredState, Digest, Store};
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, CompileError, Compiled, FailurePolicy, Hook, Sandbox,
-    Scope, StepEnd, StoryStep,
+    Scope, StepEnd, StoryStep, UnfitVersion,
 };
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Admitted, Candidate, Later, PluginHost, Refused, Story},
+    admin::{Admin, Admitted, Candidate, Later, PluginHost, Refused, Story},
     config::PluginsConfig,
 };
 
@@ -100,6 +102,8 @@ impl PluginHost for SandboxHost {
                 "refused": row.refused,
                 "failed": failed,
                 "passed_over": row.passed_over,
+                "breaker": row.breaker.as_str(),
+                "breaker_openings": row.breaker_openings,
             })
         });
         json!({
@@ -108,6 +112,50 @@ impl PluginHost for SandboxHost {
             "log_lines_dropped": statistics.log_lines_dropped,
             "hooks": hooks.collect::<Vec<_>>(),
         })
+    }
+}
+
+/// Brings former versions back as the sandbox reports unfit ones, until `stop`.
+pub async fn return_unfit(
+    admin: Arc<Admin>,
+    mut reports: mpsc::Receiver<UnfitVersion>,
+    stop: CancellationToken,
+) {
+    loop {
+        let report = tokio::select! {
+            () = stop.cancelled() => return,
+            report = reports.recv() => report,
+        };
+        let Some(report) = report else { return };
+        let UnfitVersion {
+            app,
+            plugin,
+            hook,
+            version,
+            former: _,
+            cause,
+        } = report;
+        let names = (
+            tidegate_control::AppName::parse(app.as_str()),
+            tidegate_control::PluginName::parse(&plugin),
+        );
+        let (Ok(place), Ok(name)) = names else {
+            continue;
+        };
+        let cause = format!("at {hook}: {cause}");
+        match admin.return_to_former(&place, &name, version, &cause).await {
+            Ok(Some(activation)) => tracing::error!(
+                %app, %plugin, version, former = activation.version, %cause,
+                "a plugin kept failing after it was replaced; the former version runs again"
+            ),
+            Ok(None) => {
+                tracing::info!(%app, %plugin, version, "an unfit version is not active any more")
+            }
+            Err(error) => tracing::error!(
+                %app, %plugin, version, %cause, %error,
+                "a plugin keeps failing and the former version cannot be brought back; activate one that works"
+            ),
+        }
     }
 }
 

@@ -251,6 +251,41 @@ impl Store {
         })
     }
 
+    /// Makes the former version active again because `unfit` keeps failing. Does nothing when another version
+    /// is active by now: somebody was quicker.
+    ///
+    /// # Errors
+    /// As [`Self::rollback`].
+    pub fn return_to_former(
+        &self,
+        actor: &Actor,
+        app: &AppName,
+        plugin: &PluginName,
+        unfit: u32,
+        cause: &str,
+    ) -> Result<Option<Activation>, StoreError> {
+        self.mutate(actor, |transaction| {
+            let id = plugin_id(transaction, app, plugin)?;
+            let current = current_activation(transaction, id)?;
+            if current.as_ref().map(|current| current.version) != Some(unfit) {
+                return Ok((None, None));
+            }
+            let target = activation_under(transaction, plugin, current.as_ref())?;
+            let version = find_version(transaction, id, target.version)?
+                .ok_or_else(|| no_version(plugin, target.version))?;
+            let (activation, change) = switch(
+                transaction,
+                (app, plugin, id),
+                current.as_ref(),
+                &version,
+                target.under,
+                "plugin.return",
+            )?;
+            let change = change.map(|change| change.result(cause));
+            Ok((Some(activation), change))
+        })
+    }
+
     /// Deletes a plugin with its versions. An active version of a plugin that is bound nowhere runs nowhere,
     /// so bindings alone stand in the way. Its numbers are never given again.
     ///

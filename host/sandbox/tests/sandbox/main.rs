@@ -6,6 +6,7 @@
 
 mod activation;
 mod admission;
+mod breakers;
 mod cache;
 mod capabilities;
 mod failures;

@@ -2,6 +2,8 @@
 //!
 //! One place decides what callers see. No SQL, no stack, no echo of input (threat model M8).
 
+use std::fmt;
+
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -21,6 +23,12 @@ pub(super) struct Problem {
     rule: Option<Box<str>>,
     /// The member of the request that is wrong.
     field: Option<&'static str>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind.0, self.detail)
+    }
 }
 
 /// A code that never changes its meaning, its status and its title.

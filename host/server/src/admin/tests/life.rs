@@ -198,6 +198,41 @@ async fn a_change_ends_even_when_its_caller_hangs_up() {
 }
 
 #[tokio::test]
+async fn an_unfit_version_makes_room_for_the_former_and_the_audit_says_why() {
+    let bench = Bench::new();
+    for text in ["one", "two"] {
+        bench.upload("filter", &format!("filtering; {text}")).await;
+    }
+    bench.bind("filter", "filtering").await;
+    bench.activate("filter", 1).await;
+    bench.activate("filter", 2).await;
+    let app = AppName::default_app();
+    let plugin = tidegate_control::PluginName::parse("filter").unwrap();
+    let cause = "at filtering: 5 calls in a row failed";
+    let admin = &bench.admin;
+    let returned = admin.return_to_former(&app, &plugin, 2, cause).await;
+    assert_eq!(
+        returned.unwrap().map(|activation| activation.version),
+        Some(1)
+    );
+    assert_eq!(bench.running(), ["filter@1"]);
+
+    let got = bench.get("/audit?limit=1").await;
+    let entry = &got.is(200, "AuditEntries")["items"][0];
+    assert_eq!(entry["action"], "plugin.return");
+    assert_eq!(entry["who"], "node");
+    assert_eq!(entry["object"], "plugin/filter/versions/1");
+    assert_eq!(entry["result"], cause);
+
+    // A report that comes late, and one for which there is nothing to go back to.
+    let late = admin.return_to_former(&app, &plugin, 2, cause).await;
+    assert_eq!(late, Ok(None));
+    let first = admin.return_to_former(&app, &plugin, 1, cause).await;
+    assert!(first.is_err_and(|error| error.starts_with("conflict: ")));
+    assert_eq!(bench.running(), ["filter@1"]);
+}
+
+#[tokio::test]
 async fn a_restart_runs_what_was_stored() {
     let bench = Bench::new();
     bench.upload("filter", "filtering; one").await;

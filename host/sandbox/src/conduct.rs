@@ -1,0 +1,235 @@
+//! How a version conducts itself at a hook: its breaker, and what follows from its openings.
+//!
+//! One per app, plugin, hook and version, shared by the bindings of the version there and by all workers; it
+//! outlives changes of settings and ends with the version. Owns the text and the trace that clients get while
+//! the breaker is open, and the count that sends a fresh version back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tidegate_realtime::ids::AppId;
+use tokio::sync::mpsc;
+
+use crate::{
+    Runtime,
+    binding::Hook,
+    breaker::{Breaker, Opening, Permit, Strike},
+    failure::{Failure, FailureKind},
+};
+
+/// Openings within [`PROBATION_MILLIS`] after a swap that send the version back.
+const OPENINGS_UNTIL_RETURN: u32 = 3;
+/// How long after a swap the former version is believed to be the better one.
+const PROBATION_MILLIS: u64 = 600_000;
+/// How long clients share one trace id for the same reason. Stories would otherwise push each other out.
+const SHARED_TRACE_MILLIS: u64 = 1_000;
+
+/// A version that keeps failing since it took another's place. Whoever reads it should bring the former back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfitVersion {
+    pub app: AppId,
+    pub plugin: Arc<str>,
+    pub hook: Hook,
+    pub version: u32,
+    /// The version that it replaced.
+    pub former: u32,
+    /// Why its breaker opened the last time, and the failure that did it.
+    pub cause: String,
+}
+
+/// Where a sandbox reports unfit versions.
+pub type UnfitSender = mpsc::Sender<UnfitVersion>;
+
+/// Whose conduct it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    pub(crate) app: AppId,
+    pub(crate) plugin: Arc<str>,
+    pub(crate) hook: Hook,
+    pub(crate) version: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Conduct {
+    pub(crate) breaker: Breaker,
+    subject: Subject,
+    /// The lower version that this one replaced, if it did. Going back is not watched: it has nowhere to go.
+    former: Option<u32>,
+    since_millis: u64,
+    /// Set when the version was reported, which happens once.
+    is_reported: AtomicBool,
+    /// What a call gets while the breaker is open; written at each opening.
+    shut: Mutex<Failure>,
+    pub(crate) shared_trace: SharedTrace,
+}
+
+impl Conduct {
+    pub(crate) fn new(subject: Subject, former: Option<u32>, now_millis: u64) -> Self {
+        let version = subject.version;
+        Self {
+            breaker: Breaker::default(),
+            subject,
+            former: former.filter(|former| *former < version),
+            since_millis: now_millis,
+            is_reported: AtomicBool::new(false),
+            shut: Mutex::new(Failure::new(FailureKind::BreakerOpen, "")),
+            shared_trace: SharedTrace::default(),
+        }
+    }
+
+    /// Leave to call the plugin; without it, the failure that stands for the call.
+    #[inline]
+    pub(crate) fn admit(&self, runtime: &Runtime) -> Result<Permit, Failure> {
+        if self.breaker.is_clean() {
+            return Ok(Permit::Plain);
+        }
+        self.admit_slowly(runtime)
+    }
+
+    #[cold]
+    fn admit_slowly(&self, runtime: &Runtime) -> Result<Permit, Failure> {
+        self.breaker
+            .admit(runtime.clock.now_millis())
+            .ok_or_else(|| self.shut_failure())
+    }
+
+    /// The failure that calls get while the breaker is open.
+    pub(crate) fn shut_failure(&self) -> Failure {
+        self.shut.lock().clone()
+    }
+
+    /// The call was answered, be it with a refusal.
+    #[inline]
+    pub(crate) fn succeeded(&self, permit: Permit) {
+        if permit == Permit::Probe || !self.breaker.is_clean() {
+            self.succeeded_slowly(permit);
+        }
+    }
+
+    #[cold]
+    fn succeeded_slowly(&self, permit: Permit) {
+        if self.breaker.succeeded(permit) {
+            let Subject {
+                app,
+                plugin,
+                hook,
+                version,
+            } = &self.subject;
+            tracing::info!(%app, %plugin, version, hook = hook.as_str(), "plugin breaker closed");
+        }
+    }
+
+    /// The call failed so. Failures that are not the plugin's say nothing about it.
+    #[cold]
+    pub(crate) fn failed(&self, runtime: &Runtime, permit: Permit, failure: &Failure) {
+        let now = runtime.clock.now_millis();
+        let strike = match failure.kind {
+            FailureKind::Timeout => Strike::Interrupt,
+            FailureKind::Trap
+            | FailureKind::Memory
+            | FailureKind::BadValue
+            | FailureKind::Limit
+            | FailureKind::HostPanic => Strike::Other,
+            FailureKind::NoSlot | FailureKind::BreakerOpen => {
+                self.breaker.abandoned(permit, now);
+                return;
+            }
+        };
+        if let Some(opening) = self.breaker.failed(permit, strike, now) {
+            self.opened(runtime, opening, &failure.detail, now);
+        }
+    }
+
+    /// The call took so much longer than its deadline.
+    #[cold]
+    pub(crate) fn overran(&self, runtime: &Runtime, by: Duration) {
+        let now = runtime.clock.now_millis();
+        if let Some(opening) = self.breaker.overran(by, now) {
+            self.opened(runtime, opening, "", now);
+        }
+    }
+
+    fn opened(&self, runtime: &Runtime, opening: Opening, detail: &str, now: u64) {
+        let Subject {
+            app,
+            plugin,
+            hook,
+            version,
+        } = &self.subject;
+        let cause = opening.cause;
+        let seconds = opening.open_for.as_secs();
+        runtime.metrics.count_opening();
+        tracing::warn!(
+            %app, %plugin, version, hook = hook.as_str(), %cause, seconds, detail,
+            "plugin breaker opened; until it closes the binding's failure policy answers"
+        );
+        let text = if detail.is_empty() {
+            format!("not called: {cause}")
+        } else {
+            format!("not called: {cause}; the last failure was: {detail}")
+        };
+        *self.shut.lock() = Failure::new(FailureKind::BreakerOpen, &text);
+        self.shared_trace.forget();
+        self.report(runtime, opening, text, now);
+    }
+
+    fn report(&self, runtime: &Runtime, opening: Opening, cause: String, now: u64) {
+        let (Some(former), Some(unfit)) = (self.former, &runtime.unfit) else {
+            return;
+        };
+        let is_due = opening.count >= OPENINGS_UNTIL_RETURN
+            && now.saturating_sub(self.since_millis) <= PROBATION_MILLIS;
+        if !is_due || self.is_reported.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let Subject {
+            app,
+            plugin,
+            hook,
+            version,
+        } = self.subject.clone();
+        let report = UnfitVersion {
+            app,
+            plugin,
+            hook,
+            version,
+            former,
+            cause,
+        };
+        if unfit.try_send(report).is_err() {
+            // Nobody reads, or too many failed at once: the next opening tries again.
+            self.is_reported.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A trace id that many clients get for the same reason, renewed once a second.
+#[derive(Debug, Default)]
+pub(crate) struct SharedTrace(Mutex<Option<(u64, Arc<str>)>>);
+
+impl SharedTrace {
+    /// The id that is shared now; `tell` makes one and keeps its story.
+    pub(crate) fn get(&self, now_millis: u64, tell: impl FnOnce() -> Arc<str>) -> Arc<str> {
+        let mut shared = self.0.lock();
+        match &*shared {
+            Some((since, trace_id)) if now_millis.saturating_sub(*since) < SHARED_TRACE_MILLIS => {
+                Arc::clone(trace_id)
+            }
+            Some(_) | None => {
+                let trace_id = tell();
+                *shared = Some((now_millis, Arc::clone(&trace_id)));
+                trace_id
+            }
+        }
+    }
+
+    fn forget(&self) {
+        *self.0.lock() = None;
+    }
+}
