@@ -4,6 +4,7 @@
 //! server by its surfaces alone. Nothing here waits by sleeping: each wait is for an event, inside [`within`].
 
 pub mod api;
+pub mod bombs;
 pub mod cli;
 pub mod client;
 pub mod guests;

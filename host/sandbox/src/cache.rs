@@ -5,7 +5,7 @@
 //! is removed and compiled anew, never loaded. Files are written under a temporary name, synced and renamed;
 //! they are never changed in place. The cache is an aid: when it fails, work goes on without it.
 
-mod native;
+pub(crate) mod native;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
@@ -19,6 +19,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
 
+use self::native::Generated;
 use crate::compile::ComponentDigest;
 
 /// First bytes of a file: what it is, and the version of its layout.
@@ -97,7 +98,7 @@ impl Cache {
     /// The compiled component, if a file holds it and its MAC is right.
     pub(crate) fn load(&self, engine: &Engine, digest: &ComponentDigest) -> Option<Component> {
         let path = self.path(digest);
-        let file = match read_bounded(&path) {
+        let mut file = match read_bounded(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
@@ -105,7 +106,7 @@ impl Cache {
                 return None;
             }
         };
-        let Some(artifact) = self.authenticate(digest, &file) else {
+        let Some(artifact) = self.authenticate(digest, &mut file) else {
             tracing::warn!(
                 file = %path.display(),
                 "compiled plugin in the cache is not ours or was changed; it is removed and compiled again"
@@ -126,29 +127,27 @@ impl Cache {
         }
     }
 
-    /// Writes the compiled component. Failures are logged: the plugin runs all the same.
-    pub(crate) fn store(&self, digest: &ComponentDigest, component: &Component) {
-        let written = component
-            .serialize()
-            .map_err(|error| io::Error::other(format!("{error:#}")))
-            .and_then(|artifact| {
-                let mac = self.mac(digest, &artifact).finalize().into_bytes();
-                write_whole(&self.path(digest), &[MAGIC, &mac, &artifact])
-            });
+    /// Where the files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Writes compiled code, with its MAC. Failures are logged: the plugin runs all the same.
+    pub(crate) fn store(&self, digest: &ComponentDigest, artifact: &Generated) {
+        let mac = self.mac(digest, artifact.as_bytes()).finalize();
+        let mac = mac.into_bytes();
+        let written = write_whole(&self.path(digest), &[MAGIC, &mac, artifact.as_bytes()]);
         if let Err(error) = written {
             tracing::warn!(%error, "compiled plugin could not be cached; the next start compiles it again");
         }
     }
 
-    fn authenticate<'a>(
-        &self,
-        digest: &ComponentDigest,
-        file: &'a [u8],
-    ) -> Option<native::Authentic<'a>> {
+    /// The code in a file, if the file is ours. Takes the bytes, since they are many.
+    fn authenticate(&self, digest: &ComponentDigest, file: &mut Vec<u8>) -> Option<Generated> {
         let rest = file.strip_prefix(MAGIC)?;
         let (mac, artifact) = rest.split_at_checked(MAC_BYTES)?;
         self.mac(digest, artifact).verify_slice(mac).ok()?;
-        Some(native::Authentic(artifact))
+        Some(Generated::proven(file.split_off(MAGIC.len() + MAC_BYTES)))
     }
 
     fn mac(&self, digest: &ComponentDigest, artifact: &[u8]) -> Hmac<Sha256> {
@@ -176,7 +175,7 @@ impl Cache {
 }
 
 /// Digest of what wasmtime says its compiled code depends on; its own version is part of that.
-fn engine_id(engine: &Engine) -> [u8; 32] {
+pub(crate) fn engine_id(engine: &Engine) -> [u8; 32] {
     struct Feed(Sha256);
     impl Hasher for Feed {
         fn write(&mut self, bytes: &[u8]) {

@@ -1,31 +1,53 @@
 //! From an admitted component to one that can be instantiated.
 //!
 //! Compiles once per digest, asks the disk cache first, links, looks the hooks up by type and makes one
-//! instance as a trial. Blocking: tens of milliseconds, so callers use a blocking thread. [`generate`] is the
-//! one place where machine code is made; it is where a child process takes over.
+//! instance as a trial. Blocking: tens of milliseconds and, for a hostile component, up to the limit of the
+//! compile child; callers use a blocking thread. [`Compilation`] says where machine code is made.
+//!
+//! Invariant: what is cached or loaded is never held up by what is being compiled.
+
+mod child;
+mod queue;
+mod spawn;
 
 use std::{
     collections::HashMap,
-    panic::{AssertUnwindSafe, catch_unwind},
+    env,
     sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
-use wasmtime::{
-    Engine,
-    component::{Component, InstancePre},
-};
+use wasmtime::component::{Component, InstancePre};
 
 use crate::{
     Runtime,
     admit::{AdmissionRefused, Admitted},
     binding::Hook,
+    cache::native::{self, Generated},
+    failure::{FailureKind, escape},
     generated::exports::tidegate::plugin as exports,
     guest::GuestState,
     instance::Instance,
-    stubs,
+    limits, stubs,
     unit::Unit,
 };
+
+use self::queue::Queue;
+pub use self::{
+    child::compile_child,
+    spawn::{CompileChild, DEFAULT_COMPILE_ADDRESS_SPACE_BYTES, DEFAULT_COMPILE_TIME},
+};
+
+/// Where machine code is made.
+#[derive(Debug, Clone, Default)]
+pub enum Compilation {
+    /// By the calling thread, without any limit: for components that come from nobody but us, as in tests and
+    /// benches.
+    #[default]
+    InThisProcess,
+    /// In a process of its own, limited and killable.
+    Child(CompileChild),
+}
 
 /// SHA-256 of a component.
 pub type ComponentDigest = [u8; 32];
@@ -54,18 +76,15 @@ pub(crate) struct HookIndices {
 /// Why a component could not be made ready.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// It does not keep the contract; the uploader must change it.
+    /// It breaks a rule, or compiling or instantiating it does; the uploader must change it.
     #[error(transparent)]
     Refused(#[from] AdmissionRefused),
-    /// The compiler could not cope with it.
-    #[error("the component could not be compiled: {0}")]
+    /// Too many components wait for the compiler; the same one may be compiled later.
+    #[error("too many plugins wait to be compiled")]
+    Busy,
+    /// We could not do it; nobody knows yet whether the component is good.
+    #[error("{0}")]
     Failed(String),
-    /// It compiled, but not even an instance of it can be made.
-    #[error("an instance could not be made ({kind}): {detail}")]
-    Trial {
-        kind: &'static str,
-        detail: Arc<str>,
-    },
 }
 
 impl std::fmt::Debug for Compiled {
@@ -91,11 +110,12 @@ impl Compiled {
     }
 }
 
-/// Components that are alive, so that one digest is compiled and loaded once.
+/// Makes components ready, each digest once.
 #[derive(Default)]
 pub(crate) struct Compiler {
-    /// Held while compiling: one compilation at a time leaves the other cores to the sessions.
+    /// What is in use somewhere. Never held while anything is compiled.
     alive: Mutex<HashMap<ComponentDigest, Weak<Parts>>>,
+    queue: Queue,
 }
 
 impl Compiler {
@@ -104,42 +124,87 @@ impl Compiler {
         runtime: &Arc<Runtime>,
         admitted: &Admitted,
     ) -> Result<Compiled, CompileError> {
+        if let Some(ready) = self.ready(runtime, admitted) {
+            return ready;
+        }
+        let _turn = self.queue.enter().ok_or(CompileError::Busy)?;
+        // Whoever had the turn before may have compiled the same.
+        if let Some(ready) = self.ready(runtime, admitted) {
+            return ready;
+        }
+        let engine = &runtime.engine.engine;
+        let artifact = generate(runtime, &admitted.component)?;
+        if let Some(cache) = &runtime.cache {
+            cache.store(&admitted.digest, &artifact);
+        }
+        let component = native::load(engine, &artifact).map_err(|error| {
+            CompileError::Failed(format!("what was compiled cannot be loaded: {error:#}"))
+        })?;
+        self.finish(runtime, admitted, &component)
+    }
+
+    /// The component if it need not be compiled: it is in use, or in the cache.
+    fn ready(
+        &self,
+        runtime: &Arc<Runtime>,
+        admitted: &Admitted,
+    ) -> Option<Result<Compiled, CompileError>> {
+        let alive = self
+            .alive
+            .lock()
+            .get(&admitted.digest)
+            .and_then(Weak::upgrade);
+        if let Some(parts) = alive {
+            return Some(Ok(Compiled(parts)));
+        }
+        let cache = runtime.cache.as_ref()?;
+        let component = cache.load(&runtime.engine.engine, &admitted.digest)?;
+        Some(self.finish(runtime, admitted, &component))
+    }
+
+    fn finish(
+        &self,
+        runtime: &Arc<Runtime>,
+        admitted: &Admitted,
+        component: &Component,
+    ) -> Result<Compiled, CompileError> {
+        let compiled = Compiled(Arc::new(link(runtime, admitted, component)?));
+        try_out(runtime, &compiled)?;
         let mut alive = self.alive.lock();
+        alive.retain(|_, parts| parts.strong_count() > 0);
+        // Two may have loaded the same at once; the first stays, so that all share it.
         if let Some(parts) = alive.get(&admitted.digest).and_then(Weak::upgrade) {
             return Ok(Compiled(parts));
         }
-        let engine = &runtime.engine.engine;
-        let cached = runtime
-            .cache
-            .as_ref()
-            .and_then(|cache| cache.load(engine, &admitted.digest));
-        let component = match cached {
-            Some(component) => component,
-            None => {
-                let component = generate(engine, &admitted.component)?;
-                if let Some(cache) = &runtime.cache {
-                    cache.store(&admitted.digest, &component);
-                }
-                component
-            }
-        };
-        let compiled = Compiled(Arc::new(link(runtime, admitted, &component)?));
-        try_out(runtime, &compiled)?;
-        alive.retain(|_, parts| parts.strong_count() > 0);
         alive.insert(admitted.digest, Arc::downgrade(&compiled.0));
         Ok(compiled)
     }
 }
 
-/// Makes machine code. A panic of the compiler is a failure like any other.
-fn generate(engine: &Engine, component: &[u8]) -> Result<Component, CompileError> {
-    match catch_unwind(AssertUnwindSafe(|| {
-        Component::from_binary(engine, component)
-    })) {
-        Ok(Ok(component)) => Ok(component),
-        Ok(Err(error)) => Err(CompileError::Failed(format!("{error:#}"))),
-        Err(_) => Err(CompileError::Failed("the compiler panicked".to_owned())),
-    }
+/// Makes machine code.
+fn generate(runtime: &Runtime, component: &[u8]) -> Result<Generated, CompileError> {
+    let artifact = match &runtime.compilation {
+        Compilation::InThisProcess => {
+            let engine = &runtime.engine.engine;
+            engine
+                .precompile_component(component)
+                .map_err(|error| not_compilable(&format!("{error:#}")))?
+        }
+        Compilation::Child(child) => {
+            let scratch = runtime.cache.as_ref().map(|cache| cache.directory());
+            child.compile(component, scratch.unwrap_or(&env::temp_dir()))?
+        }
+    };
+    Ok(Generated::here(artifact))
+}
+
+/// The compiler's own refusal of a valid component.
+fn not_compilable(problem: &str) -> CompileError {
+    CompileError::Refused(AdmissionRefused::new(
+        "compile",
+        format!("the component cannot be compiled: {}", escape(problem, 500)),
+        "build it again with the newest tidegate-sdk and rustc, target wasm32-unknown-unknown",
+    ))
 }
 
 fn link(
@@ -194,16 +259,35 @@ fn try_out(runtime: &Arc<Runtime>, compiled: &Compiled) -> Result<(), CompileErr
     for hook in compiled.hooks() {
         let unit = Arc::new(Unit::trial(compiled, *hook, runtime));
         Instance::build(runtime, &unit).map_err(|failure| match failure.kind {
-            crate::FailureKind::Trap => CompileError::Refused(AdmissionRefused::new(
-                "initialiser",
-                failure.detail.to_string(),
-                "a plugin must not trap, nor use WASI, while it is initialised",
+            FailureKind::NoSlot | FailureKind::HostPanic | FailureKind::BreakerOpen => {
+                CompileError::Failed(format!(
+                    "no instance could be made to try the plugin out: {}",
+                    failure.detail
+                ))
+            }
+            FailureKind::Timeout => initialiser(format!(
+                "its initialisation did not end within {} ms",
+                limits::INSTANTIATION_DEADLINE.as_millis()
             )),
-            kind => CompileError::Trial {
-                kind: kind.as_str(),
-                detail: failure.detail,
-            },
+            FailureKind::Memory => initialiser(format!(
+                "its initialisation wants more than {} bytes of memory: {}",
+                limits::DEFAULT_MEMORY_BYTES,
+                failure.detail
+            )),
+            FailureKind::Trap | FailureKind::BadValue | FailureKind::Limit => {
+                initialiser(failure.detail.to_string())
+            }
         })?;
     }
     Ok(())
+}
+
+/// A plugin of which not even an instance can be made.
+fn initialiser(detail: String) -> CompileError {
+    CompileError::Refused(AdmissionRefused::new(
+        "initialiser",
+        detail,
+        "a plugin must not trap, wait, compute much, nor use WASI while it is initialised; do that work at the \
+         first call",
+    ))
 }

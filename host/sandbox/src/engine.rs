@@ -102,6 +102,13 @@ fn with_largest_pool() -> Result<(Engine, Allocation), SandboxError> {
     Ok((engine, Allocation::OnDemand))
 }
 
+/// An engine that only compiles, for the compile child: no pool, which would not fit into its address space, and
+/// one thread, so that what compiling takes can be told. Its code is for [`SandboxEngine::shared`], hence the
+/// same settings otherwise.
+pub(crate) fn for_compiling() -> wasmtime::Result<Engine> {
+    Engine::new(settings().parallel_compilation(false))
+}
+
 /// Code generation and features. Everything that a plugin does not need is off: each feature is attack surface.
 fn settings() -> Config {
     let mut config = Config::new();
@@ -155,6 +162,13 @@ fn pool(slots: u32) -> PoolingAllocationConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn code_of_the_compile_child_is_code_for_the_pool() {
+        let identity = |engine: &Engine| crate::cache::engine_id(engine);
+        let pool = SandboxEngine::shared().unwrap();
+        assert_eq!(identity(&pool.engine), identity(&for_compiling().unwrap()));
+    }
 
     #[test]
     fn w10_there_is_one_engine_in_the_process() {

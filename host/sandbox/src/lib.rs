@@ -45,7 +45,10 @@ pub use binding::{BadScope, Binding, Bindings, FailurePolicy, Hook, PluginLimits
 pub use breaker::BreakerState;
 pub use cache::CacheConfig;
 pub use clock::Clock;
-pub use compile::{CompileError, Compiled, ComponentDigest};
+pub use compile::{
+    Compilation, CompileChild, CompileError, Compiled, ComponentDigest,
+    DEFAULT_COMPILE_ADDRESS_SPACE_BYTES, DEFAULT_COMPILE_TIME, compile_child,
+};
 pub use conduct::{UnfitSender, UnfitVersion};
 pub use engine::Allocation;
 pub use failure::FailureKind;

@@ -22,7 +22,7 @@ use crate::{
     cache::{Cache, CacheConfig},
     capabilities::{self, log::LogBudget},
     clock::Clock,
-    compile::{CompileError, Compiled, Compiler},
+    compile::{Compilation, CompileError, Compiled, Compiler},
     conduct::UnfitSender,
     engine::{Allocation, SandboxEngine},
     guest::GuestState,
@@ -38,6 +38,8 @@ use crate::{
 pub struct SandboxConfig {
     /// Where compiled plugins are kept; without it every start compiles anew.
     pub cache: Option<CacheConfig>,
+    /// Where uploads are compiled.
+    pub compilation: Compilation,
     /// Largest message of the node; what plugins hand out is held to it.
     pub max_message_bytes: usize,
     /// Longest channel name of the node.
@@ -58,6 +60,7 @@ impl Default for SandboxConfig {
     fn default() -> Self {
         Self {
             cache: None,
+            compilation: Compilation::default(),
             max_message_bytes: 64 << 10,
             max_channel_bytes: 255,
             name_in_errors: false,
@@ -81,6 +84,7 @@ pub(crate) struct Runtime {
     pub(crate) engine: Arc<SandboxEngine>,
     pub(crate) linker: Linker<GuestState>,
     pub(crate) cache: Option<Cache>,
+    pub(crate) compilation: Compilation,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stories: Stories,
     pub(crate) naming: Naming,
@@ -141,6 +145,7 @@ impl Sandbox {
     pub fn new(config: SandboxConfig) -> Result<Arc<Self>, SandboxError> {
         let SandboxConfig {
             cache,
+            compilation,
             max_message_bytes,
             max_channel_bytes,
             name_in_errors,
@@ -163,6 +168,7 @@ impl Sandbox {
             engine,
             linker,
             cache,
+            compilation,
             metrics: Arc::default(),
             stories: Stories::default(),
             naming: Naming {
@@ -195,8 +201,8 @@ impl Sandbox {
         admit::admit(upload)
     }
 
-    /// Compiles, or takes from the cache, and tries the plugin out. Takes tens of milliseconds and more: use a
-    /// blocking thread.
+    /// Compiles, or takes from the cache, and tries the plugin out. Waits its turn and takes tens of milliseconds
+    /// and more: use a blocking thread.
     ///
     /// # Errors
     /// [`CompileError`]; `Refused` is the uploader's business like a refusal by [`Sandbox::admit`].

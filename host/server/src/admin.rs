@@ -31,7 +31,9 @@ use tidegate_control::{Actor, AppName, DesiredState, PluginName, Store, StoreErr
 use tokio::{sync::Mutex, time::Instant};
 use tokio_util::task::TaskTracker;
 
-pub use self::host::{Admitted, Candidate, Later, PluginHost, Refused, Story};
+pub use self::host::{
+    Admitted, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, PluginHost, Refused, Story,
+};
 use self::{access::Attempts, problem::Problem};
 
 /// Settings of the admin API.

@@ -74,7 +74,13 @@ pub enum Command {
     Explain(explain::Explain),
     /// Ask a server whether it is alive and ready
     Health(health::Health),
+    /// Compile one plugin; a node starts this by itself, with the component on standard input
+    #[command(name = COMPILE_CHILD, hide = true)]
+    CompileChild,
 }
+
+/// The command by which a node starts itself as the compile child.
+pub const COMPILE_CHILD: &str = "compile-child";
 
 /// How `serve` is started.
 #[derive(Debug, Args)]
@@ -109,6 +115,11 @@ pub enum Announce {
 pub fn run(command: Command, output: Output) -> ExitCode {
     let done = match command {
         Command::Serve(_) => unreachable!("main starts the server itself"),
+        Command::CompileChild => tidegate_sandbox::compile_child().map_err(|error| {
+            Failure::usage(format!("{COMPILE_CHILD}: {error}")).hint(
+                "this command is for nodes alone; `tidegate plugin check FILE` tries a plugin out",
+            )
+        }),
         Command::Config(command) => config::run(command, output),
         Command::Plugin(command) => plugin::run(command, output),
         Command::Token(command) => token::run(command, output),

@@ -335,6 +335,9 @@ pub struct PluginsConfig {
     pub allowed_headers: Vec<HeaderName>,
     pub name_in_errors: bool,
     pub max_memory_bytes: usize,
+    /// Address space and time by the clock of the process that compiles an upload.
+    pub compile_memory_bytes: u64,
+    pub compile_timeout: Duration,
     pub deadlines: PluginDeadlines,
 }
 

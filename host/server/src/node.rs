@@ -41,7 +41,7 @@ use crate::{
     demo::{self, DemoError},
     health::{self, Readiness},
     metrics::{self, HubCollector},
-    plugin_host::{SandboxHost, return_unfit},
+    plugin_host::{self, SandboxHost, return_unfit},
     transport::{
         address::{ClientAddress, TrustedProxies},
         admission::{Admission, AdmissionConfig},
@@ -86,6 +86,10 @@ pub enum BuildError {
     Sandbox(#[from] SandboxError),
     #[error("the stored plugins do not run")]
     Plugins(#[from] StartError),
+    #[error(
+        "the program's own file cannot be found, so plugins cannot be compiled; is /proc mounted?"
+    )]
+    Program(#[source] io::Error),
     #[error("client.allowed_origins")]
     Origins(#[from] BadOriginPattern),
     #[error(
@@ -144,7 +148,7 @@ impl Node {
         let data_dir = config.data_dir.clone();
         let (store, first_keys) = open_store(&config).await?;
         let (unfit_tx, unfit) = mpsc::channel(UNFIT_REPORTS);
-        let sandbox = Sandbox::new(sandbox_config(&config, unfit_tx))?;
+        let sandbox = Sandbox::new(sandbox_config(&config, unfit_tx)?)?;
         let mut registry = Registry::default();
         sandbox.register(&mut registry);
         let tracker = TaskTracker::new();
@@ -330,15 +334,16 @@ async fn open_store(config: &Config) -> Result<(Arc<Store>, Option<FirstKeys>), 
     })
 }
 
-fn sandbox_config(config: &Config, unfit: UnfitSender) -> SandboxConfig {
+fn sandbox_config(config: &Config, unfit: UnfitSender) -> Result<SandboxConfig, BuildError> {
     let directory = config.data_dir.join("artifacts");
     let key_file = config.data_dir.join("artifacts.key");
     let cache = CacheConfig::open(directory, &key_file);
     if let Err(error) = &cache {
         tracing::warn!(%error, "the cache of compiled plugins cannot be used; each start compiles anew");
     }
-    SandboxConfig {
+    Ok(SandboxConfig {
         cache: cache.ok(),
+        compilation: plugin_host::compilation(&config.plugins).map_err(BuildError::Program)?,
         max_message_bytes: config.websocket.max_message_bytes,
         max_channel_bytes: config.channels.max_length_bytes,
         name_in_errors: config.plugins.name_in_errors,
@@ -346,7 +351,7 @@ fn sandbox_config(config: &Config, unfit: UnfitSender) -> SandboxConfig {
         namespace_boundary: config.channels.namespace_boundary.to_string(),
         clock: Clock::system(),
         unfit: Some(unfit),
-    }
+    })
 }
 
 fn admission_config(config: &Config) -> AdmissionConfig {

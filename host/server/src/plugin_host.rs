@@ -3,23 +3,40 @@
 //! Owns the translation between the control store's rows and the sandbox's bindings, and the compiled versions
 //! that the desired state names. Decides nothing. Compiling and instantiating happen on blocking threads.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use parking_lot::Mutex;
 use serde_json::json;
 use tidegate_control::{DesiredBinding, DesiredState, Digest, Store};
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
-    AdmissionRefused, Binding, Bindings, CompileError, Compiled, FailurePolicy, Hook, Sandbox,
-    Scope, StepEnd, StoryStep, UnfitVersion,
+    AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
+    FailurePolicy, Hook, Sandbox, Scope, StepEnd, StoryStep, UnfitVersion,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{Admin, Admitted, Candidate, Later, PluginHost, Refused, Story},
+    admin::{self, Admin, Admitted, Candidate, Later, PluginHost, Refused, Story},
+    cli,
     config::PluginsConfig,
 };
+
+/// How a node of these settings compiles plugins: this same program, as a child.
+///
+/// # Errors
+/// When the system does not tell which program this is.
+pub fn compilation(config: &PluginsConfig) -> io::Result<Compilation> {
+    let child = CompileChild::this_program([cli::COMPILE_CHILD.into()])?;
+    // Our allocator takes address space by the gibibyte unless told otherwise (in KiB), and the child's is bounded.
+    let environment = vec![("MIMALLOC_ARENA_RESERVE".into(), "65536".into())];
+    Ok(Compilation::Child(CompileChild {
+        environment,
+        address_space_bytes: config.compile_memory_bytes,
+        wall_time: config.compile_timeout,
+        ..child
+    }))
+}
 
 /// Runs what the control store says in a sandbox.
 #[derive(Debug, Clone)]
@@ -59,6 +76,14 @@ impl PluginHost for SandboxHost {
             imports: admitted.imports,
             artifact: admitted.component,
         })
+    }
+
+    fn try_out(&self, artifact: Arc<[u8]>) -> Later<Result<(), Refused>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move || {
+            inner.compile(&artifact)?;
+            Ok(())
+        }))
     }
 
     fn prepare(&self, candidate: Candidate) -> Later<Result<(), Refused>> {
@@ -164,16 +189,19 @@ impl Inner {
         let admitted = self.sandbox.admit(artifact).map_err(refused)?;
         self.sandbox.compile(&admitted).map_err(|error| match error {
             CompileError::Refused(refusal) => refused(refusal),
-            CompileError::Failed(detail) => Refused {
-                rule: "compile".to_owned(),
-                detail,
-                help: "build it again with the newest tidegate-sdk and rustc, target wasm32-unknown-unknown".to_owned(),
+            CompileError::Busy => Refused {
+                rule: admin::COMPILE_QUEUE.to_owned(),
+                detail: error.to_string(),
+                help: "try again in a minute; plugins are compiled one at a time".to_owned(),
             },
-            CompileError::Trial { kind, detail } => Refused {
-                rule: "trial".to_owned(),
-                detail: format!("no instance could be made ({kind}): {detail}"),
-                help: "make the plugin start without work: nothing may fail or take long before the first call".to_owned(),
-            },
+            CompileError::Failed(_) => {
+                tracing::error!(%error, "a plugin could not be compiled, and it is not to blame");
+                Refused {
+                    rule: admin::COMPILE_UNAVAILABLE.to_owned(),
+                    detail: "the node cannot compile or try out plugins now".to_owned(),
+                    help: "the node's log has the cause; free memory, processes and disk, then try again".to_owned(),
+                }
+            }
         })
     }
 

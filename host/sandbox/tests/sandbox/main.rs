@@ -9,6 +9,7 @@ mod admission;
 mod breakers;
 mod cache;
 mod capabilities;
+mod child;
 mod failures;
 mod guests;
 mod verdicts;

@@ -12,6 +12,9 @@ pub trait PluginHost: Send + Sync + 'static {
     /// Checks an upload. Called on a thread that may be kept busy.
     fn admit(&self, upload: &[u8]) -> Result<Admitted, Refused>;
 
+    /// Compiles an admitted upload and instantiates it once, before it is stored.
+    fn try_out(&self, artifact: Arc<[u8]>) -> Later<Result<(), Refused>>;
+
     /// Compiles a version and instantiates it once, so that [`Self::apply`] is quick and does not fail. May be
     /// asked for a version that is ready already.
     fn prepare(&self, candidate: Candidate) -> Later<Result<(), Refused>>;
@@ -46,6 +49,10 @@ pub struct Candidate {
     pub artifact: Arc<[u8]>,
 }
 
+/// Rules that no plugin breaks: the node cannot compile now. Answered with 503.
+pub const COMPILE_QUEUE: &str = "compile-queue";
+pub const COMPILE_UNAVAILABLE: &str = "compile-unavailable";
+
 /// Why a plugin may not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -62,6 +69,13 @@ pub struct Refused {
 pub struct Story {
     pub app: AppName,
     pub story: serde_json::Value,
+}
+
+impl Refused {
+    /// Whether the plugin may be as good as any: the node could not find out.
+    pub(super) fn is_for_want_of_a_compiler(&self) -> bool {
+        [COMPILE_QUEUE, COMPILE_UNAVAILABLE].contains(&&*self.rule)
+    }
 }
 
 impl fmt::Display for Refused {

@@ -1,5 +1,7 @@
 //! Plugins: upload, look, activate, roll back, delete.
 
+use std::sync::Arc;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_control::{
@@ -86,7 +88,6 @@ pub(super) async fn version(call: Call) -> Result<Answer, Problem> {
 
 pub(super) async fn upload(call: Call) -> Result<Answer, Problem> {
     let (app, name, actor) = (call.app()?, plugin(&call)?, call.caller.actor.clone());
-    let _turn = call.admin.changes.lock().await;
     let (host, bytes) = (call.admin.host.clone(), call.body.clone());
     let admitted = tokio::task::spawn_blocking(move || host.admit(&bytes))
         .await
@@ -99,8 +100,21 @@ pub(super) async fn upload(call: Call) -> Result<Answer, Problem> {
                 help: "build the plugin with 'tidegate plugin build' and push it again".to_owned(),
             })
         });
-    let admitted: Admitted = match admitted {
-        Ok(admitted) => admitted,
+    // Compiling may take half a minute: nobody else's change waits for it, so the turn is taken afterwards.
+    let tried = match admitted {
+        Ok(Admitted {
+            artifact,
+            hooks,
+            imports,
+        }) => {
+            let artifact: Arc<[u8]> = artifact.into();
+            let tried = call.admin.host.try_out(Arc::clone(&artifact)).await;
+            tried.map(|()| (artifact, hooks, imports))
+        }
+        Err(refused) => Err(refused),
+    };
+    let (artifact, hooks, imports) = match tried {
+        Ok(tried) => tried,
         Err(refused) => {
             let object = format!("plugin/{name}");
             call.admin
@@ -109,14 +123,15 @@ pub(super) async fn upload(call: Call) -> Result<Answer, Problem> {
             return Err(Problem::refused(refused));
         }
     };
+    let _turn = call.admin.changes.lock().await;
     let note = call.query.get("note").unwrap_or_default().to_owned();
     let shown = name.clone();
     let uploaded = call
         .ask(move |store| {
             let new = NewVersion {
-                artifact: &admitted.artifact,
-                hooks: &admitted.hooks,
-                imports: &admitted.imports,
+                artifact: &artifact,
+                hooks: &hooks,
+                imports: &imports,
                 note: &note,
             };
             store.add_version(&actor, &app, &name, new)

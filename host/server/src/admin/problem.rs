@@ -13,6 +13,9 @@ use tidegate_control::StoreError;
 
 use super::{access::WINDOW, host::Refused};
 
+/// When to ask again for a plugin to be tried: about the longest compilation.
+const RETRY_SECONDS: u64 = 30;
+
 /// Why a request has no result.
 #[derive(Debug)]
 pub(super) struct Problem {
@@ -134,6 +137,11 @@ pub(super) const CODES: &[Kind] = &[
         "the control store is unavailable",
     ),
     (
+        "plugin-not-tried",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the plugin could not be tried now",
+    ),
+    (
         "disk-full",
         StatusCode::INSUFFICIENT_STORAGE,
         "the disk is full",
@@ -173,9 +181,14 @@ impl Problem {
     }
 
     pub(super) fn refused(refused: Refused) -> Self {
+        let code = if refused.is_for_want_of_a_compiler() {
+            "plugin-not-tried"
+        } else {
+            "plugin-refused"
+        };
         Self {
             rule: Some(refused.rule.into()),
-            ..Self::new("plugin-refused", refused.detail).help(refused.help)
+            ..Self::new(code, refused.detail).help(refused.help)
         }
     }
 
@@ -250,6 +263,10 @@ impl IntoResponse for Problem {
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        if code == "plugin-not-tried" {
+            let seconds = HeaderValue::from(RETRY_SECONDS);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         if status == StatusCode::TOO_MANY_REQUESTS {
             let seconds = HeaderValue::from(WINDOW.as_secs());

@@ -322,6 +322,12 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
             )),
         }
     }
+    let compile_timeout = at_least(
+        root,
+        "plugins.compile_timeout",
+        Duration::from_secs(1),
+        problems,
+    );
     let mut deadline = |hook: Hook| {
         let name = format!("plugins.deadline.{hook}");
         let deadline = at_least(root, &name, Duration::from_millis(1), problems);
@@ -346,6 +352,8 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
         allowed_headers,
         name_in_errors: root.flag("plugins.name_in_errors"),
         max_memory_bytes: root.size("plugins.memory_limit"),
+        compile_memory_bytes: root.size("plugins.compile_memory_limit") as u64,
+        compile_timeout,
     }
 }
 

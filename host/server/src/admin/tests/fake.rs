@@ -1,7 +1,7 @@
 //! A plugin host that does as it is told, and a client of the API.
 //!
 //! Uploads are text: `filtering rpc; anything` exports those hooks; `refuse …` is refused; a version that says
-//! `untried` fails its trial, one that says `unfit` passes it and cannot be applied.
+//! `compile: RULE` breaks that rule when it is compiled, one that says `untried` fails its later trial, one that says `unfit` passes it and cannot be applied.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -58,6 +58,16 @@ impl PluginHost for FakeHost {
                 .map(|hook| hook.parse().unwrap())
                 .collect(),
             imports: vec!["tidegate:plugin/log@0.1.0".to_owned()],
+        })
+    }
+
+    fn try_out(&self, artifact: Arc<[u8]>) -> Later<Result<(), Refused>> {
+        let text = String::from_utf8_lossy(&artifact).into_owned();
+        Box::pin(async move {
+            match text.split_once("compile: ") {
+                Some((_, rule)) => Err(refusal(rule)),
+                None => Ok(()),
+            }
         })
     }
 

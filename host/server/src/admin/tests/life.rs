@@ -91,6 +91,27 @@ async fn w1_a_refused_upload_says_rule_and_remedy_stores_nothing_and_is_audited(
 }
 
 #[tokio::test]
+async fn w2_what_cannot_be_compiled_is_refused_at_upload_and_a_node_that_cannot_compile_says_when_to_retry()
+ {
+    let bench = Bench::new();
+    let got = bench
+        .upload("filter", "filtering; compile: compile-time")
+        .await;
+    assert_eq!(
+        got.is_problem(422, "plugin-refused")["rule"],
+        "compile-time"
+    );
+    for rule in ["compile-queue", "compile-unavailable"] {
+        let got = bench
+            .upload("filter", &format!("filtering; compile: {rule}"))
+            .await;
+        assert_eq!(got.is_problem(503, "plugin-not-tried")["rule"], rule);
+        assert_eq!(got.headers["retry-after"], "30");
+    }
+    bench.get(PLUGIN).await.is_problem(404, "not-found");
+}
+
+#[tokio::test]
 async fn w1_an_admission_that_gives_up_refuses_the_upload_and_nothing_else() {
     let bench = Bench::new();
     let got = bench.upload("filter", "panic").await;

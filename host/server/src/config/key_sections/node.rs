@@ -204,6 +204,23 @@ pub(super) const PLUGINS: &[Row] = &[
         "Memory of one plugin instance, all memories summed.",
     ),
     (
+        "compile_timeout",
+        Duration,
+        "\"30s\"",
+        Supported,
+        "Time that compiling one upload may take; the process that compiles is killed then.",
+    ),
+    (
+        "compile_memory_limit",
+        Kind::Size {
+            min: 256 << 20,
+            max: 16 << 30,
+        },
+        "\"1GiB\"",
+        Supported,
+        "Address space of the process that compiles an upload.",
+    ),
+    (
         "deadline.authentication",
         Duration,
         "\"20ms\"",
