@@ -33,9 +33,18 @@ impl Ended {
 /// # Panics
 /// When the binary cannot be executed.
 pub async fn run_in(dir: &Path, args: &[&str]) -> Ended {
+    run_with(dir, &[], args).await
+}
+
+/// Runs `tidegate ARGS` in `dir` with these environment variables.
+///
+/// # Panics
+/// When the binary cannot be executed.
+pub async fn run_with(dir: &Path, variables: &[(&str, &str)], args: &[&str]) -> Ended {
     let output = Command::new(binary())
         .args(args)
         .current_dir(dir)
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output()

@@ -71,6 +71,20 @@ impl Client {
         }
     }
 
+    /// Whether an upgrade at a URL is taken; the HTTP status when it is not.
+    ///
+    /// # Errors
+    /// The status of the refusal.
+    pub async fn try_open_at(url: &str) -> Result<(), u16> {
+        match within("the upgrade", Box::pin(connect_async(url))).await {
+            Ok(_) => Ok(()),
+            Err(tokio_tungstenite::tungstenite::Error::Http(response)) => {
+                Err(response.status().as_u16())
+            }
+            Err(error) => panic!("no HTTP answer: {error}"),
+        }
+    }
+
     /// Opens a socket and connects with this request.
     ///
     /// # Panics

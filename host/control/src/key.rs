@@ -1,4 +1,5 @@
-//! API and admin keys: made here, shown once, kept as hashes (threat model A8, M6).
+//! API and admin keys: made here, shown once, kept as hashes (threat model A8, M6). Secrets of connection tokens are
+//! made here too; those cannot be kept as hashes, since a signature is checked with the secret itself.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -12,6 +13,9 @@ use crate::{AppName, StoreError, Timestamp};
 
 /// Random bytes in a key: 192 bits, above the 128 that guessing needs.
 const SECRET_BYTES: usize = 24;
+
+/// Random bytes in a secret for connection tokens.
+const TOKEN_SECRET_BYTES: usize = 32;
 
 /// Nothing longer is hashed: keys of ours have 36 characters, configured ones may be longer.
 const MAX_PRESENTED_BYTES: usize = 512;
@@ -121,6 +125,19 @@ impl Secret {
         let secret = format!("{}{}", role.prefix(), URL_SAFE_NO_PAD.encode(bytes));
         bytes.zeroize();
         Ok(Self(secret))
+    }
+
+    /// A secret that signs connection tokens: 256 bits, the length that HMAC with SHA-256 wants.
+    pub(crate) fn for_tokens() -> Result<Self, StoreError> {
+        let mut bytes = random_bytes::<TOKEN_SECRET_BYTES>()?;
+        let secret = format!("tgt_{}", URL_SAFE_NO_PAD.encode(bytes));
+        bytes.zeroize();
+        Ok(Self(secret))
+    }
+
+    /// One that was stored.
+    pub(crate) fn stored(text: String) -> Self {
+        Self(text)
     }
 
     /// The text to show once.

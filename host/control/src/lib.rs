@@ -7,7 +7,7 @@
 //! Invariants:
 //! - every change is one transaction together with its audit entry, on disk before the call returns;
 //! - a version never changes, numbers of a plugin only rise, the audit log only grows (the schema enforces all three);
-//! - no secret is stored, only its hash.
+//! - no key is stored, only its hash; the secret that signs an app's tokens is, and leaves for the node alone.
 //!
 //! All calls block on the disk; async callers go through `spawn_blocking`. The exception is
 //! [`Store::verify`], which only reads memory.
@@ -27,8 +27,8 @@ pub use self::{
     store::{DATABASE_FILE, FirstKeys, Snapshot, Store},
     time::Timestamp,
     values::{
-        Activation, Actor, App, AuditEntry, AuditQuery, Binding, BindingRequest, Bound,
-        DesiredBinding, DesiredState, Digest, MAX_ARTIFACT_BYTES, MAX_PAGE, NewVersion, Page,
-        Plugin, Uploaded, Version,
+        Activation, Actor, App, AppSecret, AuditEntry, AuditQuery, Binding, BindingRequest, Bound,
+        DesiredBinding, DesiredState, Digest, MAX_APPS, MAX_ARTIFACT_BYTES, MAX_PAGE, NewApp,
+        NewVersion, Page, Plugin, Uploaded, Version,
     },
 };

@@ -114,6 +114,12 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     ) STRICT;
     CREATE INDEX bindings_by_pipeline ON bindings (app, hook, scope, position);
     ",
+    // 3: apps that were created, each with the secret that signs its connection tokens. The row of a deleted
+    // app stays, so that its name never means another one.
+    "
+    ALTER TABLE apps ADD COLUMN token_secret TEXT;
+    ALTER TABLE apps ADD COLUMN deleted_at INTEGER;
+    ",
 ];
 
 /// Brings the file to the newest schema, each step in its own transaction.

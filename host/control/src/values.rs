@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AppName, FailurePolicy, Hook, PluginName, Scope, Timestamp};
+use crate::{AppName, FailurePolicy, Hook, PluginName, Scope, Secret, Timestamp};
 
 /// Largest artifact: an upload has at most 4 MiB (threat model W1), and a core module grows a little when it
 /// becomes the component that is kept.
@@ -13,6 +13,9 @@ pub const MAX_ARTIFACT_BYTES: usize = 5 * 1024 * 1024;
 
 /// Largest page of any list (threat model M8).
 pub const MAX_PAGE: usize = 200;
+
+/// Most apps at a time: each costs every node memory, whether it is used or not.
+pub const MAX_APPS: u32 = 1_000;
 
 /// SHA-256 of an artifact or of a description.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -30,6 +33,22 @@ pub struct Actor {
 pub struct App {
     pub name: AppName,
     pub created_at: Timestamp,
+}
+
+/// An app just created.
+#[derive(Debug)]
+pub struct NewApp {
+    pub app: App,
+    /// Signs the connection tokens of its clients.
+    pub token_secret: Secret,
+}
+
+/// What a node needs to know of an app that was created.
+#[derive(Debug)]
+pub struct AppSecret {
+    pub name: AppName,
+    /// Signs the connection tokens of its clients.
+    pub token_secret: Secret,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

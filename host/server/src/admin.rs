@@ -9,6 +9,7 @@
 //! cannot be carried out leaves everything as it was.
 
 mod access;
+mod apps;
 mod bindings;
 mod body;
 mod host;
@@ -16,6 +17,7 @@ mod keys;
 mod openapi;
 mod plugins;
 mod problem;
+mod quota;
 mod routes;
 mod schemas;
 mod state;
@@ -32,9 +34,10 @@ use tokio::{sync::Mutex, time::Instant};
 use tokio_util::task::TaskTracker;
 
 pub use self::host::{
-    Admitted, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, PluginHost, Refused, Story,
+    Admitted, AppHost, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, PluginHost, Refused,
+    Story,
 };
-use self::{access::Attempts, problem::Problem};
+use self::{access::Attempts, problem::Problem, quota::Quotas};
 
 /// Settings of the admin API.
 #[derive(Default)]
@@ -49,9 +52,11 @@ pub struct AdminConfig {
 pub struct Admin {
     store: Arc<Store>,
     host: Arc<dyn PluginHost>,
+    apps: Arc<dyn AppHost>,
     /// Held through a whole change, so that what is stored and what runs move together.
     changes: Mutex<()>,
     attempts: Attempts,
+    quotas: Quotas,
     /// SHA-256 of the configured key.
     configured_key: Option<[u8; 32]>,
     tracker: TaskTracker,
@@ -61,19 +66,26 @@ pub struct Admin {
 /// The stored plugins could not be brought to run when the node started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("the stored plugins cannot be read")]
+    #[error("the stored apps and plugins cannot be read")]
     Store(#[from] StoreError),
     #[error("the stored plugins cannot run: {0}")]
     Refused(Refused),
 }
 
 impl Admin {
-    pub fn new(config: AdminConfig, store: Arc<Store>, host: Arc<dyn PluginHost>) -> Arc<Self> {
+    pub fn new(
+        config: AdminConfig,
+        store: Arc<Store>,
+        host: Arc<dyn PluginHost>,
+        apps: Arc<dyn AppHost>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             store,
             host,
+            apps,
             changes: Mutex::new(()),
             attempts: Attempts::default(),
+            quotas: Quotas::default(),
             configured_key: config.key.map(|key| Sha256::digest(key).into()),
             tracker: config.tracker,
             started: Instant::now(),
@@ -93,7 +105,14 @@ impl Admin {
     pub async fn start(&self) -> Result<(), StartError> {
         let _turn = self.changes.lock().await;
         let desired = blocking(&self.store, Store::desired_state).await?;
-        self.host.apply(desired).await.map_err(StartError::Refused)
+        self.host
+            .apply(desired)
+            .await
+            .map_err(StartError::Refused)?;
+        for app in blocking(&self.store, Store::created_apps).await? {
+            self.apps.open(&app.name, app.token_secret.reveal());
+        }
+        Ok(())
     }
 
     /// Compiles a version and tries it; a refusal is written down.

@@ -6,6 +6,7 @@
 //! Invariant: results go to standard output, everything else to standard error; with `--json` a result is one JSON
 //! value per line.
 
+mod app;
 mod config;
 mod explain;
 mod health;
@@ -64,6 +65,9 @@ pub enum Command {
     /// Make, build, push, bind and roll back plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
+    /// Create and delete apps, and manage their keys
+    #[command(subcommand)]
+    App(app::AppCommand),
     /// Mint a connection token from the configured secret
     Token(token::Token),
     /// Publish a message through the server API
@@ -122,6 +126,7 @@ pub fn run(command: Command, output: Output) -> ExitCode {
         }),
         Command::Config(command) => config::run(command, output),
         Command::Plugin(command) => plugin::run(command, output),
+        Command::App(command) => app::run(command, output),
         Command::Token(command) => token::run(command, output),
         Command::Publish(command) => publish::run(command, output),
         Command::Subscribe(command) => subscribe::run(command, output),

@@ -37,6 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admin::{Admin, AdminConfig, StartError},
     api::{self, ApiConfig, ConfiguredKey},
+    apps::RealtimeApps,
     config::{self, Config, InsecureSwitch},
     demo::{self, DemoError},
     health::{self, Readiness},
@@ -164,7 +165,8 @@ impl Node {
             name: node_name(&config),
             version: VERSION.to_owned(),
         });
-        realtime.set_app(&AppId::default_app(), config.clone().into_realtime());
+        let settings = config.clone().into_realtime();
+        realtime.set_app(&AppId::default_app(), settings.clone());
 
         let host = SandboxHost::new(sandbox, Arc::clone(&store), config.plugins.clone());
         let admin = Admin::new(
@@ -178,6 +180,7 @@ impl Node {
             },
             Arc::clone(&store),
             Arc::new(host),
+            Arc::new(RealtimeApps::new(Arc::clone(&realtime), settings)),
         );
         admin.start().await?;
 

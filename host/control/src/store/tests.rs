@@ -1,5 +1,7 @@
 //! What the store promises, claim by claim.
 
+mod apps;
+
 use std::{collections::BTreeSet, sync::Arc, thread};
 
 use proptest::prelude::*;

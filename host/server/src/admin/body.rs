@@ -1,5 +1,7 @@
 //! Reading requests: bodies within their limits, JSON with known members only, queries likewise.
 
+use std::time::Duration;
+
 use axum::{
     body::Body,
     http::{HeaderMap, header},
@@ -16,7 +18,27 @@ pub(super) const MAX_JSON_BYTES: usize = 128 * 1024;
 /// Largest upload (threat model W1).
 pub(super) const MAX_UPLOAD_BYTES: usize = 4 * 1024 * 1024;
 
-/// Reads a body of at most `limit` bytes; what declares more is refused before it is read.
+/// How long the rest of a refused request is waited for.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Reads and forgets the body of a request that is refused, at most [`MAX_UPLOAD_BYTES`] of it: the caller then
+/// finishes sending and reads the answer. Callers that send more, or slowly, are not waited for.
+pub(super) async fn discard(mut body: Body) {
+    let reading = async {
+        let mut left = MAX_UPLOAD_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            let len = frame.data_ref().map_or(0, Bytes::len);
+            if len > left {
+                return;
+            }
+            left -= len;
+        }
+    };
+    // The answer goes out either way.
+    let _ = tokio::time::timeout(DISCARD_TIMEOUT, reading).await;
+}
+
+/// Reads a body of at most `limit` bytes; what declares more is refused and not kept.
 pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Problem> {
     let too_large = || {
         Problem::new(
@@ -28,6 +50,7 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Resul
         .get(header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit as u64) {
+        discard(body).await;
         return Err(too_large());
     }
     match Limited::new(body, limit).collect().await {

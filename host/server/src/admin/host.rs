@@ -30,6 +30,15 @@ pub trait PluginHost: Send + Sync + 'static {
     fn statistics(&self) -> serde_json::Value;
 }
 
+/// Lets the clients of created apps in. Implemented over the realtime core by the node, and by a fake in tests.
+pub trait AppHost: Send + Sync + 'static {
+    /// The app's clients may connect from now on, with tokens that this secret signed.
+    fn open(&self, app: &AppName, token_secret: &str);
+
+    /// Ends the app's sessions; nobody connects to it any more.
+    fn close(&self, app: &AppName);
+}
+
 /// An upload that may be stored.
 #[derive(Debug, Clone)]
 pub struct Admitted {

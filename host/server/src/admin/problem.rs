@@ -2,7 +2,7 @@
 //!
 //! One place decides what callers see. No SQL, no stack, no echo of input (threat model M8).
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -26,6 +26,8 @@ pub(super) struct Problem {
     rule: Option<Box<str>>,
     /// The member of the request that is wrong.
     field: Option<&'static str>,
+    /// When it is worth trying again, for codes of status 429.
+    retry_after: Duration,
 }
 
 impl fmt::Display for Problem {
@@ -117,6 +119,11 @@ pub(super) const CODES: &[Kind] = &[
         "too many failed attempts",
     ),
     (
+        "too-many-calls",
+        StatusCode::TOO_MANY_REQUESTS,
+        "the app calls too often",
+    ),
+    (
         "internal",
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal error",
@@ -161,7 +168,13 @@ impl Problem {
             help: None,
             rule: None,
             field: None,
+            retry_after: WINDOW,
         }
+    }
+
+    pub(super) fn retry_after(mut self, retry_after: Duration) -> Self {
+        self.retry_after = retry_after;
+        self
     }
 
     pub(super) fn help(mut self, help: impl Into<Box<str>>) -> Self {
@@ -269,7 +282,7 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         if status == StatusCode::TOO_MANY_REQUESTS {
-            let seconds = HeaderValue::from(WINDOW.as_secs());
+            let seconds = HeaderValue::from(self.retry_after.as_secs());
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
         }
         response

@@ -15,9 +15,10 @@ use axum::{
 use bytes::Bytes;
 use serde_json::Value;
 use tidegate_control::{AppName, KeyRole, StoreError};
+use tokio::time::Instant;
 
 use super::{
-    Admin, access::Caller, bindings, blocking, body, body::Query, keys, openapi, plugins,
+    Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, openapi, plugins,
     problem::Problem, schemas, state,
 };
 
@@ -139,7 +140,11 @@ routes! {
     Get "/statistics" Operator "getStatistics" "Counters of every plugin"
         () Nothing => 200 "Statistics", state::statistics;
     Get "/apps" Deploy "listApps" "Apps that the key reaches"
-        () Nothing => 200 "Apps", state::apps;
+        () Nothing => 200 "Apps", apps::list;
+    Post "/apps" Operator "createApp" "Create an app; the secret for its connection tokens is in this answer alone"
+        () Takes("AppRequest") => 201 "NewApp", apps::create;
+    Delete "/apps/{app}" Operator "deleteApp" "Delete an app in which nothing is bound, with its plugins and keys, for good"
+        () Nothing => 204 "", apps::delete;
     Get "/explain/{trace}" Deploy "explainTrace" "What happened in a plugin call, by the trace id of its error"
         () Nothing => 200 "Story", state::explain;
     Get "/audit" Operator "listAudit" "The audit log of all apps, newest first"
@@ -214,7 +219,7 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router {
         })
 }
 
-/// Everything that every request passes, in this order: who, role, app, query, type, size.
+/// Everything that every request passes, in this order: who, how often, role, app, query, type, size.
 async fn serve(
     route: &'static Route,
     admin: Arc<Admin>,
@@ -222,29 +227,24 @@ async fn serve(
     request: Request,
 ) -> Result<Answer, Problem> {
     let (parts, request_body) = request.into_parts();
-    let caller = admin.authenticate(&parts)?;
-    if caller.role < route.role {
-        return Err(Problem::new(
-            "forbidden",
-            format!("this needs a key of role {}", route.role.as_str()),
-        ));
-    }
-    let params: Vec<(String, String)> = params
-        .iter()
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    let app = match params.iter().find(|(name, _)| name == "app") {
-        Some((_, app)) => Some(reach(&admin, &caller, app).await?),
-        None => None,
+    let Passed {
+        caller,
+        app,
+        params,
+        query,
+    } = match check(route, &admin, params, &parts).await {
+        Ok(passed) => passed,
+        Err(problem) => {
+            // Else the connection is cut while the caller still sends, and the answer is lost with it.
+            body::discard(request_body).await;
+            return Err(problem);
+        }
     };
-    let known: Vec<&str> = route.query.iter().map(|parameter| parameter.name).collect();
-    let query = Query::parse(parts.uri.query().unwrap_or_default(), &known)?;
     let (limit, members) = match route.request {
         RequestBody::None => (body::MAX_JSON_BYTES, Vec::new()),
         RequestBody::Json(schema) => (body::MAX_JSON_BYTES, schemas::members(schema)),
         RequestBody::Wasm => (body::MAX_UPLOAD_BYTES, Vec::new()),
     };
-    check_type(route.request, &parts.headers)?;
     let body = body::read(&parts.headers, request_body, limit).await?;
     let call = Call {
         admin: admin.clone(),
@@ -265,6 +265,47 @@ async fn serve(
             Err(Problem::internal())
         }),
     }
+}
+
+/// What is known of a request before its body is read.
+struct Passed {
+    caller: Caller,
+    app: Option<AppName>,
+    params: Vec<(String, String)>,
+    query: Query,
+}
+
+async fn check(
+    route: &'static Route,
+    admin: &Arc<Admin>,
+    params: &RawPathParams,
+    parts: &axum::http::request::Parts,
+) -> Result<Passed, Problem> {
+    let caller = admin.authenticate(parts)?;
+    admin.quotas.take(&caller, Instant::now())?;
+    if caller.role < route.role {
+        return Err(Problem::new(
+            "forbidden",
+            format!("this needs a key of role {}", route.role.as_str()),
+        ));
+    }
+    let params: Vec<(String, String)> = params
+        .iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let app = match params.iter().find(|(name, _)| name == "app") {
+        Some((_, app)) => Some(reach(admin, &caller, app).await?),
+        None => None,
+    };
+    let known: Vec<&str> = route.query.iter().map(|parameter| parameter.name).collect();
+    let query = Query::parse(parts.uri.query().unwrap_or_default(), &known)?;
+    check_type(route.request, &parts.headers)?;
+    Ok(Passed {
+        caller,
+        app,
+        params,
+        query,
+    })
 }
 
 /// The app, if it exists and the caller may know so: both failures look and cost the same.

@@ -35,6 +35,16 @@ const SHAPES: &[Shape] = &[
     ("Statistics", &[("plugins", "any")], &[]),
     ("App", &[("name", "string"), ("created_at", "time")], &[]),
     ("Apps", &[("items", "[App]")], &[]),
+    ("AppRequest", &[("name", "string")], &[]),
+    (
+        "NewApp",
+        &[
+            ("name", "string"),
+            ("created_at", "time"),
+            ("token_secret", "string"),
+        ],
+        &[],
+    ),
     (
         "Story",
         &[("trace", "string"), ("app", "string"), ("story", "any")],

@@ -1,7 +1,7 @@
-//! What there is to see: the node, its apps, the audit log, the stories of failed calls.
+//! What there is to see: the node, the audit log, the stories of failed calls.
 
 use serde_json::json;
-use tidegate_control::{AuditQuery, Page, Store};
+use tidegate_control::{AuditQuery, Page};
 
 use super::{
     problem::Problem,
@@ -29,12 +29,6 @@ pub(super) async fn statistics(call: Call) -> Result<Answer, Problem> {
     Ok(Answer::ok(
         json!({ "plugins": call.admin.host.statistics() }),
     ))
-}
-
-pub(super) async fn apps(call: Call) -> Result<Answer, Problem> {
-    let mut apps = call.ask(Store::apps).await?;
-    apps.retain(|app| call.caller.reaches(&app.name));
-    Ok(Answer::ok(json!({ "items": apps })))
 }
 
 pub(super) async fn explain(call: Call) -> Result<Answer, Problem> {

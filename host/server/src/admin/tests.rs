@@ -1,5 +1,6 @@
 //! What operators and the CLI rely on, claim by claim, against a host that does as it is told.
 
+mod apps;
 mod fake;
 mod life;
 mod table;

@@ -198,7 +198,9 @@ pub(super) fn accepted(answer: &Answer) -> Result<Value, Failure> {
         (Some(said), None) => said.to_owned(),
         (None, _) => format!("the server answered {}", answer.status),
     };
-    let hint = text("help").map_or_else(|| next_step(answer.status).to_owned(), str::to_owned);
+    // What the server says to do about a key is for those who write requests by hand.
+    let help = text("help").filter(|_| answer.status != StatusCode::UNAUTHORIZED);
+    let hint = help.map_or_else(|| next_step(answer.status).to_owned(), str::to_owned);
     Err(Failure::new(message).hint(hint).details(body.clone()))
 }
 
@@ -256,7 +258,7 @@ mod tests {
         assert_eq!(failure.details["rule"], "imports");
         let answer = Answer {
             status: StatusCode::UNAUTHORIZED,
-            body: Bytes::new(),
+            body: Bytes::from(r#"{"detail":"a key is needed","help":"send the header"}"#),
         };
         let failure = accepted(&answer).unwrap_err();
         assert!(failure.hint.contains("--data-dir"), "{failure:?}");

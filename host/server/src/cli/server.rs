@@ -16,10 +16,10 @@ const DEFAULT_URL: &str = "http://127.0.0.1:8000";
 const DEFAULT_ADMIN_URL: &str = "http://127.0.0.1:8001";
 const DEFAULT_DATA_DIR: &str = "tidegate-data";
 
-/// Options of commands that use the admin API.
+/// Options of commands that use the admin API, for the node as a whole.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
-pub(super) struct AdminServer {
+pub(super) struct AdminAccess {
     /// Admin API [default: http://127.0.0.1:8001; env: TIDEGATE_ADMIN_URL]
     #[arg(long, value_name = "URL")]
     admin_url: Option<String>,
@@ -29,6 +29,14 @@ pub(super) struct AdminServer {
     /// Data directory of a server on this machine, for its key [default: tidegate-data; env: TIDEGATE_DATA_DIR]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+}
+
+/// Options of commands that use the admin API, for one app.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub(super) struct AdminServer {
+    #[command(flatten)]
+    access: AdminAccess,
     /// App to work in
     #[arg(long, value_name = "APP", default_value = "default")]
     pub(super) app: String,
@@ -53,6 +61,12 @@ pub(super) struct ApiServer {
 }
 
 impl AdminServer {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        self.access.client()
+    }
+}
+
+impl AdminAccess {
     pub(super) fn client(&self) -> Result<Client, Failure> {
         let environment = &ProcessEnvironment;
         let url = setting(

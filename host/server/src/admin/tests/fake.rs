@@ -3,7 +3,7 @@
 //! Uploads are text: `filtering rpc; anything` exports those hooks; `refuse …` is refused; a version that says
 //! `compile: RULE` breaks that rule when it is compiled, one that says `untried` fails its later trial, one that says `unfit` passes it and cannot be applied.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -20,7 +20,7 @@ use tower::ServiceExt;
 
 use crate::admin::{
     Admin, AdminConfig,
-    host::{Admitted, Candidate, Later, PluginHost, Refused, Story},
+    host::{Admitted, AppHost, Candidate, Later, PluginHost, Refused, Story},
     schemas,
 };
 
@@ -127,10 +127,29 @@ impl PluginHost for FakeHost {
     }
 }
 
+/// Remembers which apps are open, and with which secret.
+#[derive(Default)]
+pub(super) struct FakeApps {
+    pub(super) open: Mutex<BTreeMap<String, String>>,
+}
+
+impl AppHost for FakeApps {
+    fn open(&self, app: &AppName, token_secret: &str) {
+        self.open
+            .lock()
+            .insert(app.to_string(), token_secret.to_owned());
+    }
+
+    fn close(&self, app: &AppName) {
+        self.open.lock().remove(app.as_str());
+    }
+}
+
 pub(super) struct Bench {
     pub(super) router: Router,
     pub(super) admin: Arc<Admin>,
     pub(super) host: Arc<FakeHost>,
+    pub(super) apps: Arc<FakeApps>,
     pub(super) store: Arc<Store>,
     /// An operator's.
     pub(super) key: String,
@@ -150,15 +169,17 @@ impl Bench {
         let store = Arc::new(Store::open(dir.path()).unwrap());
         let first = store.ensure_first_keys(&Actor::node()).unwrap().unwrap();
         let host = Arc::new(FakeHost::default());
+        let apps = Arc::new(FakeApps::default());
         let config = AdminConfig {
             key: Some("from-the-file".to_owned()),
             ..AdminConfig::default()
         };
-        let admin = Admin::new(config, store.clone(), host.clone());
+        let admin = Admin::new(config, store.clone(), host.clone(), apps.clone());
         Self {
             router: admin.router(),
             admin,
             host,
+            apps,
             store,
             key: first.operator.secret.reveal().to_owned(),
             _dir: dir,

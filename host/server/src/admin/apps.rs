@@ -1,0 +1,53 @@
+//! Apps: list, create, delete. The file owns app `default`; all others come and go here.
+
+use serde::Deserialize;
+use serde_json::json;
+use tidegate_control::{AppName, Store, StoreError};
+
+use super::{
+    problem::Problem,
+    routes::{Answer, Call},
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppRequest {
+    name: String,
+}
+
+pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
+    let mut apps = call.ask(Store::apps).await?;
+    apps.retain(|app| call.caller.reaches(&app.name));
+    Ok(Answer::ok(json!({ "items": apps })))
+}
+
+pub(super) async fn create(call: Call) -> Result<Answer, Problem> {
+    let request: AppRequest = call.json()?;
+    let name = AppName::parse(&request.name).map_err(|error| match error {
+        StoreError::Invalid { why, .. } => {
+            Problem::new("invalid-field", format!("name: {why}")).field("name")
+        }
+        other => other.into(),
+    })?;
+    let actor = call.caller.actor.clone();
+    let _turn = call.admin.changes.lock().await;
+    let created = call
+        .ask(move |store| store.create_app(&actor, &name))
+        .await?;
+    let secret = created.token_secret.reveal();
+    call.admin.apps.open(&created.app.name, secret);
+    let mut body = json!(created.app);
+    body["token_secret"] = json!(secret);
+    Ok(Answer::made(true, body))
+}
+
+pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
+    let (app, actor) = (call.app()?, call.caller.actor.clone());
+    let _turn = call.admin.changes.lock().await;
+    let name = app.clone();
+    call.ask(move |store| store.delete_app(&actor, &name))
+        .await?;
+    call.admin.apps.close(&app);
+    call.admin.quotas.forget(&app);
+    Ok(Answer::empty())
+}
