@@ -3,7 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde_json::{Value, json};
-use sha2::Sha256;
+use sha2::{Sha256, Sha384, Sha512};
 
 /// The secret that tests configure: `client.token.hmac_secret_key`.
 pub const SECRET: &str = "a secret of thirty-two bytes or more, for tests";
@@ -32,6 +32,33 @@ pub fn mint_with(secret: &str, header: &Value, claims: &Value) -> String {
         "{signed}.{}",
         URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
     )
+}
+
+/// A token signed by the HMAC of this size: `HS256`, `HS384` or `HS512`, which its header names.
+///
+/// # Panics
+/// When the algorithm is another one.
+pub fn mint_as(algorithm: &str, secret: &str, claims: &Value) -> String {
+    let header = json!({ "alg": algorithm, "typ": "JWT" });
+    let signed = format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(header.to_string()),
+        URL_SAFE_NO_PAD.encode(claims.to_string())
+    );
+    macro_rules! sign {
+        ($hash:ty) => {{
+            let mac = Hmac::<$hash>::new_from_slice(secret.as_bytes()).expect("any key length");
+            let mac = mac.chain_update(&signed).finalize().into_bytes();
+            URL_SAFE_NO_PAD.encode(mac)
+        }};
+    }
+    let signature = match algorithm {
+        "HS256" => sign!(Sha256),
+        "HS384" => sign!(Sha384),
+        "HS512" => sign!(Sha512),
+        other => panic!("{other} is not an HMAC of a token"),
+    };
+    format!("{signed}.{signature}")
 }
 
 /// Seconds since 1970, `offset` from now.

@@ -6,7 +6,7 @@ use tidegate_protocol::{Codec, Command, ConnectRequest, Reply};
 use tidegate_tests::{
     Client, Node,
     client::{Closed, with_token},
-    token::{SECRET, mint, mint_with, unix_time},
+    token::{SECRET, mint, mint_as, mint_with, unix_time},
 };
 
 const CODECS: [Codec; 2] = [Codec::Json, Codec::Protobuf];
@@ -80,8 +80,24 @@ async fn expire_at_replaces_exp_as_the_end_of_the_connection() {
 #[tokio::test]
 async fn every_hmac_size_is_accepted_when_nothing_restricts_it() {
     let node = node();
-    let token = mint_with(SECRET, &json!({"alg": "HS256"}), &json!({"sub": "anna"}));
-    Client::connect(&node, Codec::Json, with_token(&token)).await;
+    for algorithm in ["HS256", "HS384", "HS512"] {
+        let token = mint_as(algorithm, SECRET, &json!({"sub": "anna"}));
+        Client::connect(&node, Codec::Json, with_token(&token)).await;
+    }
+}
+
+#[tokio::test]
+async fn a1_an_hmac_size_that_is_not_listed_is_refused() {
+    let node = Node::builder()
+        .set("client.token.hmac_secret_key", json!(SECRET))
+        .set("client.token.algorithms", json!(["HS384"]))
+        .start();
+    let token = |algorithm| mint_as(algorithm, SECRET, &json!({"sub": "anna"}));
+    Client::connect(&node, Codec::Json, with_token(&token("HS384"))).await;
+    for other in ["HS256", "HS512"] {
+        let ending = refused(&node, Codec::Json, with_token(&token(other))).await;
+        assert_eq!(ending, Err(closed(3500, "invalid token")), "{other}");
+    }
 }
 
 #[tokio::test]
