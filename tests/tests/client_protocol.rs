@@ -414,3 +414,75 @@ async fn native_pings_are_answered() {
     let frame = socket.frame().await.expect("the close is answered");
     assert_eq!(frame.first, raw::CLOSE);
 }
+
+#[tokio::test]
+async fn native_pings_replace_empty_messages_where_the_address_asks_for_them() {
+    let node = Node::builder()
+        .set("client.allow_anonymous_connect_without_token", json!(true))
+        .set("client.ping_interval", json!("1s"))
+        .set("client.pong_timeout", json!("500ms"))
+        .start();
+    let mut socket = RawSocket::open(&node).await;
+    let path = "/connection/websocket?cf_protocol_version=v2&cf_ws_frame_ping_pong=true";
+    socket.send(raw::upgrade_request(path, "").as_bytes()).await;
+    assert_eq!(socket.status().await, Some(101));
+    socket
+        .send(&raw::frame(raw::TEXT, br#"{"id":1,"connect":{}}"#))
+        .await;
+    let replies = socket.replies(Codec::Json).await.expect("an answer");
+    let result = replies[0].connect.as_ref().expect("connect succeeds");
+    assert_eq!((result.ping, result.pong), (0, false));
+    for _ in 0..2 {
+        let frame = socket.frame().await.expect("a ping arrives");
+        assert_eq!(frame.first, raw::PING);
+        socket.send(&raw::frame(raw::PONG, &frame.payload)).await;
+    }
+    // The third goes unanswered.
+    let ending = socket.ending().await;
+    assert_eq!(ending, raw::Ending::Closed(3012, "no pong".to_owned()));
+}
+
+#[tokio::test]
+async fn a_session_id_of_the_server_api_narrows_and_never_widens() {
+    let node = node();
+    let mut client = Client::open(&node, Codec::Json).await;
+    let reply = client.connect_with(ConnectRequest::default()).await;
+    let id = reply.connect.expect("connect succeeds").client;
+    // The public id is no session id, and no session has this one.
+    for session in [id.as_str(), "3f0e7a52-7c3b-4c9e-9d0e-0d7a5f2b1c11", "x"] {
+        let selector = json!({"user": "", "session": session});
+        node.api().call("disconnect", &selector).await;
+    }
+    let reply = client.subscribe("open:room").await;
+    assert!(reply.subscribe.is_some(), "{reply:?}");
+    let selector = json!({"user": "", "client": id});
+    node.api().call("disconnect", &selector).await;
+    assert_eq!(client.closed().await.code, 3503);
+}
+
+#[tokio::test]
+async fn a_refresh_of_the_server_api_changes_the_expiry_and_the_info() {
+    let node = node();
+    let token = token::mint(&json!({"sub": "anna", "info": {"mood": "good"}}));
+    let mut client = Client::connect(&node, Codec::Json, with_token(&token)).await;
+    client.subscribe("open:room").await;
+    let request = json!({
+        "user": "anna",
+        "expire_at": token::unix_time(600),
+        "info": {"mood": "better"},
+    });
+    node.api().call("refresh", &request).await;
+    let refresh = client.push().await.refresh.expect("the client is told");
+    assert!(refresh.expires && (590..=600).contains(&refresh.ttl));
+    client.publish("open:room", &json!(1)).await;
+    let publication = client.push().await.r#pub.expect("a publication is pushed");
+    let info = publication.info.as_ref().expect("a client published");
+    assert_eq!(data(&info.conn_info), json!({"mood": "better"}));
+    let over = json!({"user": "anna", "expired": true});
+    node.api().call("refresh", &over).await;
+    let closed = client.closed().await;
+    assert_eq!(
+        (closed.code, closed.reason.as_str()),
+        (3005, "connection expired")
+    );
+}

@@ -25,6 +25,20 @@ pub enum Framing {
     HttpStream,
 }
 
+impl Framing {
+    /// Whether what the client says after its first frame comes by requests of their own, which name the
+    /// session and the node.
+    pub fn is_emulated(self) -> bool {
+        match self {
+            Self::WebSocket => false,
+            Self::EventStream | Self::HttpStream => true,
+        }
+    }
+}
+
+/// A WebSocket ping frame without payload, for clients that chose it over empty messages.
+pub const NATIVE_PING: &[u8] = &[OP_PING, 0];
+
 /// Most messages in one joined WebSocket frame.
 pub const MAX_JOINED_MESSAGES: usize = 16;
 

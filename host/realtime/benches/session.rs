@@ -14,6 +14,7 @@ use tidegate_realtime::{
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
     node::{Node, NodeParts, PeerInfo},
+    session::Pings,
 };
 use tokio_util::task::TaskTracker;
 
@@ -72,6 +73,7 @@ fn connect(node: &Arc<Node>, codec: Codec) -> Driver {
         headers: Vec::new().into(),
         codec,
         framing: Framing::WebSocket,
+        pings: Pings::Messages,
     };
     let (_, mut driver) = node
         .open(peer, Nowhere)

@@ -19,7 +19,7 @@ use std::{
 
 use tidegate_protocol::{
     Command, DecodeError, DisconnectCode, EncodeError, Frame, Limits, Publication, Reply,
-    codec::Commands,
+    codec::Commands, frame,
 };
 use tokio::time::Instant;
 
@@ -32,7 +32,7 @@ use crate::{
     metrics::RealtimeMetrics,
     node::Node,
     publish::{self, Publishing},
-    session::{Answer, Ask, Context, Now, PublishAsk, Session, Sink, Step},
+    session::{Answer, Ask, Context, Now, Pings, PublishAsk, Session, SessionAddress, Sink, Step},
 };
 
 /// What the transport does next.
@@ -87,11 +87,11 @@ impl Driver {
         app: Arc<App>,
         open: Open,
         link: Arc<Link>,
-        peer: Arc<Peer>,
+        (peer, pings): (Arc<Peer>, Pings),
     ) -> Self {
         node.metrics().sessions.inc();
         let mut driver = Self {
-            session: Session::new(peer, Instant::now(), rand::random()),
+            session: Session::new(peer, Instant::now(), rand::random()).with_pings(pings),
             node,
             app,
             link,
@@ -170,6 +170,12 @@ impl Driver {
 
     pub fn is_waiting(&self) -> bool {
         self.waiting.is_some()
+    }
+
+    /// Takes note of a pong of the transport's own kind.
+    pub fn on_native_pong(&mut self) {
+        self.session.on_native_pong();
+        self.schedule();
     }
 
     /// Acts on what was left on the link. The transport calls it when its task was woken.
@@ -274,10 +280,15 @@ impl Driver {
         let mut sink = LinkSink::new(&self.link, self.node.metrics());
         let step = {
             let settings = self.app.settings();
+            let address = self.link.session().map(|session| SessionAddress {
+                session,
+                node: self.node.uid(),
+            });
             let context = Context {
                 now,
                 settings: &settings,
                 version: self.node.version(),
+                address: address.as_ref(),
             };
             run(&mut self.session, &context, &mut sink)
         };
@@ -481,5 +492,12 @@ impl Sink for LinkSink<'_> {
 
     fn ping(&mut self) {
         self.push(Ok(Frame::ping(self.link.codec(), self.link.framing())));
+    }
+
+    fn native_ping(&mut self) {
+        // An overflow comes back as a signal.
+        let _ = self
+            .link
+            .push_raw(bytes::Bytes::from_static(frame::NATIVE_PING));
     }
 }

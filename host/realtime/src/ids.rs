@@ -1,4 +1,4 @@
-//! Names of things: app, client, channel key.
+//! Names of things: app, client, session, channel key.
 //!
 //! Owns the one injective encoder that turns (app, channel) into a key (threat model N1). No other code may
 //! build a key; distinct pairs give distinct keys.
@@ -66,6 +66,32 @@ impl ClientId {
     /// Parses the hyphenated form; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         uuid::Uuid::try_parse(text).ok().map(Self)
+    }
+}
+
+/// Secret id of a session, known to its client alone: who says it may speak for the session. Kept out of logs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct SessionId(uuid::Uuid);
+
+impl SessionId {
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4())
+    }
+
+    /// Parses the hyphenated form; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        uuid::Uuid::try_parse(text).ok().map(Self)
+    }
+
+    /// The form that travels to the client, and to nobody else.
+    pub fn reveal(self) -> String {
+        self.0.hyphenated().to_string()
+    }
+}
+
+impl fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionId(…)")
     }
 }
 

@@ -18,7 +18,7 @@ use tidegate_protocol::{Codec, Frame, Framing};
 use tokio::time::{Duration, Instant};
 
 use crate::{
-    ids::{ChannelKey, ClientId},
+    ids::{ChannelKey, ClientId, SessionId},
     outbox::{Item, Outbox, Written},
 };
 
@@ -61,6 +61,8 @@ pub enum Signal {
     Refresh {
         is_expired: bool,
         expires_at: Option<u64>,
+        /// Replaces what others are shown of the client; empty leaves it.
+        info: Bytes,
     },
     /// The deadline that was scheduled on the wheel has passed.
     Deadline,
@@ -113,6 +115,8 @@ pub struct Link<W: ?Sized = dyn Wire> {
     codec: Codec,
     framing: Framing,
     outbox_limit: u32,
+    /// Present where the transport tells it to its client; elsewhere nobody could ever name it.
+    session: Option<Box<SessionId>>,
     wire: W,
 }
 
@@ -166,6 +170,7 @@ impl<W: Wire> Link<W> {
             codec,
             framing,
             outbox_limit: u32::try_from(outbox_bytes).unwrap_or(u32::MAX),
+            session: framing.is_emulated().then(|| Box::new(SessionId::random())),
             wire,
         })
     }
@@ -196,6 +201,11 @@ impl<W: Wire + ?Sized> Link<W> {
 
     pub fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// The secret id of the session; `None` where the transport has no use for it.
+    pub fn session(&self) -> Option<SessionId> {
+        self.session.as_deref().copied()
     }
 
     /// The wire, for the transport that made it.

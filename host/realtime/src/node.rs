@@ -28,6 +28,7 @@ use crate::{
     ids::{AppId, ClientId},
     link::{Link, Signal, Wire},
     metrics::RealtimeMetrics,
+    session::Pings,
 };
 
 /// How often a drain tells the next share of the sessions.
@@ -68,6 +69,7 @@ pub struct PeerInfo {
     pub headers: Arc<[(Box<str>, Box<str>)]>,
     pub codec: Codec,
     pub framing: Framing,
+    pub pings: Pings,
 }
 
 /// Why a connection is not taken.
@@ -184,6 +186,7 @@ impl Node {
         let open = app.open().ok_or(OpenRefused::ConnectionLimit)?;
         let client = ClientId::random();
         let link = self.parts.hub.link(client, peer.codec, peer.framing, wire);
+        let pings = peer.pings;
         let peer = Arc::new(Peer {
             app: peer.app,
             client,
@@ -197,7 +200,7 @@ impl Node {
             info: bytes::Bytes::new(),
         });
         let outside: Arc<Link> = Arc::clone(&link) as Arc<Link>;
-        let driver = Driver::new(Arc::clone(self), app, open, outside, peer);
+        let driver = Driver::new(Arc::clone(self), app, open, outside, (peer, pings));
         Ok((link, driver))
     }
 

@@ -33,7 +33,7 @@ use crate::{
     config::RealtimeConfig,
     hooks::Peer,
     hub::{Activation, Buffered, Membership},
-    ids::ChannelKey,
+    ids::{ChannelKey, SessionId},
     link::Signal,
     namespace::Applicant,
     rate::{Bucket, ErrorWindow, RateVerdict},
@@ -50,6 +50,17 @@ pub trait Sink {
     fn reply(&mut self, reply: &Reply);
     fn publication(&mut self, channel: &str, publication: &Publication);
     fn ping(&mut self);
+    /// A ping of the transport in place of an empty message.
+    fn native_ping(&mut self);
+}
+
+/// How a client is asked whether it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pings {
+    /// Empty messages, answered by empty commands.
+    Messages,
+    /// Ping frames of the transport, answered by its pong frames; the client's library sees none of it.
+    Native,
 }
 
 /// A place among a channel's members that is about to go live; see [`Membership`].
@@ -108,6 +119,15 @@ pub struct Context<'a> {
     pub settings: &'a RealtimeConfig,
     /// Shown to clients as the server's version.
     pub version: &'a str,
+    /// Where an emulated session is to be found; `None` for sessions with a socket of their own.
+    pub address: Option<&'a SessionAddress<'a>>,
+}
+
+/// What a client says with every request of its own, so that the request finds its session.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionAddress<'a> {
+    pub session: SessionId,
+    pub node: &'a str,
 }
 
 /// One connection's state. `S` is the seat in a channel: [`Membership`] but for tests.
@@ -127,6 +147,7 @@ pub struct Session<S = Membership> {
     errors: ErrorWindow,
     /// Where in the first half interval the first ping falls, so that pings of a reconnect storm spread.
     jitter: u16,
+    pings: Pings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +209,15 @@ impl<S: Seat> Session<S> {
             bucket: Bucket::new(now),
             errors: ErrorWindow::new(now),
             jitter,
+            pings: Pings::Messages,
         }
+    }
+
+    /// The same session, pinged in this way.
+    #[must_use]
+    pub fn with_pings(mut self, pings: Pings) -> Self {
+        self.pings = pings;
+        self
     }
 
     pub fn peer(&self) -> &Arc<Peer> {
@@ -211,9 +240,11 @@ impl<S: Seat> Session<S> {
     /// Carries out one command. Must not be called while an ask waits for its answer.
     pub fn handle(&mut self, command: Command, context: &Context<'_>, sink: &mut dyn Sink) -> Step {
         if command.is_pong() {
-            return match self.pong_due.take() {
-                Some(_) => Step::Done,
-                None => close(DisconnectCode::BadRequest),
+            let is_due = self.pings == Pings::Messages && self.pong_due.take().is_some();
+            return if is_due {
+                Step::Done
+            } else {
+                close(DisconnectCode::BadRequest)
             };
         }
         let id = command.id;
@@ -331,7 +362,14 @@ impl<S: Seat> Session<S> {
             Signal::Refresh {
                 is_expired,
                 expires_at,
-            } => self.on_refresh(*is_expired, *expires_at, context, sink),
+                info,
+            } => {
+                let step = self.on_refresh(*is_expired, *expires_at, context, sink);
+                if self.is_connected() && !info.is_empty() && *info != self.peer.info {
+                    Arc::make_mut(&mut self.peer).info = info.clone();
+                }
+                step
+            }
             Signal::Deadline => self.on_deadline(context, sink),
             Signal::Message(_) => Step::Done,
         }

@@ -1,6 +1,7 @@
 //! Connections on wires in memory, with hub, memory broker and hooks of closures.
 
 mod reconnect;
+mod selectors;
 
 use std::{sync::Arc, task::Waker};
 
@@ -87,6 +88,10 @@ impl World {
     }
 
     fn try_open(&self) -> Result<Client, OpenRefused> {
+        self.try_open_with(Framing::WebSocket)
+    }
+
+    fn try_open_with(&self, framing: Framing) -> Result<Client, OpenRefused> {
         let wire = TestWire::default();
         let peer = PeerInfo {
             app: AppId::default_app(),
@@ -94,7 +99,8 @@ impl World {
             remote_addr: "127.0.0.1:1".into(),
             headers: Vec::new().into(),
             codec: Codec::Json,
-            framing: Framing::WebSocket,
+            framing,
+            pings: Pings::Messages,
         };
         let (_, driver) = self.node.open(peer, wire.clone())?;
         Ok(Client { driver, wire })

@@ -20,7 +20,7 @@ use crate::{
     broker::{BrokerError, HistoryLimit, HistoryOrder, HistoryQuery},
     channel::BadName,
     hooks::{Draft, Origin, Progress},
-    ids::{AppId, ChannelKey, ClientId},
+    ids::{AppId, ChannelKey, ClientId, SessionId},
     link::{Link, Signal},
     publish::{Publishing, publish},
     session::Failure,
@@ -74,21 +74,19 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-/// Selects connected sessions as the API does: by client where one is named, by user otherwise.
+/// Selects connected sessions as the API does: those of the user, narrowed to a client and to a session where
+/// they are named. What names nothing selects nothing.
 fn select(app: &App, user: &str, client: &str, session: &str) -> Vec<Arc<Link>> {
-    // No transport of this node hands out session secrets yet, so none is known by one.
+    let mut links = app.find_user(user).into_vec();
+    if !client.is_empty() {
+        let client = ClientId::parse(client);
+        links.retain(|link| client == Some(link.client()));
+    }
     if !session.is_empty() {
-        return Vec::new();
+        let session = SessionId::parse(session);
+        links.retain(|link| session.is_some() && session == link.session());
     }
-    let links = app.find_user(user);
-    if client.is_empty() {
-        return links.into_vec();
-    }
-    let client = ClientId::parse(client);
     links
-        .into_iter()
-        .filter(|link| Some(link.client()) == client)
-        .collect()
 }
 
 impl Node {
@@ -339,7 +337,7 @@ impl Node {
         Progress::Ready(Ok(EmptyResult {}))
     }
 
-    /// Changes when a user's sessions expire.
+    /// Changes when a user's sessions expire and what others are shown of them.
     pub fn refresh(&self, id: &AppId, request: RefreshRequest) -> Called<EmptyResult> {
         let app = match self.app_of_call(id) {
             Ok(app) => app,
@@ -350,7 +348,7 @@ impl Node {
             client,
             expired,
             expire_at,
-            info: _,
+            info,
             session,
         } = request;
         let expires_at = u64::try_from(expire_at).ok().filter(|at| *at > 0);
@@ -358,6 +356,7 @@ impl Node {
             link.signal(Signal::Refresh {
                 is_expired: expired,
                 expires_at,
+                info: info.as_bytes().clone(),
             });
         }
         Progress::Ready(Ok(EmptyResult {}))

@@ -9,7 +9,7 @@ use tidegate_protocol::{
 
 use super::{
     Admission, Ask, ConnectAsk, Context, Expiry, Failure, MAX_LABEL_BYTES, Outcome, PendingKind,
-    Phase, Seat, Seated, Session, Sink, Step, close, subscribe::Beginning,
+    Phase, Pings, Seat, Seated, Session, Sink, Step, close, subscribe::Beginning,
 };
 use crate::{
     config::RealtimeConfig,
@@ -113,10 +113,17 @@ impl<S: Seat> Session<S> {
             client: self.peer.client.to_string(),
             version: context.version.to_owned(),
             data: identity.data.into(),
-            ping: u32::try_from(client.ping_interval.as_secs()).unwrap_or(u32::MAX),
-            pong: !client.pong_timeout.is_zero(),
             ..ConnectResult::default()
         };
+        // Of native pings the client's library knows nothing, and it shall not expect any other.
+        if self.pings == Pings::Messages {
+            result.ping = u32::try_from(client.ping_interval.as_secs()).unwrap_or(u32::MAX);
+            result.pong = !client.pong_timeout.is_zero();
+        }
+        if let Some(address) = context.address {
+            result.session = address.session.reveal();
+            result.node = address.node.to_owned();
+        }
         if let Some(ttl) = self.ttl_for_client(now.instant) {
             result.expires = true;
             result.ttl = ttl;

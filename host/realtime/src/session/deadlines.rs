@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tidegate_protocol::{DisconnectCode, Push, Refresh, Reply, UnsubscribeCode};
 use tokio::time::{Duration, Instant};
 
-use super::{Ask, Context, PendingKind, Phase, Seat, Session, Sink, Step, close, push_unsubscribe};
+use super::{
+    Ask, Context, PendingKind, Phase, Pings, Seat, Session, Sink, Step, close, push_unsubscribe,
+};
 use crate::{
     config::ClientConfig,
     hooks::{
@@ -125,8 +127,19 @@ impl<S: Seat> Session<S> {
         now + interval / 2 + (interval / 2) * u32::from(self.jitter) / u32::from(u16::MAX)
     }
 
+    /// The transport got an answer to one of its own pings. Unasked ones are allowed by RFC 6455 and mean
+    /// nothing.
+    pub fn on_native_pong(&mut self) {
+        if self.pings == Pings::Native {
+            self.pong_due = None;
+        }
+    }
+
     fn ping(&mut self, client: &ClientConfig, now: Instant, sink: &mut dyn Sink) {
-        sink.ping();
+        match self.pings {
+            Pings::Messages => sink.ping(),
+            Pings::Native => sink.native_ping(),
+        }
         if !client.pong_timeout.is_zero() && self.pong_due.is_none() {
             self.pong_due = Some(now + client.pong_timeout);
         }

@@ -63,6 +63,7 @@ enum Sent {
     Reply(Box<Reply>),
     Publication(String, u64),
     Ping,
+    NativePing,
 }
 
 #[derive(Default)]
@@ -80,6 +81,10 @@ impl Sink for Recorder {
 
     fn ping(&mut self) {
         self.0.push(Sent::Ping);
+    }
+
+    fn native_ping(&mut self) {
+        self.0.push(Sent::NativePing);
     }
 }
 
@@ -165,6 +170,7 @@ impl Harness {
             now: self.now,
             settings: &self.settings,
             version: "test",
+            address: None,
         };
         act(&mut self.session, &context, &mut self.sent)
     }

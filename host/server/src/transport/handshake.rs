@@ -26,6 +26,7 @@ use tidegate_realtime::{
     driver::Driver,
     ids::AppId,
     node::{Node, OpenRefused, PeerInfo},
+    session::Pings,
 };
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -160,6 +161,11 @@ impl WebSocketEndpoint {
                 Codec::Json
             },
             framing: Framing::WebSocket,
+            pings: if has_parameter(query, "cf_ws_frame_ping_pong", "true") {
+                Pings::Native
+            } else {
+                Pings::Messages
+            },
         };
         let upgrade = hyper::upgrade::on(request);
         let tracker = self.tracker.clone();

@@ -61,6 +61,9 @@ pub trait Conversation: Send + Unpin + 'static {
     /// Goes on with what is under way; called after [`Turn::Wait`] whenever the future is woken.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Turn>;
 
+    /// Takes note of a pong frame.
+    fn on_pong(&mut self);
+
     /// Acts on what was signalled to the link, waiting or not.
     fn on_signals(&mut self) -> Turn;
 
@@ -75,6 +78,10 @@ impl Conversation for Driver {
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
         Self::poll_answer(self, cx)
+    }
+
+    fn on_pong(&mut self) {
+        self.on_native_pong();
     }
 
     fn on_signals(&mut self) -> Turn {
@@ -304,7 +311,10 @@ impl<C: Conversation> WebSocketSession<C> {
                 Input::Message(payload) => conversation.on_frame(payload.as_bytes()),
                 Input::Ping if self.pings.spend() => Turn::Read,
                 Input::Ping => Turn::Close(DisconnectCode::TooManyRequests.into()),
-                Input::Pong => Turn::Read,
+                Input::Pong => {
+                    conversation.on_pong();
+                    Turn::Read
+                }
                 Input::Close => return ReadOutcome::PeerClosed(answers.close.take()),
                 Input::NeedMore => {
                     self.reader.shrink();

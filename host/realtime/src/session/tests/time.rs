@@ -77,6 +77,32 @@ fn pings_are_answered_or_the_connection_ends() {
 }
 
 #[test]
+fn native_pings_take_the_place_of_empty_messages() {
+    let connected = || {
+        let mut harness = Harness::new(settings());
+        harness.session = Session::new(peer(), harness.now.instant, 0).with_pings(Pings::Native);
+        harness.run(r#"{"id":1,"connect":{}}"#);
+        let result = harness.reply().connect.unwrap();
+        assert_eq!((result.ping, result.pong), (0, false));
+        harness.advance(Duration::from_secs(13));
+        assert_eq!(harness.take(), [Sent::NativePing]);
+        harness
+    };
+    let mut harness = connected();
+    harness.session.on_native_pong();
+    assert!(matches!(
+        harness.advance(Duration::from_secs(9)),
+        Step::Done
+    ));
+    // Nobody asked, and nobody minds.
+    harness.session.on_native_pong();
+    // An empty command answers no ping of this kind.
+    connected().closes("{}", 3501);
+    let step = connected().advance(Duration::from_secs(8));
+    assert!(matches!(step, Step::Close(closing) if closing.code == 3012));
+}
+
+#[test]
 fn an_identity_of_a_hook_is_asked_for_again_before_it_ends() {
     let mut harness = Harness::new(settings());
     let Step::Ask(Ask::Connect(_)) = harness.say(r#"{"id":1,"connect":{}}"#) else {

@@ -48,6 +48,8 @@ impl Conversation for Echo {
         Poll::Ready(Turn::Read)
     }
 
+    fn on_pong(&mut self) {}
+
     fn on_signals(&mut self) -> Turn {
         for signal in self.link.take_signals() {
             match signal {
@@ -285,6 +287,7 @@ async fn a_full_wire_is_written_on_when_the_client_reads() {
     connected.link.signal(Signal::Refresh {
         is_expired: false,
         expires_at: None,
+        info: Bytes::new(),
     });
     let expected: Vec<u8> = (0..50)
         .flat_map(|number| echoed(&format!("message {number}")))
