@@ -11,7 +11,10 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::time::Instant;
 use wasmtime::{StoreContextMut, Trap, UpdateDeadline};
 
-use crate::{guest::GuestState, ticker::TICK};
+use crate::{
+    guest::GuestState,
+    ticker::{TICK, Ticker},
+};
 
 /// Times that a second half is granted to a call that was kept waiting. With the first it makes the longest
 /// call about three times its deadline in wall time.
@@ -82,25 +85,37 @@ fn first_half(deadline_ticks: u64) -> u64 {
 pub(crate) fn on_expiry(
     mut store: StoreContextMut<'_, GuestState>,
 ) -> wasmtime::Result<UpdateDeadline> {
-    let deadline = &mut store.data_mut().call.deadline;
-    let ticks = second_half(deadline.ticks);
-    let used = processor_time();
-    match &deadline.half_way {
-        None => {
-            deadline.half_way = Some(HalfWay {
-                processor: used,
-                at: Instant::now(),
-            });
-        }
-        Some(half_way) => {
-            let ran = used.saturating_sub(half_way.processor);
-            if deadline.granted >= GRANTS || ran >= must_run(ticks) {
-                return Err(Trap::Interrupt.into());
-            }
-            deadline.granted += 1;
-        }
+    let state = store.data_mut();
+    match state.call.deadline.look(processor_time(), &state.ticker) {
+        Some(more) => Ok(UpdateDeadline::Continue(more)),
+        None => Err(Trap::Interrupt.into()),
     }
-    Ok(UpdateDeadline::Continue(ticks.max(1)))
+}
+
+impl Deadline {
+    /// Looks at a call whose ticks are used up; `used` is the thread's processor time. Answers the ticks that
+    /// it may go on for, or that it ends.
+    fn look(&mut self, used: Duration, ticker: &Ticker) -> Option<u64> {
+        let ticks = second_half(self.ticks);
+        match &self.half_way {
+            None => {
+                self.half_way = Some(HalfWay {
+                    processor: used,
+                    at: Instant::now(),
+                });
+            }
+            Some(half_way) => {
+                let ran = used.saturating_sub(half_way.processor);
+                if self.granted >= GRANTS || ran >= must_run(ticks) {
+                    return None;
+                }
+                self.granted += 1;
+            }
+        }
+        // Nobody else may be calling plugins, and the ticker parks when it is not asked for.
+        ticker.arm();
+        Some(ticks.max(1))
+    }
 }
 
 /// Processor time that counts as having run for so many ticks. A tick less, because the first may come at once,
@@ -135,6 +150,26 @@ mod tests {
         let left = [7, 8, 26, 27, 1_000].map(|now| deadline.remaining_millis(now));
         assert_eq!(left, [20, 19, 1, 0, 0]);
         assert_eq!(deadline.used(), None);
+    }
+
+    #[test]
+    fn a_deadline_that_is_put_off_wakes_the_ticker_again() {
+        let ticker = Ticker::start(|| true).unwrap();
+        let mut deadline = Deadline::new(ticker::ticks(Duration::from_millis(100)), 0);
+        // The guest had no processor time at all, so it goes on until its grants are used up.
+        for granted in 0..=GRANTS {
+            ticker.wait_until_parked();
+            assert_eq!(
+                deadline.look(Duration::ZERO, &ticker),
+                Some(50),
+                "{granted}"
+            );
+            let before = ticker.now();
+            while ticker.now() < before + 3 {
+                std::thread::yield_now();
+            }
+        }
+        assert_eq!(deadline.look(Duration::ZERO, &ticker), None);
     }
 
     #[test]

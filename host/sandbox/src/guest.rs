@@ -7,12 +7,17 @@ use std::{mem, sync::Arc};
 
 use tidegate_realtime::hooks::{Destination, Draft, Effect, Origin, Peer, TokenCheck};
 
-use crate::{deadline::Deadline, failure::GuestFault, limits, limits::StoreLimiter, unit::Unit};
+use crate::{
+    deadline::Deadline, failure::GuestFault, limits, limits::StoreLimiter, ticker::Ticker,
+    unit::Unit,
+};
 
 /// Tags of a message: key, value.
 pub(crate) type Tags = Vec<(Box<str>, Box<str>)>;
 
 pub(crate) struct GuestState {
+    /// Armed again when a deadline is put off.
+    pub(crate) ticker: Ticker,
     pub(crate) limiter: StoreLimiter,
     pub(crate) unit: Arc<Unit>,
     pub(crate) call: CallState,

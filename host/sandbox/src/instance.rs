@@ -40,6 +40,7 @@ impl Instance {
         let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
         let first_look = deadline.first_look();
         let state = GuestState {
+            ticker: runtime.engine.ticker.clone(),
             limiter: limits::StoreLimiter::new(unit.memory_bytes),
             unit: Arc::clone(unit),
             call: CallState {

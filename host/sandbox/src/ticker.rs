@@ -1,8 +1,8 @@
 //! The clock of deadlines: a thread that advances the engine's epoch once a millisecond.
 //!
 //! An OS thread of its own, because a task cannot tick while all workers are inside guests. It parks when no
-//! guest was entered for a while and the next [`Ticker::arm`] wakes it. Invariant: between `arm` and the
-//! longest deadline after it the thread does not park, so an armed deadline always comes.
+//! guest was entered for a while and the next [`Ticker::arm`] wakes it. Invariant: a deadline of up to
+//! [`IDLE_TICKS`] that was armed for always comes; a call whose deadline is put off arms again.
 
 use std::{
     sync::{
@@ -16,8 +16,8 @@ use std::{
 /// Length of a tick. Deadlines are whole ticks.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 
-/// Ticks without any call after which the thread parks. Twice the longest deadline that can be configured, so
-/// that it cannot park under a running guest.
+/// Ticks without any call after which the thread parks. Longer than a deadline can be set to at once, so that
+/// it cannot park under a running guest.
 const IDLE_TICKS: u64 = 200;
 
 /// Ticks that a deadline of `wall` needs: one more than it holds, since the first tick may come at once.
@@ -25,7 +25,8 @@ pub(crate) fn ticks(wall: Duration) -> u64 {
     u64::try_from(wall.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX - 1) + 1
 }
 
-#[derive(Debug)]
+/// A handle on the thread; clones share it.
+#[derive(Debug, Clone)]
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
     thread: Thread,
@@ -104,6 +105,14 @@ fn run(shared: &Shared, advance: &dyn Fn() -> bool) {
 mod tests {
     use super::*;
 
+    impl Ticker {
+        pub(crate) fn wait_until_parked(&self) {
+            while !self.shared.is_parked.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+        }
+    }
+
     #[test]
     fn a_deadline_is_never_shorter_than_asked() {
         assert_eq!(ticks(Duration::from_millis(5)), 6);
@@ -113,9 +122,7 @@ mod tests {
     #[test]
     fn it_parks_when_idle_and_an_arm_wakes_it() {
         let ticker = Ticker::start(|| true).unwrap();
-        while !ticker.shared.is_parked.load(Ordering::SeqCst) {
-            thread::yield_now();
-        }
+        ticker.wait_until_parked();
         let before = ticker.now();
         ticker.arm();
         while ticker.now() < before + 3 {
