@@ -24,7 +24,7 @@ use tidegate_sandbox::{
 };
 use tidegate_tests::guests;
 
-const SECRET: &str = "a secret of the tests";
+const SECRET: &str = "a secret of the tests, long enough";
 
 /// A sandbox with one package bound to all its hooks.
 struct Bound {

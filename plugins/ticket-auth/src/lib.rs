@@ -24,7 +24,7 @@ pub const INVALID_CODE: u32 = 401;
 pub const EXPIRED_CODE: u32 = 440;
 
 /// Shorter secrets can be guessed.
-const MIN_SECRET_BYTES: usize = 16;
+const MIN_SECRET_BYTES: usize = 32;
 
 /// The plugin.
 #[derive(Debug)]

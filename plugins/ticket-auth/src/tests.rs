@@ -7,8 +7,8 @@ use super::*;
 use crate::ticket::sign;
 
 const NOW: u64 = 1_800_000_000;
-const OLD: &str = "the secret of last year";
-const NEW: &str = "the secret of this year";
+const OLD: &str = "the secret of last year, long enough";
+const NEW: &str = "the secret of this year, long enough";
 
 fn host() -> Host {
     Host::new()
@@ -156,7 +156,7 @@ fn weak_settings_are_refused() {
         (json!({ "secrets": [] }), "empty"),
         (
             json!({ "secrets": [{ "id": "a", "secret": "short" }] }),
-            "at least 16",
+            "at least 32",
         ),
         (
             json!({ "secrets": [{ "id": "a", "secret": NEW }, { "id": "a", "secret": OLD }] }),
