@@ -23,7 +23,7 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
         ),
     };
     toolchain::rust(steps, workspace)?;
-    guests::build(steps, workspace)?;
+    guests::build(steps, workspace, guests::FOLDERS)?;
     if criterion {
         let benches = CRITERION.iter().flat_map(|name| ["--bench", name]);
         steps.command(

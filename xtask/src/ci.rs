@@ -59,7 +59,7 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
             .env("RUSTDOCFLAGS", "-D warnings"),
     )?;
     if lint_only {
-        guests::build(steps, workspace)?;
+        guests::build(steps, workspace, guests::FOLDERS)?;
         steps.print_summary();
         return Ok(());
     }

@@ -24,7 +24,9 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
     toolchain::rust(steps, workspace)?;
     page(steps, workspace)?;
     build_server(steps, workspace)?;
-    let guests = guests::build(steps, workspace)?;
+    let guests = guests::build(steps, workspace, &["plugins"])?;
+    // Before the folder of a run that still goes on is emptied.
+    ports_are_free(workspace)?;
     let tour = steps.step(
         "preparing target/tour",
         "remove target/tour by hand, then run this again",
@@ -71,6 +73,28 @@ pub(crate) fn build_server(steps: &mut Steps, workspace: &Workspace) -> Result<(
             .cargo()
             .args(["build", "--workspace", "--bin", "tidegate"]),
     )
+}
+
+/// The demonstration's ports can be had.
+fn ports_are_free(workspace: &Workspace) -> Result<()> {
+    let text = std::fs::read_to_string(workspace.root.join("demo/tidegate.toml"))
+        .context("cannot read demo/tidegate.toml")?;
+    let config: toml::Table = text.parse().context("demo/tidegate.toml is not TOML")?;
+    for section in ["http_server", "admin_api"] {
+        let port = config
+            .get(section)
+            .and_then(|section| section.get("port"))
+            .and_then(toml::Value::as_integer)
+            .and_then(|port| u16::try_from(port).ok())
+            .with_context(|| format!("demo/tidegate.toml has no {section}.port"))?;
+        if let Err(error) = std::net::TcpListener::bind(("127.0.0.1", port)) {
+            bail!(
+                "port {port} cannot be had ({error}): is the demonstration running already? Stop it, or whatever \
+                 `ss -ltnp` shows there; nothing was changed"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The folder of one demonstration: binary, configuration, data.
@@ -143,7 +167,7 @@ impl Tour {
             let target = format!("{}@{}", field("hook")?, field("scope")?);
             // In a file: a command line is seen by every user of the machine.
             let config_file = self.root.join(format!("{plugin}.json"));
-            std::fs::write(&config_file, config.to_string())
+            write_private(&config_file, &config.to_string())
                 .context("cannot write a plugin's configuration")?;
             steps::run(
                 self.cli(&workspace.server(), server)
@@ -177,6 +201,7 @@ impl Tour {
         println!(
             "
   The page:  http://{}/     open it in two windows, join with two names
+             (each start begins anew: no history, only the example plugins)
 
   Try in the page
     write a word of demo/plugins.toml or an e-mail address: word-filter masks it, and the message says which version did
@@ -189,6 +214,7 @@ impl Tour {
     tidegate plugin list
     tidegate publish chat:lobby '{{\"type\":\"broadcast\",\"from\":\"terminal\",\"text\":\"hello from the API\"}}'
     in any empty directory: tidegate plugin new shout && cd shout && tidegate plugin push --activate --bind filtering@namespace:chat
+    then say something in the page: it comes out in capitals, read by shout@1, and no window lost its connection
 
   ctrl-c stops the server.
 ",
@@ -211,6 +237,19 @@ pub(crate) fn secret() -> Result<String> {
         .and_then(|mut source| source.read_exact(&mut bytes))
         .context("no /dev/urandom")?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Writes a file that only its owner may read.
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -107,10 +107,17 @@ pub(crate) fn check(workspace: &Workspace) -> Result<()> {
         .iter()
         .map(|rule| (rule.of, rule))
         .chain(plugins.iter().map(|name| (name.as_str(), &PLUGINS)));
-    let mut broken = Vec::new();
+    let mut broken: Vec<String> = workspace
+        .members_under("host")
+        .into_iter()
+        .filter(|name| !RULES.iter().any(|rule| rule.of == name))
+        .map(|name| {
+            format!("{name} is under host/ and has no rule; add one to xtask/src/dependencies.rs")
+        })
+        .collect();
     for (of, rule) in rules {
         if !graph.ours.contains(of) {
-            println!("    {of} is not in the workspace");
+            broken.push(format!("{of} has a rule and is not in the workspace"));
             continue;
         }
         let faults = graph.faults(of, rule);

@@ -18,9 +18,13 @@ pub(crate) struct Guest {
 /// Where wasm packages live in the tree.
 pub(crate) const FOLDERS: &[&str] = &["plugins", "tests/guests", "bench/guests"];
 
-/// Builds every package of those folders and returns where the files are.
-pub(crate) fn build(steps: &mut Steps, workspace: &Workspace) -> Result<Vec<Guest>> {
-    let names: Vec<String> = FOLDERS
+/// Builds every package of these folders and returns where the files are.
+pub(crate) fn build(
+    steps: &mut Steps,
+    workspace: &Workspace,
+    folders: &[&str],
+) -> Result<Vec<Guest>> {
+    let names: Vec<String> = folders
         .iter()
         .flat_map(|folder| workspace.members_under(folder))
         .collect();

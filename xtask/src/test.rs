@@ -49,7 +49,7 @@ pub(crate) fn build(steps: &mut Steps, workspace: &Workspace, options: &[String]
     if with_server {
         demo::build_server(steps, workspace)?;
     }
-    guests::build(steps, workspace)?;
+    guests::build(steps, workspace, guests::FOLDERS)?;
     steps.print_summary();
     Ok(())
 }
@@ -62,7 +62,7 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
     } else {
         demo::build_server(steps, workspace)?;
     }
-    guests::build(steps, workspace)?;
+    guests::build(steps, workspace, guests::FOLDERS)?;
     if parts.rust {
         rust(steps, workspace)?;
         steps.command(
