@@ -35,6 +35,7 @@ let lastOffset = 0;
 const versions = new Map(); // plugin -> version last seen
 const people = new Set();
 const sent = []; // texts of own messages that did not come back yet
+let isOver = false; // the server will not have this session again
 
 // ---------------------------------------------------------------- theme
 
@@ -118,10 +119,11 @@ function connect() {
     $("fact-reconnects").textContent = String(reconnects);
   });
   client.on("disconnected", (context) => {
-    showState("refused", `closed: ${context.reason}`);
+    showState("refused", "closed");
     if (context.code === 0) return; // We left.
     const { plugin, reason } = cause(context.reason);
     refused("the connection", plugin, reason, context.code);
+    if (reconnects >= 0) closeRoom();
     if (reconnects < 0) {
       // The ticket was not accepted: back to the door.
       sessionStorage.removeItem(SESSION);
@@ -164,14 +166,23 @@ function connect() {
   client.connect();
 }
 
+/** The SDK does not come back by itself after this: say what the reader can do. */
+function closeRoom() {
+  isOver = true;
+  notice("This session is over. Leave and join again: a new ticket is made for you.", "refused");
+  for (const control of $("composer").elements) control.disabled = true;
+  $("leave").textContent = "Join again";
+  $("leave").classList.add("primary");
+}
+
 async function showHistory() {
   try {
     const history = await subscription.history({ limit: HISTORY, reverse: true });
     const shown = history.publications.slice().reverse();
     $("messages").replaceChildren();
     lastOffset = 0;
+    if (shown.length > 0) notice(shown.length === 1 ? "1 message from before" : `${shown.length} messages from before; private ones are not kept`);
     shown.forEach((publication) => showPublication(publication, { isPast: true }));
-    if (shown.length > 0) notice(shown.length === 1 ? "1 message from before" : `${shown.length} messages from before`);
   } catch (error) {
     notice(`no history: ${error.message}`);
   }
@@ -197,7 +208,7 @@ function myClient() {
 function showData(data, { from, isOwn = false, isPast = false, isDirect = false } = {}) {
   if (data === null || typeof data !== "object") return;
   const judges = judgesOf(data);
-  if (!isPast) judges.forEach(sawVersion);
+  judges.forEach((judge) => sawVersion(judge, isPast));
   const author = from || data.from || "server";
   const text = String(data.text ?? "");
   const type = data.type ?? "broadcast";
@@ -211,8 +222,10 @@ function showData(data, { from, isOwn = false, isPast = false, isDirect = false 
   const wasMine = isOwn && !isPast ? sent.shift() : undefined;
   const isChanged = wasMine !== undefined && wasMine !== text;
   if (isChanged) decided("changed", judges.join(" · ") || null, `changed what you wrote to “${text}”`);
-  const isMe = isOwn || (from !== undefined && from === me.name);
-  showMessage({ author, text, judges, isMe, isChanged, isPast, isPrivate: isDirect || type === "private", to: null });
+  // A private message names its sender; direct-router writes that, so nobody can forge it.
+  const isMe = isOwn || author === me.name;
+  const isPrivate = isDirect || type === "private";
+  showMessage({ author, text, judges, isMe, isChanged, isPast, isPrivate, to: isPrivate && isMe ? String(data.to ?? "") : null });
 }
 
 function showMessage({ author, text, judges, isMe, isChanged, isPrivate, to, isPast = false }) {
@@ -276,16 +289,17 @@ function judgesOf(data) {
   return by === undefined || by === null ? [] : [String(by)];
 }
 
-/** Notes which version of a plugin answered, and says so when it is a new one. */
-function sawVersion(judge) {
+/** Notes which version of a plugin answered, and says so when it is another one than before. */
+function sawVersion(judge, isPast = false) {
   const at = judge.lastIndexOf("@");
   if (at < 1) return;
   const [plugin, version] = [judge.slice(0, at), judge.slice(at + 1)];
   const before = versions.get(plugin);
-  if (before === version) return;
+  // What judged an old message may be long replaced; it only fills a gap.
+  if (before === version || (isPast && before !== undefined)) return;
   versions.set(plugin, version);
   showPlugins();
-  if (before !== undefined) {
+  if (before !== undefined && !isPast) {
     const text = `${plugin} is now version ${version}; this connection stayed open`;
     notice(text, "version");
     decided("version", judge, `took over from version ${before}`);
@@ -336,15 +350,17 @@ $("composer").addEventListener("submit", async (event) => {
     $("to").focus();
     return;
   }
+  if (isOver) return;
   const message = { type, text, from: me.name };
   if (type === "private") message.to = to;
   $("text").value = "";
   $("text").focus();
   if (type === "broadcast") sent.push(text);
   try {
+    // A private message comes back to its sender like to any other device of theirs, as the plugins left it.
     await subscription.publish(message);
-    if (type === "private" && to !== me.name) {
-      showMessage({ author: me.name, text, judges: [], isMe: true, isChanged: false, isPrivate: true, to });
+    if (type === "private" && to !== me.name && !people.has(to)) {
+      notice(`nobody called ${to} has spoken here yet; if there is nobody, nobody heard it`);
     }
   } catch (error) {
     if (type === "broadcast") sent.splice(sent.indexOf(text), 1);

@@ -1,8 +1,9 @@
 //! The demonstration page and the tickets it needs.
 //!
 //! Serves a directory of static files from memory and mints tickets for the `ticket-auth` plugin. Minting is for
-//! people at the machine itself: the peer must be loopback and the request must name a loopback host (a page of
-//! somebody else, bound to our address by DNS, does not). Nothing here is mounted unless `demo.enabled` is set.
+//! people at the machine itself: the peer must be loopback, the request must name a loopback host (a page of
+//! somebody else, bound to our address by DNS, does not) and must not have come through a proxy (whose peer is
+//! loopback, whoever asks). Nothing here is mounted unless `demo.enabled` is set.
 
 use std::{
     collections::HashMap,
@@ -14,9 +15,9 @@ use std::{
 
 use axum::{
     Router,
-    body::Bytes,
+    body::{Body, Bytes, to_bytes},
     extract::{Extension, State},
-    http::{HeaderMap, StatusCode, Uri, header},
+    http::{HeaderMap, Request, StatusCode, Uri, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -32,6 +33,19 @@ use crate::{
 
 /// How long a ticket is good for: long enough for an evening with the page.
 const TICKET_TTL: Duration = Duration::from_secs(12 * 3600);
+
+/// A name and a role are shorter.
+const MAX_TICKET_REQUEST_BYTES: usize = 4 * 1024;
+
+/// What proxies add, whatever they are told to say about the host.
+const PROXY_HEADERS: [&str; 6] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
 
 /// A page is a handful of small files; more is a mistaken directory.
 const MAX_FILES: usize = 64;
@@ -193,13 +207,22 @@ impl Role {
 async fn ticket(
     State(page): State<Arc<Page>>,
     Extension(address): Extension<ClientAddress>,
-    headers: HeaderMap,
-    body: Bytes,
+    request: Request<Body>,
 ) -> Response {
+    let (head, body) = request.into_parts();
+    let headers = head.headers;
+    // Before a byte of the body is read.
     if !is_local(address, &headers) {
-        let text = "tickets of the demonstration are minted for the machine itself only: open the page on localhost\n";
+        let text = "tickets of the demonstration are minted for the machine itself only: open the page on localhost, without a proxy between\n";
         return (StatusCode::FORBIDDEN, text).into_response();
     }
+    let Ok(body) = to_bytes(body, MAX_TICKET_REQUEST_BYTES).await else {
+        return (
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "a name and a role are enough\n",
+        )
+            .into_response();
+    };
     // A form of another page cannot send this content type without asking first.
     let is_json = headers
         .get(header::CONTENT_TYPE)
@@ -220,13 +243,9 @@ async fn ticket(
         }
     };
     let name = request.name.trim();
-    let is_name = (1..=32).contains(&name.chars().count()) && !name.chars().any(char::is_control);
-    if !is_name {
-        return (
-            StatusCode::BAD_REQUEST,
-            "a name is 1 to 32 printable characters\n",
-        )
-            .into_response();
+    if !is_name(name) {
+        let text = "a name is 1 to 32 letters, digits, blanks and . _ ' -, and neither \"server\" nor \"system\"\n";
+        return (StatusCode::BAD_REQUEST, text).into_response();
     }
     let expires_at = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -254,7 +273,19 @@ fn mint(page: &Page, name: &str, role: Role, expires_at: u64) -> String {
     )
 }
 
+/// Letters of any script; nothing that turns text around or speaks for the server.
+fn is_name(name: &str) -> bool {
+    (1..=32).contains(&name.chars().count())
+        && name
+            .chars()
+            .all(|c| c.is_alphanumeric() || " ._'-".contains(c))
+        && !["server", "system"].contains(&name.to_lowercase().as_str())
+}
+
 fn is_local(address: ClientAddress, headers: &HeaderMap) -> bool {
+    if PROXY_HEADERS.iter().any(|name| headers.contains_key(*name)) {
+        return false;
+    }
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok())
@@ -267,4 +298,119 @@ fn is_local(address: ClientAddress, headers: &HeaderMap) -> bool {
     is_loopback(address.peer.ip())
         && is_loopback(address.client)
         && matches!(name, "localhost" | "127.0.0.1" | "[::1]")
+}
+
+#[cfg(test)]
+mod tests {
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ask(peer: &str, headers: &[(&str, &str)], body: &'static str) -> StatusCode {
+        let page = tempfile::tempdir().unwrap();
+        std::fs::write(page.path().join("index.html"), "hello").unwrap();
+        let router = router(&DemoConfig {
+            page_dir: page.path().to_owned(),
+            ticket_key_id: "demo".into(),
+            ticket_secret: Secret::new("0123456789abcdef0123456789abcdef"),
+        })
+        .unwrap();
+        let peer: std::net::SocketAddr = peer.parse().unwrap();
+        let mut request = Request::post("/demo/ticket").extension(ClientAddress {
+            peer,
+            client: peer.ip(),
+        });
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Body::from(body)).unwrap();
+        router.oneshot(request).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn tickets_are_minted_for_the_machine_itself_only() {
+        const JSON: (&str, &str) = ("content-type", "application/json");
+        let body = r#"{"name":"ann","role":"operator"}"#;
+        for (peer, headers, expected) in [
+            (
+                "127.0.0.1:5000",
+                vec![("host", "localhost:8000"), JSON],
+                200,
+            ),
+            ("127.0.0.1:5000", vec![("host", "127.0.0.1"), JSON], 200),
+            ("[::1]:5000", vec![("host", "[::1]:8000"), JSON], 200),
+            (
+                "[::ffff:127.0.0.1]:5000",
+                vec![("host", "localhost"), JSON],
+                200,
+            ),
+            (
+                "192.0.2.7:5000",
+                vec![("host", "localhost:8000"), JSON],
+                403,
+            ),
+            (
+                "127.0.0.1:5000",
+                vec![("host", "evil.example:8000"), JSON],
+                403,
+            ),
+            (
+                "127.0.0.1:5000",
+                vec![("host", "localhost.evil.example"), JSON],
+                403,
+            ),
+            ("127.0.0.1:5000", vec![JSON], 403),
+            (
+                "127.0.0.1:5000",
+                vec![
+                    ("host", "localhost"),
+                    ("x-forwarded-for", "127.0.0.1"),
+                    JSON,
+                ],
+                403,
+            ),
+            (
+                "127.0.0.1:5000",
+                vec![("host", "localhost"), ("via", "1.1 edge"), JSON],
+                403,
+            ),
+            (
+                "127.0.0.1:5000",
+                vec![("host", "localhost"), ("forwarded", "for=_x"), JSON],
+                403,
+            ),
+            ("127.0.0.1:5000", vec![("host", "localhost")], 415),
+        ] {
+            let status = ask(peer, &headers, body).await;
+            assert_eq!(status.as_u16(), expected, "{peer} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_shows_who_somebody_is_and_nothing_else() {
+        for name in ["Ada", "Zoë O'Hara-2", "Ольга", "李 小龙"] {
+            assert!(is_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "a\u{202e}b",
+            "a\nb",
+            "Server",
+            "system",
+            &"x".repeat(33),
+        ] {
+            assert!(!is_name(name), "{name:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_body_is_refused() {
+        let body: &'static str =
+            Box::leak(" ".repeat(MAX_TICKET_REQUEST_BYTES + 1).into_boxed_str());
+        let headers = [("host", "localhost"), ("content-type", "application/json")];
+        assert_eq!(
+            ask("127.0.0.1:1", &headers, body).await,
+            StatusCode::PAYLOAD_TOO_LARGE
+        );
+    }
 }

@@ -1,13 +1,13 @@
-//! A Tidegate plugin: tidies chat messages before anybody sees them.
+//! A Tidegate plugin: puts chat messages in capitals before anybody sees them.
 //!
-//! It takes JSON data with a `text`, cuts blanks at both ends, refuses what is empty or too long, and shouts if it
-//! is told to. Every other field passes untouched.
+//! It takes JSON data with a `text`, cuts blanks at both ends, refuses what is empty or too long, and shouts unless it
+//! is told not to. It signs what it read in `filtered_by`; every other field passes untouched.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tidegate_sdk::{Filtering, Message, Refusal, config, filtering::Verdict, plugin};
+use tidegate_sdk::{Filtering, Message, Refusal, config, context, filtering::Verdict, plugin};
 
-/// What the operator may set: `tidegate plugin bind … --config '{"loud": true}'`.
+/// What the operator may set: `tidegate plugin bind … --config '{"loud": false}'`.
 #[derive(Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Settings {
@@ -21,14 +21,14 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             max_chars: 500,
-            loud: false,
+            loud: true,
         }
     }
 }
 
-struct Tidy;
+struct Shout;
 
-impl Filtering for Tidy {
+impl Filtering for Shout {
     fn filter(message: Message) -> Result<Verdict, Refusal> {
         let settings = config::settings::<Settings>();
         // `?` refuses data that is not a JSON object, and tells its sender what is wrong.
@@ -45,20 +45,31 @@ impl Filtering for Tidy {
             let reason = format!("at most {} characters", settings.max_chars);
             return Err(Refusal::error(413, reason));
         }
-        let tidy = if settings.loud {
+        *text = if settings.loud {
             tidy.to_uppercase()
         } else {
             tidy.to_owned()
         };
-        if tidy == *text {
-            return Ok(Verdict::Pass);
-        }
-        *text = tidy;
+        sign(&mut data);
         Verdict::json(&data)
     }
 }
 
-plugin!(Tidy: filtering);
+/// Adds this plugin and its version to those that read the message before.
+fn sign(data: &mut Map<String, Value>) {
+    let me = format!("{}@{}", env!("CARGO_PKG_NAME"), context::version());
+    let readers = data.entry("filtered_by").or_insert(Value::Null);
+    *readers = match readers.take() {
+        Value::Null => vec![me].into(),
+        Value::Array(mut before) => {
+            before.push(me.into());
+            before.into()
+        }
+        one => vec![one, me.into()].into(),
+    };
+}
+
+plugin!(Shout: filtering);
 
 #[cfg(test)]
 mod tests {
@@ -67,34 +78,55 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn tidy_text_passes_as_it_is() {
-        let verdict = Host::new().filter::<Tidy>("chat:lobby", r#"{"text":"hello"}"#);
-        assert_eq!(verdict, Ok(Verdict::Pass));
+    /// What becomes of the data.
+    fn filtered(host: &mut Host, data: &Value) -> Value {
+        match host.filter::<Shout>("chat:lobby", data.to_string()) {
+            Ok(Verdict::Replace(data)) => serde_json::from_slice(&data).unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn me() -> String {
+        format!("{}@3", env!("CARGO_PKG_NAME"))
     }
 
     #[test]
-    fn blanks_are_cut_and_other_fields_kept() {
-        let data = r#"{"color":"red","text":"  hello "}"#;
-        let verdict = Host::new().filter::<Tidy>("chat:lobby", data);
-        let expected = br#"{"color":"red","text":"hello"}"#;
-        assert_eq!(verdict, Ok(Verdict::Replace(expected.to_vec())));
+    fn text_is_shouted_and_signed_and_other_fields_are_kept() {
+        let data = json!({ "color": "red", "text": "  hello " });
+        assert_eq!(
+            filtered(&mut Host::new().version(3), &data),
+            json!({ "color": "red", "text": "HELLO", "filtered_by": [me()] })
+        );
+    }
+
+    #[test]
+    fn who_read_it_before_stays_named() {
+        let data = json!({ "text": "HI", "filtered_by": "word-filter@1" });
+        assert_eq!(
+            filtered(&mut Host::new().version(3), &data),
+            json!({ "text": "HI", "filtered_by": ["word-filter@1", me()] })
+        );
     }
 
     #[test]
     fn loud_is_a_setting() {
-        let mut host = Host::new().config(json!({ "loud": true }));
-        let verdict = host.filter::<Tidy>("chat:lobby", r#"{"text":"hello"}"#);
-        let expected = br#"{"text":"HELLO"}"#;
-        assert_eq!(verdict, Ok(Verdict::Replace(expected.to_vec())));
+        let mut host = Host::new().version(3).config(json!({ "loud": false }));
+        let data = json!({ "text": " hello" });
+        assert_eq!(filtered(&mut host, &data)["text"], "hello");
+    }
+
+    #[test]
+    fn data_without_text_passes_as_it_is() {
+        let verdict = Host::new().filter::<Shout>("chat:lobby", r#"{"typing":true}"#);
+        assert_eq!(verdict, Ok(Verdict::Pass));
     }
 
     #[test]
     fn empty_and_long_texts_are_refused() {
         let mut host = Host::new().config(json!({ "max_chars": 5 }));
-        let empty = host.filter::<Tidy>("chat:lobby", r#"{"text":"  "}"#);
+        let empty = host.filter::<Shout>("chat:lobby", r#"{"text":"  "}"#);
         assert_eq!(empty.unwrap_err().code(), Some(422));
-        let long = host.filter::<Tidy>("chat:lobby", r#"{"text":"123456"}"#);
+        let long = host.filter::<Shout>("chat:lobby", r#"{"text":"123456"}"#);
         assert_eq!(long.unwrap_err().reason(), "at most 5 characters");
     }
 }

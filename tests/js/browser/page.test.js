@@ -146,10 +146,14 @@ describe("the demonstration page", () => {
     const eve = await window("Eve");
     await say(ada, "only for you", "private", "Bob");
     await bob.waitForSelector('#messages .message.private .body:text-is("only for you")');
+    // It comes back to its sender once, as hers.
+    await ada.waitForSelector('#messages .message.own.private:has-text("private to Bob") .body:text-is("only for you")');
     // What comes later in the channel proves that the private one did not come before it.
     await say(ada, "for everybody");
     await reads(eve, "for everybody");
     assert.equal(await eve.locator('#messages .body:text-is("only for you")').count(), 0);
+    await reads(ada, "for everybody");
+    assert.equal(await ada.locator('#messages .body:text-is("only for you")').count(), 1);
     await eve.context().close();
   });
 
@@ -189,12 +193,28 @@ describe("the demonstration page", () => {
     await context.close();
   });
 
-  it("it fits a phone", async () => {
-    const phone = await window("Phone", "member", { viewport: { width: 375, height: 740 } });
-    const overflow = await phone.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
-    assert.ok(overflow <= 0, `the page is ${overflow} px wider than the screen`);
-    await shot(phone, "phone");
-    await phone.context().close();
+  for (const width of [320, 375]) {
+    it(`it fits a phone of ${width} pixels`, async () => {
+      const phone = await window("Telephone", "operator", { viewport: { width, height: 740 } });
+      const overflow = await phone.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
+      assert.ok(overflow <= 0, `the page is ${overflow} px wider than the screen`);
+      const bar = await phone.locator(".bar > *:visible").evaluateAll((parts) => parts.map((part) => part.getBoundingClientRect()).map(({ left, right }) => [left, right]));
+      assert.ok(bar.every(([left, right]) => left >= 0 && right <= width), `the bar is cut: ${JSON.stringify(bar)}`);
+      await shot(phone, `phone-${width}`);
+      await phone.context().close();
+    });
+  }
+
+  it("a session that the server ends for good says what to do", async () => {
+    const gone = await window("Gone");
+    await node.cli("publish", "chat:lobby", '{"type":"broadcast","text":"before","from":"test"}');
+    await reads(gone, "before");
+    await node.api("disconnect", { user: "Gone", disconnect: { code: 3503, reason: "force disconnect" } });
+    await gone.waitForSelector('#messages .refused:has-text("Leave and join again")');
+    assert.ok(await gone.isDisabled("#text"));
+    await gone.click("#leave");
+    await gone.waitForSelector("#join-view:not([hidden])");
+    await gone.context().close();
   });
 
   it("nothing was loaded from elsewhere and the console stayed quiet", () => {

@@ -368,6 +368,14 @@ fn demo(root: &Scope, problems: &mut Vec<Problem>) -> Option<DemoConfig> {
     {
         problems.push(root.problem("demo.ticket_secret", format!("the demonstration signs tickets with it; set at least {HMAC_SECRET_MIN_BYTES} bytes")));
     }
+    let address = root.filled_text("http_server.address");
+    let address = address.and_then(|text| text.parse::<IpAddr>().ok());
+    if address.is_none_or(|address| !address.is_loopback()) {
+        problems.push(root.problem(
+            "demo.enabled",
+            "the demonstration mints tickets for whoever asks; set http_server.address = \"127.0.0.1\"",
+        ));
+    }
     let page_dir = root.filled_text("demo.page_dir");
     if page_dir.is_none() {
         problems.push(root.problem(
