@@ -119,7 +119,10 @@ fn announce(form: Announce, announcement: &Announcement) {
         }
         Announce::Text => {
             if let Some(keys) = first_keys {
-                println!("first start: these keys are shown once, and stored only as hashes");
+                println!(
+                    "first start: these keys are shown once. The store keeps their hashes; admin.key and api.key"
+                );
+                println!("in the data directory hold them for the commands on this machine");
                 println!("  admin key  {}", keys.operator.secret.reveal());
                 println!("  API key    {}  (app default)", keys.api.secret.reveal());
             }
