@@ -75,7 +75,7 @@
 //!
 //! # What a plugin can use
 //!
-//! [`log`], [`config`], [`context`], [`clock`], [`random`], [`publishing`], and the methods of [`Message`]. There
+//! [`log`], [`config`], [`context`], [`clock`], [`random`], [`state`], [`publishing`], and the methods of [`Message`]. There
 //! is no file system, no network and no environment; what the standard library has of them answers with errors.
 //!
 //! # What to know
@@ -84,7 +84,7 @@
 //!   or answers with a value out of range has *failed*: its effects are discarded, its instance is thrown away, the
 //!   client gets error 100 with a trace id, and nobody else notices. A panic's message is in the plugin's log.
 //! * **There are many instances, and each may vanish at any moment.** Remember nothing in globals but what can be
-//!   computed again, such as [`config::settings`].
+//!   computed again, such as [`config::settings`]; [`state`] is for the rest.
 //! * **The hot hooks are cheap when you are:** a [`Message`] owns what the node handed over, parses nothing unless
 //!   asked, and every fact of [`context`] costs only the call that asks for it.
 //! * **Link a small stack.** The template's `.cargo/config.toml` passes `-zstack-size=131072` and
@@ -142,6 +142,7 @@ pub mod random;
 mod refusal;
 pub mod routing;
 pub mod rpc;
+pub mod state;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 

@@ -20,7 +20,8 @@
 //! assert_eq!(host.log()[0].text, "version 3");
 //! ```
 //!
-//! Every call is that of a new instance, and what it did replaces what the one before did. The contract's limits
+//! Every call is that of a new instance, and what it did replaces what the one before did; only what it left in
+//! [`state`](crate::state) is there for the next. The contract's limits
 //! hold: what would fail the hook call on a node panics in the test and says why.
 
 use std::{
@@ -35,7 +36,7 @@ use crate::{
     authorization, config,
     context::{Origin, TokenError},
     filtering,
-    host::{self, State},
+    host::{self, Held, State},
     json,
     log::Level,
     routing, rpc,
@@ -226,6 +227,35 @@ impl Host {
         self
     }
 
+    /// Puts a value into the plugin's state, to live for `ttl` from the host's time.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tidegate_sdk::testing::Host;
+    ///
+    /// let host = Host::new().with_state("ban:ann", "spam", Duration::from_secs(60));
+    /// assert_eq!(host.state("ban:ann").as_deref(), Some(&b"spam"[..]));
+    /// assert_eq!(host.advance(Duration::from_secs(60)).state("ban:ann"), None);
+    /// ```
+    pub fn with_state(mut self, key: &str, value: impl AsRef<[u8]>, ttl: Duration) -> Self {
+        let end = self.end_of(ttl);
+        let held = Held::Value(value.as_ref().to_vec());
+        self.state.keys.put(key, held, end);
+        self
+    }
+
+    /// Puts a counter into the plugin's state, to live for `ttl` from the host's time.
+    pub fn with_count(mut self, key: &str, count: i64, ttl: Duration) -> Self {
+        let end = self.end_of(ttl);
+        self.state.keys.put(key, Held::Counter(count), end);
+        self
+    }
+
+    fn end_of(&self, ttl: Duration) -> u64 {
+        let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.state.facts.now_ms.saturating_add(ttl)
+    }
+
     /// Sets where random numbers start.
     pub fn seed(mut self, seed: u64) -> Self {
         self.state.seed = seed;
@@ -376,6 +406,7 @@ impl Host {
             ..host::Effects::default()
         };
         state.has_message = has_message;
+        state.keys.operations = 0;
         let (answer, state) = host::scope(state, call);
         self.state = state;
         if answer.is_err() {
@@ -427,6 +458,22 @@ impl Host {
     /// The key that the message was given.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.state.effects.idempotency_key.as_deref()
+    }
+
+    /// The value that a key of the plugin's state holds, at the host's time.
+    pub fn state(&self, key: &str) -> Option<Vec<u8>> {
+        match self.state.keys.held(key, self.state.facts.now_ms)? {
+            Held::Value(value) => Some(value.clone()),
+            Held::Counter(_) => None,
+        }
+    }
+
+    /// The count that a key of the plugin's state holds, at the host's time; 0 where there is none.
+    pub fn count(&self, key: &str) -> i64 {
+        match self.state.keys.held(key, self.state.facts.now_ms) {
+            Some(Held::Counter(count)) => *count,
+            Some(Held::Value(_)) | None => 0,
+        }
     }
 
     /// Whether the message may be sent as a difference, if the plugin said anything about that.

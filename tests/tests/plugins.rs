@@ -285,6 +285,13 @@ fn rpc_echo_knows_the_facts_of_the_call() {
     assert_eq!(facts["random"], true);
     assert!(facts["now"].as_u64() > Some(1_700_000_000));
 
+    reply("remember", json!("one"));
+    let (remembered, _) = reply("remember", json!("two"));
+    assert_eq!(
+        remembered,
+        json!({ "before": "\"one\"", "times": 2, "wrong_kind": true, "time_left": true })
+    );
+
     let (_, effects) = reply("publish", json!({ "channel": "news" }));
     let [Effect::Publish { channel, .. }] = &effects[..] else {
         panic!("expected one publication, got {effects:?}");

@@ -7,10 +7,12 @@
 pub(crate) mod clock;
 mod config;
 mod context;
+pub(crate) mod kept;
 pub(crate) mod log;
 mod message;
 mod publishing;
 mod random;
+pub(crate) mod state;
 
 use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker};
@@ -25,7 +27,8 @@ pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     plugin::clock::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::random::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::message::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
-    plugin::publishing::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)
+    plugin::publishing::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    plugin::state::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)
 }
 
 /// Channel names as the protocol has them: ASCII without control characters, not empty, not too long.

@@ -8,7 +8,12 @@ use std::{mem, sync::Arc};
 use tidegate_realtime::hooks::{Destination, Draft, Effect, Origin, Peer, TokenCheck};
 
 use crate::{
-    deadline::Deadline, failure::GuestFault, limits, limits::StoreLimiter, ticker::Ticker,
+    capabilities::{kept::Kept, state::StateUse},
+    deadline::Deadline,
+    failure::GuestFault,
+    limits,
+    limits::StoreLimiter,
+    ticker::Ticker,
     unit::Unit,
 };
 
@@ -20,6 +25,8 @@ pub(crate) struct GuestState {
     pub(crate) ticker: Ticker,
     pub(crate) limiter: StoreLimiter,
     pub(crate) unit: Arc<Unit>,
+    /// What outlives the instance.
+    pub(crate) kept: Kept,
     pub(crate) call: CallState,
 }
 
@@ -36,6 +43,7 @@ pub(crate) struct CallState {
     /// Boxed, since most calls change nothing.
     pub(crate) edits: Option<Box<Edits>>,
     pub(crate) queued: Vec<Effect>,
+    pub(crate) state: StateUse,
 }
 
 /// What a call is about.

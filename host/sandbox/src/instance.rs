@@ -43,6 +43,7 @@ impl Instance {
             ticker: runtime.engine.ticker.clone(),
             limiter: limits::StoreLimiter::new(unit.memory_bytes),
             unit: Arc::clone(unit),
+            kept: runtime.keeper.of(&unit.app, &unit.plugin),
             call: CallState {
                 deadline,
                 ..CallState::default()

@@ -52,7 +52,7 @@ pub use compile::{
 pub use conduct::{UnfitSender, UnfitVersion};
 pub use engine::Allocation;
 pub use failure::FailureKind;
-pub use limits::{DEFAULT_MEMORY_BYTES, MEMORY_CAP_BYTES};
+pub use limits::{DEFAULT_MEMORY_BYTES, MEMORY_CAP_BYTES, STATE_SWEEP_INTERVAL, StateQuotas};
 pub use metrics::HookStatistics;
 pub use sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxStatistics};
 pub use stories::{StepEnd, Story, StoryStep};

@@ -29,6 +29,32 @@ pub(crate) const HOST_CALLS: u32 = 100;
 /// in all workers at once.
 pub(crate) const CALLS_PER_INSTANCE: u32 = 10_000;
 
+/// How often expired keys of `state` are looked for.
+pub const STATE_SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What plugins may keep in `state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateQuotas {
+    /// Keys of one app.
+    pub keys_per_app: usize,
+    /// Bytes of one app's keys, values and their bookkeeping.
+    pub bytes_per_app: usize,
+    /// Bytes of all apps together.
+    pub bytes_in_all: usize,
+}
+
+impl Default for StateQuotas {
+    /// As many keys as an app may have channels; a key of its own for each user of a large app fits. The node holds
+    /// eight apps that use all they may, or a thousand that use a quarter of a mebibyte each.
+    fn default() -> Self {
+        Self {
+            keys_per_app: 100_000,
+            bytes_per_app: 32 << 20,
+            bytes_in_all: 256 << 20,
+        }
+    }
+}
+
 /// Bytes that a guest may hand over in one crossing: a message and its replacement, and some room.
 pub(crate) fn hostcall_fuel(max_message_bytes: usize) -> usize {
     (2 * max_message_bytes + (64 << 10)).min(8 << 20)

@@ -20,13 +20,14 @@ use crate::{
     admit::{self, AdmissionRefused, Admitted},
     binding::{Bindings, Hook},
     cache::{Cache, CacheConfig},
-    capabilities::{self, log::LogBudget},
+    capabilities::{self, kept::Keeper, log::LogBudget, state::StateCollector},
     clock::Clock,
     compile::{Compilation, CompileError, Compiled, Compiler},
     conduct::UnfitSender,
     engine::{Allocation, SandboxEngine},
     guest::GuestState,
     lane::Lane,
+    limits::StateQuotas,
     metrics::{HookStatistics, Metrics},
     pipeline::{Asker, Naming, Snapshot},
     stories::{Stories, Story},
@@ -50,10 +51,12 @@ pub struct SandboxConfig {
     pub private_prefix: String,
     /// `channel.namespace_boundary`.
     pub namespace_boundary: String,
-    /// By which plugins are judged; tests move one by hand.
+    /// By which plugins are judged and keys of `state` end; tests move one by hand.
     pub clock: Clock,
     /// Where versions are reported that keep failing since they replaced another.
     pub unfit: Option<UnfitSender>,
+    /// What plugins may keep in `state`.
+    pub state: StateQuotas,
 }
 
 impl Default for SandboxConfig {
@@ -68,6 +71,7 @@ impl Default for SandboxConfig {
             namespace_boundary: ":".to_owned(),
             clock: Clock::default(),
             unfit: None,
+            state: StateQuotas::default(),
         }
     }
 }
@@ -85,6 +89,8 @@ pub(crate) struct Runtime {
     pub(crate) linker: Linker<GuestState>,
     pub(crate) cache: Option<Cache>,
     pub(crate) compilation: Compilation,
+    /// What outlives instances.
+    pub(crate) keeper: Keeper,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stories: Stories,
     pub(crate) naming: Naming,
@@ -153,6 +159,7 @@ impl Sandbox {
             namespace_boundary,
             clock,
             unfit,
+            state,
         } = config;
         let engine = SandboxEngine::shared()?;
         let mut linker = Linker::new(&engine.engine);
@@ -169,6 +176,7 @@ impl Sandbox {
             linker,
             cache,
             compilation,
+            keeper: Keeper::new(&clock, state),
             metrics: Arc::default(),
             stories: Stories::default(),
             naming: Naming {
@@ -233,6 +241,13 @@ impl Sandbox {
         self.runtime.stories.find(trace_id)
     }
 
+    /// Takes what has expired off the plugins' state; to be called every [`STATE_SWEEP_INTERVAL`].
+    ///
+    /// [`STATE_SWEEP_INTERVAL`]: crate::STATE_SWEEP_INTERVAL
+    pub fn sweep_state(&self) {
+        self.runtime.keeper.state.sweep();
+    }
+
     pub fn statistics(&self) -> SandboxStatistics {
         let metrics = &self.runtime.metrics;
         SandboxStatistics {
@@ -247,6 +262,8 @@ impl Sandbox {
     /// Adds the sandbox's metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
         self.runtime.metrics.register(&self.runtime.clock, registry);
+        let state = Arc::clone(&self.runtime.keeper.state);
+        registry.register_collector(Box::new(StateCollector(state)));
     }
 
     #[inline]

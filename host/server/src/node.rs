@@ -29,7 +29,8 @@ use tidegate_realtime::{
     node::{Node as RealtimeNode, NodeParts},
 };
 use tidegate_sandbox::{
-    CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, UnfitSender, UnfitVersion,
+    CacheConfig, Clock, STATE_SWEEP_INTERVAL, Sandbox, SandboxConfig, SandboxError, StateQuotas,
+    UnfitSender, UnfitVersion,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -111,6 +112,7 @@ pub enum BuildError {
 pub struct Node {
     realtime: Arc<RealtimeNode>,
     broker: Arc<MemoryBroker>,
+    sandbox: Arc<Sandbox>,
     client: Bound,
     admin: Option<Bound>,
     admission: Arc<Admission>,
@@ -168,7 +170,11 @@ impl Node {
         let settings = config.clone().into_realtime();
         realtime.set_app(&AppId::default_app(), settings.clone());
 
-        let host = SandboxHost::new(sandbox, Arc::clone(&store), config.plugins.clone());
+        let host = SandboxHost::new(
+            Arc::clone(&sandbox),
+            Arc::clone(&store),
+            config.plugins.clone(),
+        );
         let admin = Admin::new(
             AdminConfig {
                 key: config
@@ -231,6 +237,7 @@ impl Node {
         Ok(Self {
             realtime,
             broker,
+            sandbox,
             client,
             admin,
             admission,
@@ -258,6 +265,7 @@ impl Node {
         let Self {
             realtime,
             broker,
+            sandbox,
             client,
             admin,
             admission,
@@ -276,6 +284,7 @@ impl Node {
         realtime.hub().run(&services, &services_stop);
         services.spawn(sweep(broker, services_stop.clone()));
         services.spawn(return_unfit(control, unfit, services_stop.clone()));
+        services.spawn(sweep_state(sandbox, services_stop.clone()));
         services.spawn(warn_insecure(insecure.clone(), services_stop.clone()));
         for Bound {
             socket, listener, ..
@@ -354,6 +363,7 @@ fn sandbox_config(config: &Config, unfit: UnfitSender) -> Result<SandboxConfig, 
         namespace_boundary: config.channels.namespace_boundary.to_string(),
         clock: Clock::system(),
         unfit: Some(unfit),
+        state: StateQuotas::default(),
     })
 }
 
@@ -475,6 +485,21 @@ async fn sweep(broker: Arc<MemoryBroker>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => broker.sweep(),
+        }
+    }
+}
+
+async fn sweep_state(sandbox: Arc<Sandbox>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(STATE_SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        // All the keys of an app may end at the same moment.
+        let sandbox = Arc::clone(&sandbox);
+        if let Err(error) = tokio::task::spawn_blocking(move || sandbox.sweep_state()).await {
+            tracing::error!(%error, "the sweep of the plugins' state ended early");
         }
     }
 }

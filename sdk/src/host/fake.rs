@@ -3,9 +3,13 @@
 //! They keep the contract's limits, so that a plugin which passes here does not fail there: what would fail the
 //! hook call on a node panics with the reason.
 
+mod state;
+
 use std::{cell::RefCell, collections::BTreeMap};
 
 use crate::{context::Origin, log::Level, publishing::PublishError, routing::Target};
+
+pub(crate) use self::state::*;
 
 /// Limits of `wit/capabilities.wit`.
 const MAX_TAGS: usize = 16;
@@ -27,6 +31,8 @@ pub(crate) struct State {
     pub(crate) seed: u64,
     /// Whether the call in hand may change the message (filtering and routing).
     pub(crate) has_message: bool,
+    /// What the plugin remembers.
+    pub(crate) keys: Keys,
 }
 
 /// What the test says about the world.

@@ -2,7 +2,7 @@
 
 use crate::{
     bindings::capabilities::tidegate::plugin as wit, context::Origin, log::Level,
-    publishing::PublishError, routing::Target,
+    publishing::PublishError, routing::Target, state::StateError,
 };
 
 pub(crate) use wit::{
@@ -49,4 +49,47 @@ pub(crate) fn publish(channel: &str, data: &[u8]) -> Result<(), PublishError> {
         wit::publishing::PublishError::Invalid(reason) => PublishError::Invalid(reason),
         wit::publishing::PublishError::Limit(reason) => PublishError::Limit(reason),
     })
+}
+
+fn state_error(error: wit::state::StateError) -> StateError {
+    match error {
+        wit::state::StateError::Invalid(reason) => StateError::Invalid(reason),
+        wit::state::StateError::TooLarge(reason) => StateError::TooLarge(reason),
+        wit::state::StateError::Limit(reason) => StateError::Limit(reason),
+        wit::state::StateError::Quota(reason) => StateError::Quota(reason),
+        wit::state::StateError::WrongKind(reason) => StateError::WrongKind(reason),
+    }
+}
+
+pub(crate) fn state_get(key: &str) -> Result<Option<Vec<u8>>, StateError> {
+    wit::state::get(key).map_err(state_error)
+}
+
+pub(crate) fn state_set(key: &str, value: &[u8], ttl_ms: u64) -> Result<(), StateError> {
+    wit::state::set(key, value, ttl_ms).map_err(state_error)
+}
+
+pub(crate) fn state_compare_and_set(
+    key: &str,
+    expected: Option<&[u8]>,
+    value: &[u8],
+    ttl_ms: u64,
+) -> Result<bool, StateError> {
+    wit::state::compare_and_set(key, expected, value, ttl_ms).map_err(state_error)
+}
+
+pub(crate) fn state_delete(key: &str) -> Result<bool, StateError> {
+    wit::state::delete(key).map_err(state_error)
+}
+
+pub(crate) fn state_increment(key: &str, by: i64, ttl_ms: u64) -> Result<i64, StateError> {
+    wit::state::increment(key, by, ttl_ms).map_err(state_error)
+}
+
+pub(crate) fn state_count(key: &str) -> Result<i64, StateError> {
+    wit::state::count(key).map_err(state_error)
+}
+
+pub(crate) fn state_time_left(key: &str) -> Result<Option<u64>, StateError> {
+    wit::state::time_left(key).map_err(state_error)
 }

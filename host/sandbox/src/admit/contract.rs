@@ -26,16 +26,22 @@ pub(super) struct Contract {
 const PACKAGE: &str = "tidegate:plugin/";
 const COMPATIBLE: &str = "0.1.";
 
-/// The interfaces that may be imported.
-const CAPABILITIES: [&str; 7] = [
-    "clock",
-    "config",
-    "context",
-    "log",
-    "message",
-    "publishing",
-    "random",
-];
+/// The interfaces that may be imported: those of the contract's world `capabilities`.
+static CAPABILITIES: LazyLock<Vec<&str>> = LazyLock::new(|| {
+    let (resolve, package) = &*OURS;
+    let world = resolve.packages[*package].worlds.get("capabilities");
+    let imports = world
+        .into_iter()
+        .flat_map(|world| resolve.worlds[*world].imports.values());
+    let mut names: Vec<_> = imports
+        .filter_map(|item| match item {
+            WorldItem::Interface { id, .. } => resolve.interfaces[*id].name.as_deref(),
+            WorldItem::Function(_) | WorldItem::Type { .. } => None,
+        })
+        .collect();
+    names.sort_unstable();
+    names
+});
 
 /// Our side of the comparison.
 static OURS: LazyLock<(Resolve, PackageId)> = LazyLock::new(|| {

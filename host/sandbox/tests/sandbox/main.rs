@@ -12,4 +12,5 @@ mod capabilities;
 mod child;
 mod failures;
 mod guests;
+mod state;
 mod verdicts;

@@ -1,13 +1,17 @@
 //! Guest of the tests: an RPC that says what it was told, and what it knows.
 //!
 //! `echo` answers with its data, `whoami` with the facts of the call, `settings` with the binding's settings,
-//! `publish` publishes its data to the channel named in it (`{"channel": …}`); any other method is not its.
+//! `publish` publishes its data to the channel named in it (`{"channel": …}`), `remember` keeps its data and answers
+//! what it kept before and how often it was asked; any other method is not its.
+
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
 use tidegate_sdk::{
     Refusal, Rpc, clock, config, context, log, plugin, publishing, random,
     rpc::{Request, Verdict},
+    state,
 };
 
 struct Echo;
@@ -27,6 +31,19 @@ impl Rpc for Echo {
                 publishing::publish(channel, request.data())
                     .map_err(|error| Refusal::error(500, error.to_string()))?;
                 Verdict::json(&json!({}))
+            }
+            "remember" => {
+                let day = Duration::from_secs(24 * 3600);
+                let before = state::get("kept")?.unwrap_or_default();
+                state::set("kept", request.data(), day)?;
+                let times = state::increment("asked", 1, day)?;
+                let time_left = state::time_left("asked")?;
+                Verdict::json(&json!({
+                    "before": String::from_utf8_lossy(&before),
+                    "times": times,
+                    "wrong_kind": state::get("asked").is_err(),
+                    "time_left": time_left.is_some_and(|left| left <= day),
+                }))
             }
             "whoami" => {
                 log::info!("asked by {}", request.user());
