@@ -68,21 +68,15 @@ enum Kind {
 }
 
 pub(crate) fn admit(upload: &[u8]) -> Result<Admitted, AdmissionRefused> {
-    if upload.len() > MAX_UPLOAD_BYTES {
-        return Err(AdmissionRefused::new(
-            "upload-size",
-            format!(
-                "the upload has {} bytes, more than {MAX_UPLOAD_BYTES}",
-                upload.len()
-            ),
-            "build with `--profile plugin` (optimised for size, stripped) and leave data out of the plugin",
-        ));
-    }
+    small_enough("the upload", upload)?;
     let component = match sniff(upload)? {
         Kind::Component => upload.to_vec(),
         Kind::CoreModule => {
             scan::scan(upload)?;
-            convert(upload)?
+            let component = convert(upload)?;
+            // What is stored is admitted again when it is activated.
+            small_enough("the component that the upload becomes", &component)?;
+            component
         }
     };
     scan::scan(&component)?;
@@ -95,6 +89,20 @@ pub(crate) fn admit(upload: &[u8]) -> Result<Admitted, AdmissionRefused> {
         imports: contract.imports,
         size: upload.len(),
     })
+}
+
+fn small_enough(what: &str, bytes: &[u8]) -> Result<(), AdmissionRefused> {
+    if bytes.len() <= MAX_UPLOAD_BYTES {
+        return Ok(());
+    }
+    Err(AdmissionRefused::new(
+        "upload-size",
+        format!(
+            "{what} has {} bytes, more than {MAX_UPLOAD_BYTES}",
+            bytes.len()
+        ),
+        "build with `--profile plugin` (optimised for size, stripped) and leave data out of the plugin",
+    ))
 }
 
 fn sniff(upload: &[u8]) -> Result<Kind, AdmissionRefused> {
@@ -110,9 +118,32 @@ fn sniff(upload: &[u8]) -> Result<Kind, AdmissionRefused> {
         Some(b"\0asm\x01\0\0\0") => Ok(Kind::CoreModule),
         _ => Err(AdmissionRefused::new(
             "not-wasm",
-            "the upload is neither a WebAssembly component nor a core module",
-            "upload the .wasm file that `tidegate plugin build` made",
+            format!(
+                "the upload is neither a WebAssembly component nor a core module, but {}",
+                looks_like(upload)
+            ),
+            "upload the .wasm file that `tidegate plugin build` made, as it is",
         )),
+    }
+}
+
+/// What somebody may have taken for a plugin. Nothing is ever unpacked, so no archive can be a bomb.
+fn looks_like(upload: &[u8]) -> &'static str {
+    const KINDS: [(&[u8], &str); 8] = [
+        (b"\0asm", "WebAssembly of a version that is not known here"),
+        (b"\x1f\x8b", "a gzip archive"),
+        (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"(module", "WebAssembly text"),
+        (b"(component", "WebAssembly text"),
+        (b"MZ", "a program for Windows"),
+        (b"#!", "a script"),
+    ];
+    let known = KINDS.iter().find(|(start, _)| upload.starts_with(start));
+    match known {
+        Some((_, kind)) => kind,
+        None if upload.is_empty() => "empty",
+        None => "something else",
     }
 }
 

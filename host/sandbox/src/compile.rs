@@ -219,6 +219,7 @@ fn link(
             "build the plugin against the WIT of this server's version",
         )
     };
+    fits_the_pool(component)?;
     let mut linker = runtime.linker.clone();
     stubs::link(&mut linker, component).map_err(contract)?;
     let pre = linker.instantiate_pre(component).map_err(contract)?;
@@ -252,6 +253,34 @@ fn link(
         pre,
         indices,
     })
+}
+
+/// What an instance takes of the pool, counted by the compiler: components that are instantiated several times
+/// count as often, which nothing that only reads the file can tell.
+fn fits_the_pool(component: &Component) -> Result<(), AdmissionRefused> {
+    let refused = |rule, what: &str, found: u64, limit: u64| {
+        AdmissionRefused::new(
+            rule,
+            format!("an instance has {found} {what}, more than {limit}"),
+            "instantiate each core module once, and give the plugin one memory",
+        )
+    };
+    let Some(required) = component.resources_required() else {
+        return Err(AdmissionRefused::new(
+            "core-instances",
+            "the component imports a core module, so nobody can tell what an instance takes",
+            "put the module into the component",
+        ));
+    };
+    if required.num_memories > limits::MEMORIES {
+        let (found, limit) = (required.num_memories.into(), limits::MEMORIES.into());
+        return Err(refused("memories", "memories", found, limit));
+    }
+    if required.num_tables > limits::TABLES {
+        let (found, limit) = (required.num_tables.into(), limits::TABLES.into());
+        return Err(refused("tables", "tables", found, limit));
+    }
+    Ok(())
 }
 
 /// Makes one instance for each hook under all limits: start functions run guest code.
@@ -290,4 +319,26 @@ fn initialiser(detail: String) -> CompileError {
         "a plugin must not trap, wait, compute much, nor use WASI while it is initialised; do that work at the \
          first call",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::SandboxEngine;
+
+    #[test]
+    fn w5_what_is_instantiated_several_times_counts_as_often() {
+        let engine = SandboxEngine::shared().unwrap();
+        let component = |module: &str, times: usize| {
+            let text = format!(
+                "(component (component $c (core module $m {module}) (core instance (instantiate $m))) {})",
+                "(instance (instantiate $c))".repeat(times)
+            );
+            Component::new(&engine.engine, wat::parse_str(text).unwrap()).unwrap()
+        };
+        fits_the_pool(&component("(memory 1) (table 1 funcref)", 1)).unwrap();
+        let refused = |module, times| fits_the_pool(&component(module, times)).unwrap_err().rule;
+        assert_eq!(refused("(memory 1)", 2), "memories");
+        assert_eq!(refused("(table 1 funcref) (table 1 funcref)", 3), "tables");
+    }
 }

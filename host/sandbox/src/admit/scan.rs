@@ -3,7 +3,10 @@
 //! Bounds what compiling can cost: function bodies, locals and functions decide that (measured: a body of
 //! 128 KiB takes two seconds), and what an instance can ask for.
 
-use wasmparser::{Encoding, Instance, Parser, Payload};
+use wasmparser::{
+    CanonicalFunction, CanonicalOption, ComponentInstance, ComponentType, Encoding, Instance,
+    MemoryType, Parser, Payload, TypeRef,
+};
 
 use super::{AdmissionRefused, invalid};
 use crate::limits;
@@ -15,6 +18,9 @@ const MAX_FUNCTIONS: u32 = 20_000;
 const MAX_COMPONENTS: u32 = 64;
 const MAX_DEPTH: usize = 4;
 const MAX_MODULES: u32 = 16;
+/// Instances of components: the converter makes one for each exported interface. Bounds what instances of
+/// components that have instances multiply to.
+const MAX_COMPONENT_INSTANCES: u32 = 64;
 /// A page of linear memory.
 const PAGE_BYTES: u64 = 64 << 10;
 
@@ -54,6 +60,7 @@ struct Counts {
     memories: u32,
     tables: u32,
     core_instances: u32,
+    component_instances: u32,
 }
 
 /// Refuses what is too large in some respect.
@@ -103,15 +110,8 @@ impl Counts {
             }
             Payload::MemorySection(section) => {
                 for memory in section.clone() {
-                    let memory = memory.map_err(broken)?;
                     self.memories += 1;
-                    let cap = limits::MEMORY_CAP_BYTES as u64 / PAGE_BYTES;
-                    at_most(
-                        "memory-size",
-                        "pages of initial memory",
-                        memory.initial,
-                        cap,
-                    )?;
+                    plain_memory(&memory.map_err(broken)?)?;
                 }
             }
             Payload::TableSection(section) => {
@@ -134,10 +134,34 @@ impl Counts {
                     }
                 }
             }
-            Payload::StartSection { .. }
-            | Payload::ComponentStartSection { .. }
-            | Payload::TypeSection(_)
-            | Payload::ImportSection(_) => {}
+            Payload::ImportSection(section) => {
+                for import in section.clone().into_imports() {
+                    if let TypeRef::Memory(memory) = import.map_err(broken)?.ty {
+                        plain_memory(&memory)?;
+                    }
+                }
+            }
+            Payload::ComponentInstanceSection(section) => {
+                for instance in section.clone() {
+                    if let ComponentInstance::Instantiate { .. } = instance.map_err(broken)? {
+                        self.component_instances = self.component_instances.saturating_add(1);
+                    }
+                }
+            }
+            Payload::ComponentTypeSection(section) => {
+                for ty in section.clone() {
+                    if let ComponentType::Func(function) = ty.map_err(broken)?
+                        && function.async_
+                    {
+                        return Err(asynchronous("a function's type is async"));
+                    }
+                }
+            }
+            Payload::ComponentCanonicalSection(section) => {
+                for function in section.clone() {
+                    plain_function(&function.map_err(broken)?)?;
+                }
+            }
             _ => {}
         }
         Ok(())
@@ -147,6 +171,12 @@ impl Counts {
         at_most("functions", "functions", self.functions, MAX_FUNCTIONS)?;
         at_most("modules", "core modules", self.modules, MAX_MODULES)?;
         at_most("components", "components", self.components, MAX_COMPONENTS)?;
+        at_most(
+            "component-instances",
+            "instances of components",
+            self.component_instances,
+            MAX_COMPONENT_INSTANCES,
+        )?;
         at_most("memories", "memories", self.memories, limits::MEMORIES)?;
         at_most("tables", "tables", self.tables, limits::TABLES)?;
         at_most(
@@ -156,6 +186,71 @@ impl Counts {
             limits::CORE_INSTANCES,
         )
     }
+}
+
+/// A memory of one thread, addressed by 32 bits, in pages of the usual size, that fits into a slot.
+fn plain_memory(memory: &MemoryType) -> Result<(), AdmissionRefused> {
+    let refused = |rule, detail: &str, help| Err(AdmissionRefused::new(rule, detail, help));
+    if memory.memory64 {
+        return refused(
+            "memory64",
+            "a memory is addressed by 64 bits",
+            "build for wasm32-unknown-unknown, not for wasm64",
+        );
+    }
+    if memory.shared {
+        return refused(
+            "shared-memory",
+            "a memory is shared between threads",
+            "build without threads: a call has one thread",
+        );
+    }
+    if memory.page_size_log2.is_some() {
+        return refused(
+            "page-size",
+            "a memory has pages of a size of its own",
+            "build without custom page sizes",
+        );
+    }
+    let cap = limits::MEMORY_CAP_BYTES as u64 / PAGE_BYTES;
+    at_most(
+        "memory-size",
+        "pages of initial memory",
+        memory.initial,
+        cap,
+    )
+}
+
+/// The border between core modules and components is crossed by plain calls.
+fn plain_function(function: &CanonicalFunction) -> Result<(), AdmissionRefused> {
+    let options = match function {
+        CanonicalFunction::Lift { options, .. } | CanonicalFunction::Lower { options, .. } => {
+            options
+        }
+        CanonicalFunction::ResourceNew { .. }
+        | CanonicalFunction::ResourceDrop { .. }
+        | CanonicalFunction::ResourceRep { .. } => return Ok(()),
+        // Tasks, threads, streams and futures, of which there are many kinds.
+        _ => return Err(asynchronous("it uses tasks, threads, streams or futures")),
+    };
+    let is_async = |option: &CanonicalOption| {
+        matches!(
+            option,
+            CanonicalOption::Async | CanonicalOption::Callback(_)
+        )
+    };
+    if options.iter().any(is_async) {
+        return Err(asynchronous("a function is lifted or lowered as async"));
+    }
+    Ok(())
+}
+
+fn asynchronous(detail: &str) -> AdmissionRefused {
+    AdmissionRefused::new(
+        "async",
+        detail,
+        "hooks and capabilities are plain functions for now; build the plugin with tidegate-sdk",
+    )
 }
 
 fn at_most<N: PartialOrd + Copy + std::fmt::Display>(

@@ -44,8 +44,26 @@ fn imports_are_listed() {
 
 #[test]
 fn w1_what_is_not_wasm_is_refused() {
-    refused(b"", "not-wasm");
-    refused(b"#!/bin/sh", "not-wasm");
+    // A gzip bomb: small, and nothing unpacks it.
+    let gzip = [b"\x1f\x8b\x08\0\0\0\0\0".as_slice(), &[0; 4_096]].concat();
+    for (bytes, kind) in [
+        (&b""[..], "empty"),
+        (b"#!/bin/sh", "script"),
+        (&gzip, "gzip"),
+        (b"PK\x03\x04\x14\0\0\0", "zip"),
+        (b"\x28\xb5\x2f\xfd\0\0\0\0", "zstd"),
+        (b"MZ\x90\0\x03\0\0\0", "Windows"),
+        (b"(component (core module))", "text"),
+        (b"(module (func))", "text"),
+        (b"\0asm\x02\0\0\0", "version"),
+        (b"\0asm\x0d\0\x02\0", "version"),
+        (b"\0as", "something else"),
+        (b"{\"json\": true}", "something else"),
+    ] {
+        refused(bytes, "not-wasm");
+        let detail = sandbox().admit(bytes).unwrap_err().detail;
+        assert!(detail.contains(kind), "{detail}");
+    }
     refused(b"\x7fELF\x02\x01\x01", "native-code");
     refused(&vec![0; MAX_UPLOAD_BYTES + 1], "upload-size");
 }
@@ -197,5 +215,90 @@ fn w1_features_that_are_off_are_refused() {
             ["invalid-wasm", "conversion"].contains(&refusal.rule),
             "{refusal}"
         );
+    }
+}
+
+/// A filter with these fields besides its own.
+fn filter_with(fields: &str) -> Vec<u8> {
+    guest(
+        &[Hook::Filtering],
+        &format!("{fields}\n{}", filter_function(PASS)),
+    )
+}
+
+/// A component from its text.
+fn component(fields: &str) -> Vec<u8> {
+    let text = format!("(component {fields})");
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+#[test]
+fn w1_each_rule_about_counts_and_shapes_is_named() {
+    let nested = |depth: usize| format!("{}{}", "(component ".repeat(depth), ")".repeat(depth));
+    let of_modules = "(core module $m) ";
+    let instances = |count: usize| "(core instance (instantiate $m))".repeat(count);
+    let inner = "(component $c) ";
+    for (rule, wasm) in [
+        ("functions", filter_with(&"(func)\n".repeat(50_000))),
+        ("memories", component("(core module (memory 1) (memory 1))")),
+        (
+            "memories",
+            component("(core module (memory 1)) (core module (memory 1))"),
+        ),
+        ("memory-size", component("(core module (memory 65536))")),
+        ("memory64", component("(core module (memory i64 1))")),
+        (
+            "memory64",
+            component("(core module (import \"m\" \"m\" (memory i64 1)))"),
+        ),
+        (
+            "shared-memory",
+            component("(core module (memory 1 2 shared))"),
+        ),
+        (
+            "page-size",
+            component("(core module (memory 1 2 (pagesize 1)))"),
+        ),
+        (
+            "tables",
+            component(&format!("(core module {})", "(table 1 funcref)".repeat(5))),
+        ),
+        (
+            "table-size",
+            component("(core module (table 10000000 funcref))"),
+        ),
+        (
+            "core-instances",
+            component(&format!("{of_modules}{}", instances(9))),
+        ),
+        (
+            "core-instances",
+            component(&format!("{of_modules}{}", instances(900))),
+        ),
+        ("modules", component(&"(core module)".repeat(17))),
+        ("components", component(&inner.replace("$c", "").repeat(65))),
+        ("component-depth", component(&nested(4))),
+        ("component-depth", component(&nested(90))),
+        (
+            "component-instances",
+            component(&format!(
+                "{inner}{}",
+                "(instance (instantiate $c))".repeat(65)
+            )),
+        ),
+        (
+            "async",
+            component(
+                "(core module $m (func (export \"f\") (result i32) i32.const 0))
+                 (core instance $i (instantiate $m))
+                 (func (export \"f\") async (canon lift (core func $i \"f\") async))",
+            ),
+        ),
+        ("async", component("(core func (canon task.cancel))")),
+        ("async", component("(type (func async (result u32)))")),
+        ("no-hook", component("")),
+        ("native-code", b"\x7fELF\x02\x01\x01\0\0\0\0".to_vec()),
+    ] {
+        refused(&wasm, rule);
     }
 }

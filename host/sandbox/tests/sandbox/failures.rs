@@ -5,7 +5,7 @@ use crate::guests::{
     sandbox, with_filter,
 };
 use tidegate_realtime::hooks::{FilteringVerdict, Hooks, Refusal};
-use tidegate_sandbox::{FailureKind, FailurePolicy, Hook, Sandbox, StepEnd};
+use tidegate_sandbox::{CompileError, FailureKind, FailurePolicy, Hook, Sandbox, StepEnd};
 
 /// Messages whose data starts so make the guests of these tests misbehave.
 const BAD: &[u8] = b"!bad";
@@ -214,10 +214,14 @@ fn names_are_put_before_reasons_only_where_the_operator_wants_it() {
 }
 
 #[test]
-fn w1_an_initialiser_that_traps_or_spins_is_refused_before_activation() {
-    for (start, rule) in [
-        ("unreachable", "initialiser"),
-        ("(loop $l (br $l))", "timeout"),
+fn w1_an_initialiser_that_traps_spins_or_takes_all_memory_is_refused_before_activation() {
+    for (start, why) in [
+        ("unreachable", "unreachable"),
+        ("(loop $l (br $l))", "within 50 ms"),
+        (
+            "(loop $l (br_if $l (i32.ge_s (memory.grow (i32.const 16)) (i32.const 0)))) unreachable",
+            "bytes of memory",
+        ),
     ] {
         let wasm = guest(
             &[Hook::Filtering],
@@ -228,7 +232,12 @@ fn w1_an_initialiser_that_traps_or_spins_is_refused_before_activation() {
         );
         let sandbox = sandbox();
         let admitted = sandbox.admit(&wasm).unwrap();
-        let error = sandbox.compile(&admitted).unwrap_err().to_string();
-        assert!(error.contains(rule), "{error}");
+        match sandbox.compile(&admitted).unwrap_err() {
+            CompileError::Refused(refusal) => {
+                assert_eq!(refusal.rule, "initialiser", "{refusal}");
+                assert!(refusal.detail.contains(why), "{refusal}");
+            }
+            other => panic!("{other}"),
+        }
     }
 }
