@@ -8,6 +8,8 @@ pub mod bombs;
 pub mod cli;
 pub mod client;
 pub mod guests;
+pub mod log;
+pub mod metrics;
 pub mod node;
 pub mod raw;
 pub mod token;

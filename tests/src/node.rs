@@ -4,13 +4,16 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{SOON, api::Http};
+use crate::{SOON, api::Http, log::Log, metrics::Metrics};
 
 /// Path of the server under test: `TIDEGATE_BIN`, or beside the test's own target folder.
 ///
@@ -99,12 +102,15 @@ impl NodeBuilder {
             .expect("the server can be executed");
         let label = std::thread::current().name().unwrap_or("test").to_owned();
         let stderr = child.stderr.take().expect("stderr is piped");
+        let log = Arc::new(Log::default());
+        let writer = Arc::clone(&log);
         std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
                 #[expect(clippy::print_stderr, reason = "the test runner shows it on failure")]
                 {
-                    eprintln!("[{label}] {line}");
+                    eprintln!("[{label}] {}", String::from_utf8_lossy(&line));
                 }
+                writer.push(line);
             }
         });
         let (announce, announced) = sync_channel(64);
@@ -127,6 +133,7 @@ impl NodeBuilder {
             api_key: None,
             data_dir,
             announced,
+            log,
             _scratch: scratch,
         };
         node.wait_until_listening();
@@ -144,6 +151,7 @@ pub struct Node {
     api_key: Option<String>,
     data_dir: PathBuf,
     announced: Receiver<Value>,
+    log: Arc<Log>,
     _scratch: TempDir,
 }
 
@@ -227,6 +235,17 @@ impl Node {
         Http::new(&self.admin_addr).header("Authorization", &format!("Bearer {}", self.admin_key()))
     }
 
+    /// What the process has logged.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The counters and gauges of the process, as its admin listener shows them.
+    pub async fn metrics(&self) -> Metrics {
+        let answer = Http::new(&self.admin_addr).get("/metrics").await;
+        Metrics::parse(&String::from_utf8_lossy(&answer.body))
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
     }
@@ -244,6 +263,21 @@ impl Node {
             .nth(1)
             .and_then(|text| text.parse::<u64>().ok());
         pages.expect("statm has a second field") * PAGE_BYTES
+    }
+
+    /// Resident memory that belongs to the process alone, in bytes: its heap and stacks, without the pages of the
+    /// executable, which come and go with the machine's page cache.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn own_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("the process is alive");
+        let anonymous = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
+        let kibibytes = anonymous.and_then(|text| text.parse::<u64>().ok());
+        kibibytes.expect("status has RssAnon in kB") * 1024
     }
 
     /// Asks the process to drain (SIGTERM).

@@ -55,13 +55,24 @@ impl RawSocket {
     /// # Panics
     /// When the upgrade is refused.
     pub async fn upgraded(node: &Node, codec: Codec) -> Self {
+        Self::upgraded_with(node, codec, "").await
+    }
+
+    /// The same with further header lines.
+    ///
+    /// # Panics
+    /// When the upgrade is refused.
+    pub async fn upgraded_with(node: &Node, codec: Codec, headers: &str) -> Self {
         let mut socket = Self::open(node).await;
         let subprotocol = match codec {
             Codec::Json => "",
             Codec::Protobuf => "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n",
         };
         socket
-            .send(upgrade_request("/connection/websocket", subprotocol).as_bytes())
+            .send(
+                upgrade_request("/connection/websocket", &format!("{subprotocol}{headers}"))
+                    .as_bytes(),
+            )
             .await;
         let head = socket.head().await.expect("the server answers");
         assert!(head.starts_with("HTTP/1.1 101"), "{head}");
@@ -89,6 +100,15 @@ impl RawSocket {
     /// Sends bytes. The server may be gone already; what it said before is what counts.
     pub async fn send(&mut self, bytes: &[u8]) {
         let _ = within("sending", self.stream.write_all(bytes)).await;
+    }
+
+    /// Says that nothing more comes, and waits until the server has ended the connection too.
+    pub async fn hang_up(mut self) {
+        // A connection that is gone already needs no end.
+        let _ = self.stream.shutdown().await;
+        while self.read_more().await {
+            self.buffer.clear();
+        }
     }
 
     /// Reads an HTTP response head; `None` when the stream ends first.
@@ -138,6 +158,16 @@ impl RawSocket {
                 CLOSE => return None,
                 PING | PONG => {}
                 first => panic!("the server sent a frame of kind {first:#x}"),
+            }
+        }
+    }
+
+    /// The reply to the command with this id, past all others; `None` when the connection ends first.
+    pub async fn reply(&mut self, codec: Codec, id: u32) -> Option<Reply> {
+        loop {
+            let replies = self.replies(codec).await?;
+            if let Some(reply) = replies.into_iter().find(|reply| reply.id == id) {
+                return Some(reply);
             }
         }
     }

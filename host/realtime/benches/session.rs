@@ -67,6 +67,7 @@ fn frame(codec: Codec, command: Command) -> Vec<u8> {
 
 fn connect(node: &Arc<Node>, codec: Codec) -> Driver {
     let peer = PeerInfo {
+        user: "".into(),
         app: AppId::default_app(),
         transport: "websocket",
         remote_addr: "127.0.0.1:1".into(),

@@ -19,7 +19,8 @@ use std::{
 
 use tidegate_protocol::{
     Command, DecodeError, DisconnectCode, EncodeError, Frame, Limits, Publication, Reply,
-    codec::Commands, frame,
+    codec::{Commands, DecodeReason},
+    frame,
 };
 use tokio::time::Instant;
 
@@ -79,6 +80,8 @@ pub struct Driver {
     scheduled: Option<Instant>,
     registration: Option<Registration>,
     open: Open,
+    /// What was wrong with the frame that ends the session.
+    fault: Option<DecodeReason>,
 }
 
 impl Driver {
@@ -100,6 +103,7 @@ impl Driver {
             scheduled: None,
             registration: None,
             open,
+            fault: None,
         };
         driver.schedule();
         driver
@@ -123,7 +127,10 @@ impl Driver {
         let now = Now::read();
         let mut commands = match Commands::new(self.link.codec(), frame, &Limits::default()) {
             Ok(commands) => commands,
-            Err(error) => return self.bad_frame(error),
+            Err(error) => {
+                let turn = self.bad_frame(error);
+                return self.after(turn, now);
+            }
         };
         while let Some(command) = commands.next() {
             let turn = self.on_command(command, now);
@@ -267,7 +274,7 @@ impl Driver {
 
     fn bad_frame(&mut self, error: DecodeError) -> Turn {
         self.node.metrics().count_bad_frame(error.reason.label());
-        tracing::debug!(session.id = %self.link.client(), %error, "bad frame");
+        self.fault = Some(error.reason);
         Turn::Close(DisconnectCode::BadRequest.into())
     }
 
@@ -399,16 +406,33 @@ impl Driver {
         }
         match &turn {
             Turn::Close(closing) => {
-                self.node.metrics().count_disconnect(closing.code);
-                tracing::debug!(
-                    session.id = %self.link.client(),
-                    code = closing.code,
-                    "session closes"
-                );
+                let reason = self.fault.map(DecodeReason::label);
+                self.count_close(closing, reason);
             }
             Turn::Read | Turn::Wait => self.schedule(),
         }
         turn
+    }
+
+    /// Counts and logs that the transport ends the session for what the peer sent. `reason` is of a closed set.
+    pub fn on_violation(&self, closing: &Closing, reason: &'static str) {
+        self.node.metrics().count_bad_frame(reason);
+        self.count_close(closing, Some(reason));
+    }
+
+    /// Counts and logs that the transport ends the session since the peer takes nothing.
+    pub fn on_stall(&self, closing: &Closing) {
+        self.count_close(closing, Some("write_stalled"));
+    }
+
+    fn count_close(&self, closing: &Closing, reason: Option<&'static str>) {
+        self.node.metrics().count_disconnect(closing.code);
+        tracing::debug!(
+            session.id = %self.link.client(),
+            code = closing.code,
+            reason,
+            "session closes"
+        );
     }
 
     fn schedule(&mut self) {
@@ -471,6 +495,9 @@ impl<'a> LinkSink<'a> {
 
 impl Sink for LinkSink<'_> {
     fn reply(&mut self, reply: &Reply) {
+        if let Some(error) = &reply.error {
+            self.metrics.count_error(error.code);
+        }
         let of_connect = reply.connect.iter().flat_map(|result| result.subs.values());
         for result in reply.subscribe.as_deref().into_iter().chain(of_connect) {
             if result.was_recovering {

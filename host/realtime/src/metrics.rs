@@ -21,7 +21,9 @@ pub struct RealtimeMetrics {
     pub recoveries: Outcomes,
     /// Connections that this node ended, by code.
     pub disconnects: Family<CodeLabel, Counter>,
-    /// Frames that could not be decoded, by what was wrong.
+    /// Commands answered with an error, by code.
+    pub errors: Family<CodeLabel, Counter>,
+    /// Frames that end a connection, by what was wrong.
     pub bad_frames: Family<ReasonLabel, Counter>,
     /// Messages refused because plugins publish in a circle.
     pub hop_limit: Counter,
@@ -115,8 +117,13 @@ impl RealtimeMetrics {
             metrics.disconnects.clone(),
         );
         registry.register(
+            "errors",
+            "Commands answered with an error",
+            metrics.errors.clone(),
+        );
+        registry.register(
             "bad_frames",
-            "Frames that could not be decoded",
+            "Frames that broke the protocol",
             metrics.bad_frames.clone(),
         );
         registry.register(
@@ -138,9 +145,21 @@ impl RealtimeMetrics {
     }
 
     pub(crate) fn count_disconnect(&self, code: u32) {
-        let known = tidegate_protocol::DisconnectCode::from_code(code);
-        let code = known.map_or(0, tidegate_protocol::DisconnectCode::code);
+        /// Codes of RFC 6455 that transports close with.
+        const OF_WEBSOCKET: [u32; 4] = [1002, 1007, 1008, 1009];
+        let is_known = tidegate_protocol::DisconnectCode::from_code(code).is_some();
+        let code = if is_known || OF_WEBSOCKET.contains(&code) {
+            code
+        } else {
+            0
+        };
         self.disconnects.get_or_create(&CodeLabel { code }).inc();
+    }
+
+    pub(crate) fn count_error(&self, code: u32) {
+        let is_known = tidegate_protocol::ErrorCode::from_code(code).is_some();
+        let code = if is_known { code } else { 0 };
+        self.errors.get_or_create(&CodeLabel { code }).inc();
     }
 
     pub(crate) fn count_bad_frame(&self, reason: &'static str) {
@@ -166,6 +185,9 @@ mod tests {
         metrics.connects.count(true);
         metrics.count_disconnect(3501);
         metrics.count_disconnect(4242);
+        metrics.count_disconnect(1009);
+        metrics.count_error(107);
+        metrics.count_error(1999);
         metrics.count_bad_frame("syntax");
         metrics.count_refused("connection_limit");
         let mut text = String::new();
@@ -176,6 +198,9 @@ mod tests {
             "tidegate_realtime_connects_total{outcome=\"failed\"} 0",
             "tidegate_realtime_disconnects_total{code=\"3501\"} 1",
             "tidegate_realtime_disconnects_total{code=\"0\"} 1",
+            "tidegate_realtime_disconnects_total{code=\"1009\"} 1",
+            "tidegate_realtime_errors_total{code=\"107\"} 1",
+            "tidegate_realtime_errors_total{code=\"0\"} 1",
             "tidegate_realtime_bad_frames_total{reason=\"syntax\"} 1",
             "tidegate_realtime_hop_limit_rejected_total 0",
             "tidegate_realtime_rejected_total{reason=\"connection_limit\"} 1",

@@ -65,6 +65,8 @@ pub struct PeerInfo {
     /// `websocket`, `sse`, ….
     pub transport: &'static str,
     pub remote_addr: Arc<str>,
+    /// The user that the transport vouches for, when nobody else decides who this is; empty: nobody.
+    pub user: Arc<str>,
     /// Allowed headers, lower-case names.
     pub headers: Arc<[(Box<str>, Box<str>)]>,
     pub codec: Codec,
@@ -190,7 +192,8 @@ impl Node {
         let peer = Arc::new(Peer {
             app: peer.app,
             client,
-            user: "".into(),
+            // Until connect, which takes it away and decides.
+            user: peer.user,
             transport: peer.transport,
             name: "".into(),
             version: "".into(),

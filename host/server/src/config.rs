@@ -167,6 +167,8 @@ pub struct ClientConfig {
     pub connect_include_server_time: bool,
     pub history_max_publications: usize,
     pub recovery_max_publications: usize,
+    /// The header by which a proxy in front names the user.
+    pub user_id_header: Option<HeaderName>,
     pub is_insecure: bool,
 }
 
@@ -401,6 +403,11 @@ impl Config {
                 self.http_api.is_insecure,
                 "http_api.insecure",
                 "everybody may use the server API",
+            ),
+            (
+                self.client.user_id_header.is_some() && self.http_server.trusted_proxies.is_empty(),
+                "client.user_id_http_header",
+                "whoever reaches the client port without the proxy chooses who it is; name the proxy in http_server.trusted_proxies",
             ),
             (
                 any_origin,

@@ -50,6 +50,7 @@ use crate::{
         handshake::{WebSocketConfig, WebSocketEndpoint},
         listener::{self, Listener},
         origin::{AllowedOrigins, BadOriginPattern},
+        refusal::TransportMetrics,
     },
 };
 
@@ -191,6 +192,7 @@ impl Node {
         admin.start().await?;
 
         let readiness = Readiness::default();
+        let transport = TransportMetrics::register(&mut registry);
         let registry = Arc::new(registry);
         let admission = Admission::new(admission_config(&config));
         let proxies = Arc::new(TrustedProxies::new(
@@ -203,8 +205,11 @@ impl Node {
             config: WebSocketConfig {
                 allowed_origins: AllowedOrigins::parse(&config.client.allowed_origins)?,
                 max_message_bytes: config.websocket.max_message_bytes,
+                write_timeout: config.websocket.write_timeout,
+                user_id_header: config.client.user_id_header.clone(),
                 visible_headers: config.plugins.allowed_headers.clone(),
             },
+            metrics: transport.clone(),
             tracker: tracker.clone(),
         });
         let router = client_router(&config, &store, &realtime, &readiness, &registry, endpoint)?;
@@ -222,13 +227,14 @@ impl Node {
                 router,
                 admission: Arc::clone(&admission),
                 proxies,
+                metrics: transport.clone(),
                 tracker: tracker.clone(),
             },
         )?;
         let control = Arc::clone(&admin);
         let admin = if config.admin_api.is_enabled {
             Some(admin_listener(
-                &config, &admin, &readiness, &registry, &tracker,
+                &config, &admin, &readiness, &registry, transport, &tracker,
             )?)
         } else {
             None
@@ -389,7 +395,11 @@ fn client_router(
     registry: &Arc<Registry>,
     endpoint: Arc<WebSocketEndpoint>,
 ) -> Result<Router, BuildError> {
-    let mut router = health::router(&config.health.handler_prefix, readiness.clone());
+    let mut router = Router::new();
+    if config.health.is_enabled {
+        let prefix = &config.health.handler_prefix;
+        router = router.merge(health::router(prefix, readiness.clone()));
+    }
     if config.websocket.is_enabled {
         router = router.merge(endpoint.router(&config.websocket.handler_prefix));
     }
@@ -423,12 +433,13 @@ fn admin_listener(
     admin: &Arc<Admin>,
     readiness: &Readiness,
     registry: &Arc<Registry>,
+    metrics: TransportMetrics,
     tracker: &TaskTracker,
 ) -> Result<Bound, BuildError> {
     let router = admin
         .router()
         .merge(health::router("/health", readiness.clone()))
-        .merge(metrics::router("/metrics", Arc::clone(registry)))
+        .merge(crate::metrics::router("/metrics", Arc::clone(registry)))
         .layer(axum::middleware::map_request(name_peer));
     let listener = Listener {
         router,
@@ -437,6 +448,7 @@ fn admin_listener(
             ..AdmissionConfig::default()
         }),
         proxies: Arc::default(),
+        metrics,
         tracker: tracker.clone(),
     };
     let address = SocketAddr::new(config.admin_api.address, config.admin_api.port);

@@ -8,8 +8,10 @@
 pub mod address;
 pub mod admission;
 pub mod handshake;
+pub mod head_guard;
 pub mod listener;
 pub mod origin;
 pub mod reader;
+pub mod refusal;
 pub mod socket;
 pub mod websocket;

@@ -94,6 +94,7 @@ impl World {
     fn try_open_with(&self, framing: Framing) -> Result<Client, OpenRefused> {
         let wire = TestWire::default();
         let peer = PeerInfo {
+            user: "".into(),
             app: AppId::default_app(),
             transport: "websocket",
             remote_addr: "127.0.0.1:1".into(),

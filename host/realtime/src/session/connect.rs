@@ -50,8 +50,10 @@ impl<S: Seat> Session<S> {
         }
         let checked = check_token(&request.token, context);
         let token_check = token_check(&checked, context.settings);
-        let builtin = builtin_outcome(checked, context.settings).map(Box::new);
         let peer = Arc::make_mut(&mut self.peer);
+        // Hooks shall not take for proven what is only vouched for.
+        let vouched = std::mem::replace(&mut peer.user, "".into());
+        let builtin = builtin_outcome(checked, vouched, context.settings).map(Box::new);
         peer.name = request.name.into();
         peer.version = request.version.into();
         let held = request
@@ -260,17 +262,24 @@ fn token_check(
     }
 }
 
-/// What holds if no plugin decides.
+/// What holds if no plugin decides: the token; without one, anonymous clients where they are allowed; last, the
+/// user that the transport vouches for.
 fn builtin_outcome(
     checked: Option<Result<Claims, TokenError>>,
+    vouched: Arc<str>,
     settings: &RealtimeConfig,
 ) -> Result<Identity, Failure> {
     let Some(checked) = checked else {
         let client = &settings.client;
         return if client.allow_anonymous_connect_without_token || client.is_insecure {
             Ok(Identity::default())
-        } else {
+        } else if vouched.is_empty() {
             Err(DisconnectCode::BadRequest.into())
+        } else {
+            Ok(Identity {
+                user: vouched,
+                ..Identity::default()
+            })
         };
     };
     let claims = checked?;

@@ -37,7 +37,12 @@ pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config 
             is_enabled: !root.flag("websocket.disabled"),
             handler_prefix: path_prefix(root, "websocket.handler_prefix", problems),
             max_message_bytes: root.size("websocket.message_size_limit"),
-            write_timeout: root.duration("websocket.write_timeout"),
+            write_timeout: at_least(
+                root,
+                "websocket.write_timeout",
+                Duration::from_millis(100),
+                problems,
+            ),
         },
         plugins: plugins(root, problems),
         health: endpoint(root, "health", problems),
@@ -159,6 +164,17 @@ fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
             format!("`{origin}` is not an origin; write scheme and host, as in \"https://example.com\" or \"https://*.example.com\", without a path"),
         ));
     }
+    let user_id_header = root.filled_text("client.user_id_http_header");
+    let user_id_header = user_id_header.and_then(|name| {
+        let header = HeaderName::try_from(name.as_str()).ok();
+        if header.is_none() {
+            problems.push(root.problem(
+                "client.user_id_http_header",
+                format!("`{name}` is not a header name; write one as in \"X-User-Id\""),
+            ));
+        }
+        header
+    });
     let limit = |name: &str| usize::try_from(root.count(name)).unwrap_or(usize::MAX);
     let rate = |name: &str| {
         u32::try_from(root.count(name))
@@ -195,6 +211,7 @@ fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
         connect_include_server_time: root.flag("client.connect_include_server_time"),
         history_max_publications: limit("client.history_max_publication_limit"),
         recovery_max_publications: limit("client.recovery_max_publication_limit"),
+        user_id_header,
         is_insecure: root.flag("client.insecure"),
     }
 }

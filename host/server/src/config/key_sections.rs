@@ -138,6 +138,8 @@ pub(super) fn build() -> Vec<Key> {
     // The reference means "unlimited" by 0; a bound is always there with us.
     table.reference_default("client.connection_limit", Json::from(0));
     table.reference_default("health.enabled", Json::from(false));
+    // A second without a byte taken is a mobile network's ordinary day.
+    table.reference_default("websocket.write_timeout", Json::from("1s"));
     table.keys
 }
 

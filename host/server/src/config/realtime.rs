@@ -70,6 +70,8 @@ impl From<ClientConfig> for RealtimeClient {
             connection_rate_limit: _,
             ip_connection_limit: _,
             ip_connection_rate_limit: _,
+            // The transports'.
+            user_id_header: _,
             // The hub's.
             queue_max_bytes: _,
             allow_anonymous_connect_without_token,

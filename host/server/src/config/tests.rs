@@ -439,6 +439,36 @@ fn any_origin_warns() {
 }
 
 #[test]
+fn a_users_header_that_everybody_may_send_warns_and_one_of_known_proxies_does_not() {
+    let keys = |config: &Config| -> Vec<_> {
+        let switches = config.insecure_switches().into_iter();
+        switches.map(|switch| switch.key).collect()
+    };
+    let open = "[client]\nuser_id_http_header = \"X-User-Id\"\n";
+    assert_eq!(keys(&good(open, &[])), ["client.user_id_http_header"]);
+    let closed = format!("{open}[http_server]\ntrusted_proxies = [\"10.0.0.0/8\"]\n");
+    assert!(keys(&good(&closed, &[])).is_empty());
+    refused(
+        "[client]\nuser_id_http_header = \"X User\"\n",
+        &[(2, "client.user_id_http_header", "not a header name")],
+    );
+}
+
+#[test]
+fn a_write_timeout_is_taken_as_written() {
+    let config = good("[websocket]\nwrite_timeout = \"300ms\"\n", &[]);
+    assert_eq!(config.websocket.write_timeout, Duration::from_millis(300));
+    assert_eq!(
+        good("", &[]).websocket.write_timeout,
+        Duration::from_secs(5)
+    );
+    refused(
+        "[websocket]\nwrite_timeout = \"0s\"\n",
+        &[(2, "websocket.write_timeout", "too short")],
+    );
+}
+
+#[test]
 fn check_shows_values_and_origins_and_hides_secrets() {
     let secret = "0123456789abcdef0123456789abcdef";
     let text = format!(

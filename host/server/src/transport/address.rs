@@ -40,6 +40,11 @@ impl TrustedProxies {
         }
     }
 
+    /// Whether no proxy is configured.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.networks

@@ -79,19 +79,6 @@ pub enum Refused {
     NodeRate,
 }
 
-impl Refused {
-    /// Label for metrics and logs.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Draining => "draining",
-            Self::NodeFull => "node_full",
-            Self::AddressFull => "address_full",
-            Self::AddressRate => "address_rate",
-            Self::NodeRate => "node_rate",
-        }
-    }
-}
-
 /// The counts. Shared by the accept loop and the handshakes.
 #[derive(Debug)]
 pub struct Admission {

@@ -4,7 +4,7 @@
 //! kind of ping. Everything is checked before the answer; a request that is not exactly a WebSocket handshake
 //! gets 400. Invariant: nothing of the request is kept but what the session needs.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -15,12 +15,14 @@ use axum::{
 };
 use base64::Engine;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
+    header::{self, AsHeaderName},
+};
 use hyper::{
     body::Body as _,
     upgrade::{OnUpgrade, Upgraded},
 };
-use hyper_util::rt::TokioIo;
 use tidegate_protocol::{Codec, Framing};
 use tidegate_realtime::{
     driver::Driver,
@@ -35,9 +37,11 @@ use tokio_util::task::TaskTracker;
 use super::{
     address::{ClientAddress, TrustedProxies},
     admission::{Admission, Permit, Refused},
+    head_guard::GuardedStream,
     origin::AllowedOrigins,
+    refusal::{Refusal, TransportMetrics},
     socket::Socket,
-    websocket::WebSocketSession,
+    websocket::{DEFAULT_WRITE_TIMEOUT, SessionLimits, WebSocketSession},
 };
 
 /// Default of `websocket.message_size_limit`; the reference's.
@@ -54,6 +58,10 @@ const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
 pub struct WebSocketConfig {
     pub allowed_origins: AllowedOrigins,
     pub max_message_bytes: usize,
+    /// How long a client may take no byte of what waits for it.
+    pub write_timeout: Duration,
+    /// The header by which a proxy in front names the user.
+    pub user_id_header: Option<HeaderName>,
     /// Request headers that hooks may see, by lower-case name.
     pub visible_headers: Vec<HeaderName>,
 }
@@ -63,6 +71,8 @@ impl Default for WebSocketConfig {
         Self {
             allowed_origins: AllowedOrigins::default(),
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            write_timeout: DEFAULT_WRITE_TIMEOUT,
+            user_id_header: None,
             visible_headers: Vec::new(),
         }
     }
@@ -75,6 +85,7 @@ pub struct WebSocketEndpoint {
     pub admission: Arc<Admission>,
     pub proxies: Arc<TrustedProxies>,
     pub config: WebSocketConfig,
+    pub metrics: TransportMetrics,
     /// Owns the sessions' tasks.
     pub tracker: TaskTracker,
 }
@@ -122,9 +133,12 @@ impl WebSocketEndpoint {
             );
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "internal server error");
         };
-        match self.accept(app, address, &mut request).await {
+        match Arc::clone(&self).accept(app, address, &mut request).await {
             Ok(response) => response,
-            Err(error) => error.response(),
+            Err(error) => {
+                self.metrics.refuse(error.into(), address.peer.ip());
+                error.response()
+            }
         }
     }
 
@@ -154,6 +168,7 @@ impl WebSocketEndpoint {
             app,
             transport: "websocket",
             remote_addr: address.client.to_string().into(),
+            user: self.vouched_user(address.peer.ip(), request.headers()),
             headers: visible_headers(request.headers(), &self.config.visible_headers),
             codec: if is_protobuf {
                 Codec::Protobuf
@@ -171,6 +186,19 @@ impl WebSocketEndpoint {
         let tracker = self.tracker.clone();
         tracker.spawn(self.begin(upgrade, peer, permit));
         Ok(switching_protocols(&accept_key, subprotocol))
+    }
+
+    /// The user that the proxy names. It is believed as in the reference, from everybody, unless proxies are
+    /// configured: then from them alone. A header that comes twice names nobody, since one of the two may be
+    /// the client's own.
+    fn vouched_user(&self, peer: IpAddr, headers: &HeaderMap) -> Arc<str> {
+        let is_believed = self.proxies.is_empty() || self.proxies.trusts(peer);
+        let name = self.config.user_id_header.as_ref();
+        let value = name
+            .filter(|_| is_believed)
+            .and_then(|name| only(headers, name))
+            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
+        value.unwrap_or_default().into()
     }
 
     /// Waits for the socket and starts the session on it, as a task of its own size.
@@ -197,8 +225,11 @@ impl WebSocketEndpoint {
     ) -> Option<WebSocketSession<Driver>> {
         let (link, driver) = self.node.open(peer, socket).ok()?;
         let hub = Arc::clone(self.node.hub());
-        let max_message_bytes = self.config.max_message_bytes;
-        let session = WebSocketSession::new(hub, link, driver, max_message_bytes, permit);
+        let limits = SessionLimits {
+            max_message_bytes: self.config.max_message_bytes,
+            write_timeout: self.config.write_timeout,
+        };
+        let session = WebSocketSession::new(hub, link, driver, limits, permit);
         Some(session.with_early_bytes(early))
     }
 }
@@ -253,7 +284,7 @@ fn check_request(request: &Request) -> Result<String, HandshakeError> {
 }
 
 /// The value of a header that must be there once.
-fn only(headers: &HeaderMap, name: HeaderName) -> Option<&HeaderValue> {
+fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     values.next().is_none().then_some(first)
@@ -298,7 +329,7 @@ fn visible_headers(headers: &HeaderMap, names: &[HeaderName]) -> Arc<[(Box<str>,
 }
 
 fn take_socket(upgraded: Upgraded) -> Option<(TcpStream, Bytes)> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let parts = upgraded.downcast::<GuardedStream>().ok()?;
     Some((parts.io.into_inner(), parts.read_buf))
 }
 
@@ -318,6 +349,23 @@ fn switching_protocols(accept_key: &str, subprotocol: Option<&'static str>) -> R
     response
 }
 
+impl From<HandshakeError> for Refusal {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::NotGet => Self::NotGet,
+            HandshakeError::AbsoluteTarget => Self::AbsoluteTarget,
+            HandshakeError::BadHost => Self::BadHost,
+            HandshakeError::HasBody => Self::HasBody,
+            HandshakeError::NoUpgrade => Self::NoUpgrade,
+            HandshakeError::BadVersion => Self::BadVersion,
+            HandshakeError::BadKey => Self::BadKey,
+            HandshakeError::ForbiddenOrigin => Self::ForbiddenOrigin,
+            HandshakeError::Refused(refused) => refused.into(),
+            HandshakeError::NotOpened(refused) => refused.into(),
+        }
+    }
+}
+
 impl HandshakeError {
     fn response(self) -> Response {
         let status = match self {
@@ -335,7 +383,6 @@ impl HandshakeError {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         };
-        tracing::debug!(error = %self, "handshake refused");
         let mut response = plain(status, &self.to_string());
         let headers = response.headers_mut();
         // What is refused shall not keep a socket.

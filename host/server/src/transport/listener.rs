@@ -15,7 +15,7 @@ use std::{
 use axum::{Router, body::Body, response::Response};
 use http::{HeaderMap, Request, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -27,6 +27,8 @@ use tower::ServiceExt;
 use super::{
     address::TrustedProxies,
     admission::{Admission, Permit},
+    head_guard::GuardedStream,
+    refusal::{Refusal, TransportMetrics},
 };
 
 /// Time for a request head; a client that has something to say says it within.
@@ -90,6 +92,7 @@ pub struct Listener {
     pub router: Router,
     pub admission: Arc<Admission>,
     pub proxies: Arc<TrustedProxies>,
+    pub metrics: TransportMetrics,
     /// Owns the connections' tasks.
     pub tracker: TaskTracker,
 }
@@ -139,7 +142,7 @@ impl Listener {
                 self.tracker.spawn(connection);
             }
             Err(refused) => {
-                tracing::debug!(client.addr = %peer.ip(), reason = refused.label(), "connection refused");
+                self.metrics.refuse(refused.into(), peer.ip());
                 let Ok(place) = Arc::clone(refusals).try_acquire_owned() else {
                     return;
                 };
@@ -170,7 +173,7 @@ impl Listener {
             .header_read_timeout(HEAD_TIME)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(GuardedStream::new(stream), service)
             .with_upgrades();
         let mut served = pin!(served);
         let result = tokio::select! {
@@ -188,7 +191,10 @@ impl Listener {
             }
         };
         if let Err(error) = result {
-            tracing::debug!(client.addr = %peer.ip(), %error, "connection ended");
+            match Refusal::of_connection(&error) {
+                Some(refusal) => self.metrics.refuse(refusal, peer.ip()),
+                None => tracing::debug!(client.addr = %peer.ip(), %error, "connection ended"),
+            }
         }
         drop(permit);
     }
@@ -200,16 +206,23 @@ async fn answer(
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<Response, std::convert::Infallible> {
+    let refuse = |refusal, code| {
+        listener.metrics.refuse(refusal, peer.ip());
+        listener.metrics.count_answer(code);
+        Ok(status(code))
+    };
     if is_smuggled(request.headers()) {
-        return Ok(status(StatusCode::BAD_REQUEST));
+        return refuse(Refusal::TwoLengths, StatusCode::BAD_REQUEST);
     }
     let mut request = request.map(Body::new);
     let address = listener.proxies.client_address(peer, request.headers());
     request.extensions_mut().insert(address);
     let answered = listener.router.clone().oneshot(request);
     match tokio::time::timeout(REQUEST_TIME, answered).await {
-        Ok(response) => response,
-        Err(_) => Ok(status(StatusCode::REQUEST_TIMEOUT)),
+        Ok(response) => response.inspect(|response| {
+            listener.metrics.count_answer(response.status());
+        }),
+        Err(_) => refuse(Refusal::RequestTimeout, StatusCode::REQUEST_TIMEOUT),
     }
 }
 

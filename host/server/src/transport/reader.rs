@@ -11,7 +11,7 @@ use std::io;
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::{
     self, Message,
-    protocol::{Role, WebSocketConfig, WebSocketContext},
+    protocol::{Role, WebSocketConfig, WebSocketContext, frame::coding::CloseCode},
 };
 
 /// Most fragments of one message; more is a flood (1008).
@@ -29,6 +29,9 @@ const READ_BUFFER: usize = 64;
 /// After a frame longer than this the parser is made anew, so that its buffer does not stay.
 const KEPT_FRAME: u64 = 256;
 
+/// Reason of the closing frame that tungstenite makes out of one with a forbidden code.
+const PARSERS_REASON: &str = "Protocol violation";
+
 /// What went wrong with the bytes. The code is the one of the close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
@@ -43,6 +46,16 @@ pub enum Violation {
 }
 
 impl Violation {
+    /// Label for metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Protocol => "websocket_protocol",
+            Self::NotUtf8 => "websocket_text_not_utf8",
+            Self::TooManyFragments => "websocket_too_many_fragments",
+            Self::TooBig => "websocket_too_big",
+        }
+    }
+
     /// The close code of RFC 6455.
     pub const fn code(self) -> u16 {
         match self {
@@ -125,6 +138,12 @@ impl Reader {
                 Input::Ping
             }
             Ok(Message::Pong(_)) => Input::Pong,
+            // The parser puts this in the place of a code that no peer may send.
+            Ok(Message::Close(Some(frame)))
+                if frame.code == CloseCode::Protocol && frame.reason == PARSERS_REASON =>
+            {
+                Input::Violation(Violation::Protocol)
+            }
             Ok(Message::Close(_)) => {
                 // Sends the answer; that the connection is closed then is what was wanted.
                 let _ = self.context.flush(&mut feed);

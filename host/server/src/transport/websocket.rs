@@ -30,14 +30,16 @@ use super::{
     socket::Socket,
 };
 
-/// A write that takes no byte for this long belongs to a slow reader (3008). Threat model, section 2.
-pub const WRITE_STALL: Duration = Duration::from_secs(5);
+/// Default of `websocket.write_timeout`. A write that takes no byte for this long belongs to a slow reader
+/// (3008). Threat model, section 2.
+pub const DEFAULT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a closing frame may take to leave, and then the peer to answer it, before the socket is dropped.
+/// How long a closing frame may take to leave, and then the peer to answer it, before the socket is dropped. A
+/// slow reader has it too: his queue is gone, and who reads again hears why.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
 
-/// The same for a slow reader, who has had his time.
-const SLOW_CLOSE_TIME: Duration = Duration::from_secs(1);
+/// The same when it was the peer who closed: all that is left is our answer.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 /// Bytes read and thrown away behind our closing frame, so that a reset does not eat it.
 const MAX_DRAINED: usize = 1024 * 1024;
@@ -67,6 +69,12 @@ pub trait Conversation: Send + Unpin + 'static {
     /// Acts on what was signalled to the link, waiting or not.
     fn on_signals(&mut self) -> Turn;
 
+    /// The transport ends the session for what the peer sent: counts and logs it.
+    fn on_violation(&mut self, closing: &Closing, reason: &'static str);
+
+    /// The transport ends the session since the peer takes nothing: counts and logs it.
+    fn on_stall(&mut self, closing: &Closing);
+
     /// What the conversation had the wheel told, so that a nearer deadline of the transport can be put before.
     fn deadline(&self) -> Option<Instant>;
 }
@@ -88,9 +96,25 @@ impl Conversation for Driver {
         Self::on_signals(self)
     }
 
+    fn on_violation(&mut self, closing: &Closing, reason: &'static str) {
+        Self::on_violation(self, closing, reason);
+    }
+
+    fn on_stall(&mut self, closing: &Closing) {
+        Self::on_stall(self, closing);
+    }
+
     fn deadline(&self) -> Option<Instant> {
         Self::deadline(self)
     }
+}
+
+/// What a session holds its peer to.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionLimits {
+    pub max_message_bytes: usize,
+    /// How long the peer may take no byte of what waits for it.
+    pub write_timeout: Duration,
 }
 
 /// The future of one session. Its size, with the link's, is what an idle client costs.
@@ -104,6 +128,7 @@ pub struct WebSocketSession<C> {
     carry: Bytes,
     state: State<C>,
     pings: PingBudget,
+    write_timeout: Duration,
     /// Gives the connection's place back.
     _permit: Option<Permit>,
 }
@@ -156,9 +181,13 @@ impl<C: Conversation> WebSocketSession<C> {
         hub: Arc<Hub>,
         link: Arc<Link<Socket>>,
         conversation: C,
-        max_message_bytes: usize,
+        limits: SessionLimits,
         permit: Option<Permit>,
     ) -> Self {
+        let SessionLimits {
+            max_message_bytes,
+            write_timeout,
+        } = limits;
         Self {
             shared: Arc::clone(&link) as Arc<Link>,
             link,
@@ -173,6 +202,7 @@ impl<C: Conversation> WebSocketSession<C> {
                 since: Instant::now(),
                 count: 0,
             },
+            write_timeout,
             _permit: permit,
         }
     }
@@ -226,18 +256,20 @@ impl<C: Conversation> WebSocketSession<C> {
         }
     }
 
-    /// The wire is full: nothing is read, and after [`WRITE_STALL`] without a byte taken the reader is slow.
+    /// The wire is full: nothing is read, and after the write timeout without a byte taken the reader is slow.
     fn wait_for_room(&mut self) -> Next {
         let Some(since) = self.link.blocked_since() else {
             return Next::Again;
         };
-        let stalls_at = since + WRITE_STALL;
-        if Instant::now() >= stalls_at {
-            return self.close(&DisconnectCode::Slow.into());
-        }
-        let State::Open { conversation, .. } = &self.state else {
+        let stalls_at = since + self.write_timeout;
+        let State::Open { conversation, .. } = &mut self.state else {
             return Next::Again;
         };
+        if Instant::now() >= stalls_at {
+            let closing = DisconnectCode::Slow.into();
+            conversation.on_stall(&closing);
+            return self.close(&closing);
+        }
         if conversation.deadline().is_none_or(|at| stalls_at < at) {
             // When it fires the conversation finds nothing due and gives the wheel its own deadline again.
             self.hub.schedule(&self.shared, stalls_at);
@@ -310,7 +342,11 @@ impl<C: Conversation> WebSocketSession<C> {
             let turn = match self.reader.read(rest, answers) {
                 Input::Message(payload) => conversation.on_frame(payload.as_bytes()),
                 Input::Ping if self.pings.spend() => Turn::Read,
-                Input::Ping => Turn::Close(DisconnectCode::TooManyRequests.into()),
+                Input::Ping => {
+                    let closing = DisconnectCode::TooManyRequests.into();
+                    conversation.on_violation(&closing, "ping_flood");
+                    return ReadOutcome::Close(closing);
+                }
                 Input::Pong => {
                     conversation.on_pong();
                     Turn::Read
@@ -321,10 +357,12 @@ impl<C: Conversation> WebSocketSession<C> {
                     return ReadOutcome::More;
                 }
                 Input::Violation(violation) => {
-                    return ReadOutcome::Close(Closing {
+                    let closing = Closing {
                         code: u32::from(violation.code()),
                         reason: violation.to_string().into(),
-                    });
+                    };
+                    conversation.on_violation(&closing, violation.label());
+                    return ReadOutcome::Close(closing);
                 }
             };
             match turn {
@@ -347,9 +385,8 @@ impl<C: Conversation> WebSocketSession<C> {
         }
         let frame = Bytes::from(close_frame(code, &closing.reason));
         self.end_conversation(Some(frame));
-        let time = if is_slow { SLOW_CLOSE_TIME } else { CLOSE_TIME };
         self.state = State::Closing {
-            until: Instant::now() + time,
+            until: Instant::now() + CLOSE_TIME,
         };
         Next::Again
     }
@@ -361,7 +398,7 @@ impl<C: Conversation> WebSocketSession<C> {
         }
         self.end_conversation(answer);
         self.state = State::Closing {
-            until: Instant::now() + SLOW_CLOSE_TIME,
+            until: Instant::now() + ANSWER_TIME,
         };
         Next::Again
     }

@@ -208,8 +208,8 @@ pub(super) const CLIENT: &[Row] = &[
         "user_id_http_header",
         Text,
         "\"\"",
-        Later("user ids from a proxy's header are"),
-        "",
+        Supported,
+        "Header whose value is the user id of a client without a token, set by a proxy in front; believed from `http_server.trusted_proxies`, or from everybody when that is empty.",
     ),
     (
         "insecure",

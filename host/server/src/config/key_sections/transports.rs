@@ -33,9 +33,9 @@ pub(super) const WEBSOCKET: &[Row] = &[
     (
         "write_timeout",
         Duration,
-        "\"1s\"",
+        "\"5s\"",
         Supported,
-        "How long a write may stall before the client counts as slow; values under 5s mean 5s.",
+        "How long a client may take no byte of what waits for it before it is disconnected as slow (3008).",
     ),
     ("compression", Flag, "false", COMPRESSION, ""),
     ("compression_min_size", COUNT, "0", COMPRESSION, ""),

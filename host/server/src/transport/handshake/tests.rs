@@ -66,6 +66,7 @@ impl Running {
                 allowed_origins: AllowedOrigins::parse(["https://app.io"]).unwrap(),
                 ..WebSocketConfig::default()
             },
+            metrics: TransportMetrics::default(),
             tracker: tracker.clone(),
         });
         let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -74,6 +75,7 @@ impl Running {
             router: endpoint.router("/connection/websocket"),
             admission,
             proxies,
+            metrics: TransportMetrics::default(),
             tracker: tracker.clone(),
         };
         tracker.spawn(listener.serve(socket, stop.clone()));

@@ -31,6 +31,7 @@ impl Running {
             router: Router::new().route("/", get(show_address)),
             admission: Arc::clone(&admission),
             proxies: Arc::new(TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()])),
+            metrics: TransportMetrics::default(),
             tracker: tracker.clone(),
         };
         tracker.spawn(listener.serve(wrap(socket), stop.clone()));

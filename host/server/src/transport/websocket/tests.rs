@@ -64,6 +64,10 @@ impl Conversation for Echo {
         }
     }
 
+    fn on_violation(&mut self, _: &Closing, _: &'static str) {}
+
+    fn on_stall(&mut self, _: &Closing) {}
+
     fn deadline(&self) -> Option<Instant> {
         None
     }
@@ -83,6 +87,10 @@ impl Connected {
     }
 
     fn with_capacity(capacity: usize, config: HubConfig) -> Self {
+        Self::with_write_timeout(capacity, config, DEFAULT_WRITE_TIMEOUT)
+    }
+
+    fn with_write_timeout(capacity: usize, config: HubConfig, write_timeout: Duration) -> Self {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let hub = Hub::new(config);
         hub.run(&TaskTracker::new(), &stop);
@@ -96,7 +104,11 @@ impl Connected {
             waiting: None,
             release: Arc::clone(&release),
         };
-        tracker.spawn(WebSocketSession::new(hub, link, echo, 65_536, None));
+        let limits = SessionLimits {
+            max_message_bytes: 65_536,
+            write_timeout,
+        };
+        tracker.spawn(WebSocketSession::new(hub, link, echo, limits, None));
         tracker.close();
         Self {
             client,
@@ -311,6 +323,25 @@ async fn slow_reader_is_closed_with_3008() {
     assert!(bytes.ends_with(&closing(3008, "slow")));
     assert!(bytes.len() < 400, "the queue was dropped: {}", bytes.len());
     connected.assert_ends().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wire_that_takes_nothing_is_given_the_write_timeout_and_the_time_of_closing() {
+    for write_timeout in [Duration::from_secs(2), DEFAULT_WRITE_TIMEOUT] {
+        let connected = Connected::with_write_timeout(16, HubConfig::default(), write_timeout);
+        let began = Instant::now();
+        let message = Bytes::from(echoed(&"x".repeat(100)));
+        assert_eq!(connected.link.push_raw(message), PushOutcome::Queued);
+        assert_eq!(connected.link.flush(), FlushOutcome::Blocked);
+        connected.tracker.wait().await;
+        let took = began.elapsed();
+        let expected = write_timeout + CLOSE_TIME;
+        assert!(took >= expected, "{took:?}, not {expected:?}");
+        assert!(
+            took < expected + Duration::from_secs(2),
+            "{took:?}, not {expected:?}"
+        );
+    }
 }
 
 #[test]
