@@ -16,6 +16,8 @@ struct Echo {
     waiting: Option<oneshot::Receiver<()>>,
     /// Ends the wait that `wait` began.
     release: Arc<parking_lot::Mutex<Option<oneshot::Sender<()>>>>,
+    /// Told when the wire has stalled.
+    stalled: Option<oneshot::Sender<()>>,
 }
 
 impl Conversation for Echo {
@@ -66,7 +68,11 @@ impl Conversation for Echo {
 
     fn on_violation(&mut self, _: &Closing, _: &'static str) {}
 
-    fn on_stall(&mut self, _: &Closing) {}
+    fn on_stall(&mut self, _: &Closing) {
+        if let Some(stalled) = self.stalled.take() {
+            stalled.send(()).expect("the test waits");
+        }
+    }
 
     fn deadline(&self) -> Option<Instant> {
         None
@@ -77,6 +83,7 @@ struct Connected {
     client: MemorySocket,
     link: Arc<Link>,
     release: Arc<parking_lot::Mutex<Option<oneshot::Sender<()>>>>,
+    stalled: oneshot::Receiver<()>,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -99,10 +106,12 @@ impl Connected {
         let link = hub.link(ClientId::random(), Codec::Json, Framing::WebSocket, socket);
         let shared = Arc::clone(&link) as Arc<Link>;
         let release = Arc::default();
+        let (tell, stalled) = oneshot::channel();
         let echo = Echo {
             link: Arc::clone(&shared),
             waiting: None,
             release: Arc::clone(&release),
+            stalled: Some(tell),
         };
         let limits = SessionLimits {
             max_message_bytes: 65_536,
@@ -114,6 +123,7 @@ impl Connected {
             client,
             link: shared,
             release,
+            stalled,
             tracker,
             stop,
         }
@@ -325,23 +335,23 @@ async fn slow_reader_is_closed_with_3008() {
     connected.assert_ends().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_wire_that_takes_nothing_is_given_the_write_timeout_and_the_time_of_closing() {
-    for write_timeout in [Duration::from_secs(2), DEFAULT_WRITE_TIMEOUT] {
-        let connected = Connected::with_write_timeout(16, HubConfig::default(), write_timeout);
-        let began = Instant::now();
-        let message = Bytes::from(echoed(&"x".repeat(100)));
-        assert_eq!(connected.link.push_raw(message), PushOutcome::Queued);
-        assert_eq!(connected.link.flush(), FlushOutcome::Blocked);
-        connected.tracker.wait().await;
-        let took = began.elapsed();
-        let expected = write_timeout + CLOSE_TIME;
-        assert!(took >= expected, "{took:?}, not {expected:?}");
-        assert!(
-            took < expected + Duration::from_secs(2),
-            "{took:?}, not {expected:?}"
-        );
-    }
+#[tokio::test]
+async fn a_wire_that_takes_nothing_is_given_the_write_timeout() {
+    let write_timeout = Duration::from_millis(300);
+    let mut connected = Connected::with_write_timeout(16, HubConfig::default(), write_timeout);
+    let began = Instant::now();
+    let message = Bytes::from(echoed(&"x".repeat(100)));
+    assert_eq!(connected.link.push_raw(message), PushOutcome::Queued);
+    assert_eq!(connected.link.flush(), FlushOutcome::Blocked);
+    within(&mut connected.stalled)
+        .await
+        .expect("the session says so");
+    let took = began.elapsed();
+    assert!(took >= write_timeout, "{took:?}");
+    assert!(took < DEFAULT_WRITE_TIMEOUT, "{took:?}");
+    let bytes = connected.read_to_end().await;
+    assert!(bytes.ends_with(&closing(3008, "slow")), "{bytes:?}");
+    connected.assert_ends().await;
 }
 
 #[test]
