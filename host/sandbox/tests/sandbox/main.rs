@@ -12,5 +12,6 @@ mod capabilities;
 mod child;
 mod failures;
 mod guests;
+mod host_side;
 mod state;
 mod verdicts;
