@@ -5,7 +5,11 @@ use tidegate_protocol::{
     Codec, Command, ConnectRequest, PublishRequest, StreamPosition, SubscribeRequest,
     SubscribeResult,
 };
-use tidegate_tests::{Client, Node};
+use tidegate_tests::{
+    Client, Node,
+    client::{Closed, with_token},
+    token,
+};
 
 const CODECS: [Codec; 2] = [Codec::Json, Codec::Protobuf];
 
@@ -257,4 +261,195 @@ async fn an_idempotent_publish_is_made_once() {
     publish(&node, "chat:once", 2..=2).await;
     assert_eq!(client.publication().await, (json!(1), 1));
     assert_eq!(client.publication().await, (json!(2), 2));
+}
+
+/// Anna may subscribe to `mine:`; `chat:` recovers, `short:` is forgotten two seconds after a publication.
+fn node_of_anna() -> Node {
+    let options = |name: &str, ttl: &str, meta_ttl: &str| {
+        json!({
+            "name": name,
+            "history_size": 20,
+            "history_ttl": ttl,
+            "history_meta_ttl": meta_ttl,
+            "force_recovery": true,
+            "allow_subscribe_for_client": name != "chat",
+            "allow_user_limited_channels": name == "mine",
+        })
+    };
+    Node::builder()
+        .set("client.token.hmac_secret_key", json!(token::SECRET))
+        .set("client.channel_limit", json!(5))
+        .set("client.channel_position_check_delay", json!("2s"))
+        .namespace(options("chat", "60s", "1h"))
+        .namespace(options("mine", "60s", "1h"))
+        .namespace(options("short", "1s", "2s"))
+        .start()
+}
+
+/// A connect of anna's, whose token names these channels and whose request these positions.
+fn connect_of_anna(
+    channels: &[&str],
+    requested: &[(&str, Option<&StreamPosition>)],
+) -> ConnectRequest {
+    let claims = json!({"sub": "anna", "channels": channels});
+    let mut request = with_token(&token::mint(&claims));
+    for (channel, since) in requested {
+        let since = since.cloned();
+        let held = SubscribeRequest {
+            recover: since.is_some(),
+            offset: since.as_ref().map_or(0, |since| since.offset),
+            epoch: since.map_or_else(String::new, |since| since.epoch),
+            ..SubscribeRequest::default()
+        };
+        request.subs.insert((*channel).to_owned(), held);
+    }
+    request
+}
+
+#[tokio::test]
+async fn several_server_side_subscriptions_recover_in_one_connect() {
+    let node = node_of_anna();
+    for codec in CODECS {
+        let channels = ["chat:a", "chat:b", "chat:c"];
+        let mut client = Client::open(&node, codec).await;
+        let reply = client.connect_with(connect_of_anna(&channels, &[])).await;
+        let first = reply.connect.expect("the token is good").subs;
+        assert_eq!(first.keys().collect::<Vec<_>>(), channels);
+        let positions = first.values().map(|result| {
+            assert!(result.recoverable && !result.was_recovering);
+            StreamPosition {
+                offset: result.offset,
+                epoch: result.epoch.clone(),
+            }
+        });
+        let positions: Vec<_> = positions.collect();
+        client.cut();
+
+        publish(&node, "chat:a", 1..=2).await;
+        publish(&node, "chat:b", 1..=1).await;
+        publish(&node, "chat:c", 1..=1).await;
+        let elsewhere = StreamPosition {
+            epoch: "elsewhere".to_owned(),
+            ..positions[2].clone()
+        };
+        let held = [
+            ("chat:a", Some(&positions[0])),
+            ("chat:b", Some(&positions[1])),
+            ("chat:c", Some(&elsewhere)),
+        ];
+        let mut client = Client::open(&node, codec).await;
+        let reply = client.connect_with(connect_of_anna(&channels, &held)).await;
+        let subs = reply.connect.expect("the token is good").subs;
+        for (channel, position, missed) in
+            [("chat:a", &positions[0], 2), ("chat:b", &positions[1], 1)]
+        {
+            let result = &subs[channel];
+            assert!(result.was_recovering && result.recovered, "{channel}");
+            assert_eq!(result.offset, position.offset, "the position asked for");
+            let after = position.offset;
+            let expected: Vec<u64> = (after + 1..=after + missed).collect();
+            assert_eq!(offsets(result), expected, "{channel}");
+        }
+        let lost = &subs["chat:c"];
+        assert!(lost.was_recovering && !lost.recovered && lost.publications.is_empty());
+        assert_eq!(lost.offset, positions[2].offset + 1, "the top");
+        publish(&node, "chat:c", 9..=9).await;
+        assert_eq!(client.publication().await, (json!(9), lost.offset + 1));
+    }
+}
+
+#[tokio::test]
+async fn a_connect_request_gets_the_channels_that_its_client_could_subscribe_to() {
+    let node = node_of_anna();
+    for codec in CODECS {
+        let wanted = [
+            ("mine:own", None),
+            ("mine:#anna", None),
+            ("mine:#boris", None),
+            ("$mine:private", None),
+            ("chat:closed", None),
+        ];
+        let mut client = Client::open(&node, codec).await;
+        let reply = client.connect_with(connect_of_anna(&[], &wanted)).await;
+        let subs = reply.connect.expect("the token is good").subs;
+        let granted: Vec<_> = subs.keys().collect();
+        assert_eq!(granted, ["mine:#anna", "mine:own"], "the others in silence");
+        // It is subscribed, and no second subscription is made.
+        let again = client.subscribe("mine:own").await;
+        assert_eq!(again.error.expect("refused").code, 105);
+        node.api()
+            .call("publish", &json!({"channel": "mine:own", "data": "hi"}))
+            .await;
+        assert_eq!(client.publication().await.0, json!("hi"));
+    }
+}
+
+#[tokio::test]
+async fn a_connect_request_with_unknown_or_too_many_channels_is_closed() {
+    let node = node_of_anna();
+    let many = ["1", "2", "3", "4"].map(|name| (format!("mine:{name}"), None));
+    let many: Vec<_> = many.iter().map(|(name, since)| (&**name, *since)).collect();
+    for codec in CODECS {
+        for (granted, wanted, code, reason) in [
+            (&[][..], &[("nowhere:x", None)][..], 3501, "bad request"),
+            (&["chat:a", "chat:b"][..], &many[..], 3505, "channel limit"),
+        ] {
+            let mut client = Client::open(&node, codec).await;
+            let connect = Command {
+                connect: Some(Box::new(connect_of_anna(granted, wanted))),
+                ..Command::default()
+            };
+            client.send_commands(vec![connect]).await;
+            let reason = reason.to_owned();
+            assert_eq!(client.closed().await, Closed { code, reason });
+        }
+        let mut client = Client::open(&node, codec).await;
+        let request = connect_of_anna(&["chat:a"], &many);
+        let reply = client.connect_with(request).await;
+        assert_eq!(reply.connect.expect("as many as allowed").subs.len(), 5);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_began_anew_unsubscribes_its_quiet_subscribers() {
+    let node = node_of_anna();
+    for (codec, channel) in CODECS.into_iter().zip(["short:a", "short:b"]) {
+        let request = connect_of_anna(&[], &[]);
+        let mut client = Client::connect(&node, codec, request).await;
+        subscribed(&mut client, channel).await;
+        subscribed(&mut client, "mine:empty").await;
+        subscribed(&mut client, "mine:lasting").await;
+        for channel in [channel, "mine:lasting"] {
+            publish(&node, channel, 1..=1).await;
+            assert_eq!(client.publication().await.0, json!(1));
+        }
+        // Nothing tells the subscriber that offset and epoch were forgotten, but for the check.
+        let push = client.push().await;
+        let ending = push.unsubscribe.expect("an unsubscribe is pushed");
+        assert_eq!(
+            (push.channel.as_str(), ending.code, ending.reason.as_str()),
+            (channel, 2500, "insufficient state")
+        );
+        // The other subscription was checked as well and lives on.
+        node.api()
+            .call("publish", &json!({"channel": "mine:lasting", "data": 7}))
+            .await;
+        assert_eq!(client.publication().await.0, json!(7));
+        let again = subscribed(&mut client, channel).await;
+        assert_eq!(again.offset, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_began_anew_disconnects_where_the_server_subscribed() {
+    let node = node_of_anna();
+    let request = connect_of_anna(&["short:a"], &[]);
+    let mut client = Client::connect(&node, Codec::Json, request).await;
+    publish(&node, "short:a", 1..=1).await;
+    assert_eq!(client.publication().await, (json!(1), 1));
+    let closed = client.closed().await;
+    assert_eq!(
+        (closed.code, closed.reason.as_str()),
+        (3010, "insufficient state")
+    );
 }

@@ -44,6 +44,10 @@ pub const DEFAULT_PAGE_LIMIT: usize = 300;
 /// Bytes in one history page or one recovery, so that 300 large publications don't fill an outbox at once.
 pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
+/// Longest time that a position goes unconfirmed. The reference's: a publication lost on its way is noticed
+/// within a minute, and a quiet subscription costs the broker one small read in that time.
+pub const DEFAULT_POSITION_CHECK_DELAY: Duration = Duration::from_secs(40);
+
 /// Commands per second of one connection in apps that other people use; four seconds' worth may come at once.
 pub const DEFAULT_COMMAND_RATE: NonZeroU32 = NonZeroU32::new(100).unwrap();
 
@@ -57,6 +61,8 @@ pub struct ClientConfig {
     pub expired_sub_close_delay: Duration,
     pub stale_close_delay: Duration,
     pub channel_limit: usize,
+    /// How often positions are compared with the streams' tops; zero is never.
+    pub position_check_delay: Duration,
     /// Connections of the app on this node; `None`: no limit.
     pub connection_limit: Option<usize>,
     /// Connections of one user on this node; `None`: no limit.
@@ -81,6 +87,7 @@ impl Default for ClientConfig {
             expired_sub_close_delay: DEFAULT_EXPIRED_CLOSE_DELAY,
             stale_close_delay: DEFAULT_STALE_CLOSE_DELAY,
             channel_limit: DEFAULT_CHANNEL_LIMIT,
+            position_check_delay: DEFAULT_POSITION_CHECK_DELAY,
             connection_limit: None,
             user_connection_limit: None,
             command_rate: None,

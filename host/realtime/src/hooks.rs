@@ -266,6 +266,8 @@ pub trait Hooks: Send + Sync + 'static {
     fn rpc(&self, question: RpcQuestion) -> Answered<RpcVerdict>;
     /// Whether any plugin answers RPCs in the app; where none does, RPC is error 108, not 104.
     fn has_rpc(&self, app: &AppId) -> bool;
+    /// Whether any plugin is asked about subscriptions to this channel of the app.
+    fn has_authorization(&self, app: &AppId, channel: &str) -> bool;
 }
 
 /// No plugins at all.
@@ -350,6 +352,10 @@ impl Hooks for NoHooks {
     }
 
     fn has_rpc(&self, _: &AppId) -> bool {
+        false
+    }
+
+    fn has_authorization(&self, _: &AppId, _: &str) -> bool {
         false
     }
 }

@@ -34,7 +34,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::membership::{Activation, Buffered, BufferedPublication, Joined, Membership};
+pub use self::membership::{
+    Activation, Buffered, BufferedPublication, Joined, Membership, Standing,
+};
 pub(crate) use self::{
     channel::{Channel, MemberPosition, Reception, Run},
     delivery::{Delivery, NUM_ENCODINGS, encoding_index},

@@ -10,29 +10,30 @@ pub mod asks;
 mod commands;
 mod connect;
 mod deadlines;
+mod positions;
 mod subscribe;
 pub mod terms;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use smallvec::SmallVec;
 use tidegate_protocol::{
     Command, DisconnectCode, Error, ErrorCode, Publication, Push, Raw, Reply, Request,
-    SubRefreshRequest, Unsubscribe, UnsubscribeResult,
+    StreamPosition, SubRefreshRequest, Unsubscribe, UnsubscribeResult,
 };
 use tokio::time::Instant;
 
 pub use self::asks::{
-    Admission, Answer, Ask, Closing, ConnectAsk, Failure, HistoryAsk, PublishAsk, Seated, Step,
-    SubscribeAsk, Terms, Wishes,
+    Admission, Answer, Ask, Closing, ConnectAsk, Failure, HistoryAsk, MadeBy, PublishAsk,
+    Requested, Seated, Step, SubscribeAsk, Terms, Wishes,
 };
 use self::deadlines::Expiry;
 use crate::{
     config::RealtimeConfig,
     hooks::Peer,
-    hub::{Activation, Buffered, Membership},
+    hub::{Activation, Buffered, Membership, Standing},
     ids::{ChannelKey, SessionId},
     link::Signal,
     namespace::Applicant,
@@ -66,8 +67,12 @@ pub enum Pings {
 /// A place among a channel's members that is about to go live; see [`Membership`].
 pub trait Seat {
     fn key(&self) -> &ChannelKey;
-    /// Hands over what was kept back; `then` pushes the reply and says how delivery goes on.
-    fn activate(&self, then: &mut dyn FnMut(Buffered) -> Activation);
+    /// Hands over what was kept back; what comes from now on is kept back until [`Seat::go_live`].
+    fn open(&self) -> Buffered;
+    /// Goes live, behind what was pushed since [`Seat::open`].
+    fn go_live(&self, activation: &Activation);
+    /// Compares what was delivered with the top of the stream.
+    fn standing(&self, top: &StreamPosition) -> Standing;
 }
 
 impl Seat for Membership {
@@ -75,8 +80,16 @@ impl Seat for Membership {
         Self::key(self)
     }
 
-    fn activate(&self, then: &mut dyn FnMut(Buffered) -> Activation) {
-        Self::activate(self, then);
+    fn open(&self) -> Buffered {
+        Self::open(self)
+    }
+
+    fn go_live(&self, activation: &Activation) {
+        Self::go_live(self, activation);
+    }
+
+    fn standing(&self, top: &StreamPosition) -> Standing {
+        Self::standing(self, top)
     }
 }
 
@@ -148,6 +161,9 @@ pub struct Session<S = Membership> {
     /// Where in the first half interval the first ping falls, so that pings of a reconnect storm spread.
     jitter: u16,
     pings: Pings,
+    /// When positions are compared next, in ticks of the wheel since `opened`; four bytes in place of an
+    /// `Instant`, and `None` without positioned subscriptions.
+    position_check: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,13 +192,14 @@ enum PendingKind {
     History,
     RefreshIdentity,
     RefreshSubscription(ChannelKey),
+    ReadTops,
 }
 
 #[derive(Debug)]
 struct Subscription<S> {
     seat: S,
-    /// Made by the server: the client never asked and cannot unsubscribe.
-    is_server_side: bool,
+    made_by: MadeBy,
+    is_positioned: bool,
     /// What few subscriptions have.
     rare: Option<Box<Rare>>,
 }
@@ -192,6 +209,18 @@ struct Rare {
     expiry: Option<Expiry>,
     /// Shown to others with this client's publications.
     info: Raw,
+    /// The offset at which the last position check found a difference.
+    doubt: Option<u64>,
+}
+
+impl<S> Subscription<S> {
+    /// Whether the connection ends with it; the client cannot unsubscribe it.
+    fn is_server_side(&self) -> bool {
+        match self.made_by {
+            MadeBy::Client => false,
+            MadeBy::Identity | MadeBy::Request => true,
+        }
+    }
 }
 
 impl<S: Seat> Session<S> {
@@ -210,6 +239,7 @@ impl<S: Seat> Session<S> {
             errors: ErrorWindow::new(now),
             jitter,
             pings: Pings::Messages,
+            position_check: None,
         }
     }
 
@@ -326,6 +356,9 @@ impl<S: Seat> Session<S> {
             (Answer::RefreshIdentity(answer), PendingKind::RefreshIdentity) => {
                 return self.identity_refreshed(answer, context);
             }
+            (Answer::ReadTops(tops), PendingKind::ReadTops) => {
+                return self.tops_read(&tops, context, sink);
+            }
             (Answer::RefreshSubscription(answer), PendingKind::RefreshSubscription(key)) => {
                 return self.subscription_refreshed(&key, answer, context, sink);
             }
@@ -380,7 +413,7 @@ impl<S: Seat> Session<S> {
         let Some(index) = self.position_of(key.channel()) else {
             return Step::Done;
         };
-        if self.subscriptions[index].is_server_side {
+        if self.subscriptions[index].is_server_side() {
             return close(DisconnectCode::InsufficientState);
         }
         self.subscriptions.swap_remove(index);
@@ -435,7 +468,7 @@ impl<S: Seat> Session<S> {
     /// Ends a subscription of the client's own making.
     fn unsubscribe(&mut self, channel: &str) {
         if let Some(index) = self.position_of(channel)
-            && !self.subscriptions[index].is_server_side
+            && !self.subscriptions[index].is_server_side()
         {
             self.subscriptions.swap_remove(index);
         }

@@ -176,6 +176,15 @@ impl<'a> Asker<'a> {
         Ok(question.answered(AuthenticationVerdict::NotMine))
     }
 
+    /// Whether anybody would be asked by [`Self::authorize`].
+    pub(crate) fn has_authorization(self, app: &AppId, channel: &str) -> bool {
+        let app = self.snapshot.apps.get(app);
+        app.is_some_and(|app| {
+            let units = app.authorization.units(channel, &self.runtime.naming);
+            !units.is_empty()
+        })
+    }
+
     pub(crate) fn authorize(self, question: AuthorizationQuestion) -> Answer<AuthorizationVerdict> {
         let AuthorizationQuestion {
             reason,

@@ -304,4 +304,8 @@ impl Hooks for Sandbox {
             .get(app)
             .is_some_and(|app| !app.rpc.is_empty())
     }
+
+    fn has_authorization(&self, app: &AppId, channel: &str) -> bool {
+        self.ask(|asker| asker.has_authorization(app, channel))
+    }
 }

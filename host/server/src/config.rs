@@ -154,6 +154,8 @@ pub struct ClientConfig {
     pub expired_sub_close_delay: Duration,
     pub stale_close_delay: Duration,
     pub channel_limit: usize,
+    /// Zero: positions are not checked.
+    pub position_check_delay: Duration,
     pub queue_max_bytes: usize,
     pub connection_limit: usize,
     /// `None`: no limit.

@@ -1,27 +1,31 @@
 //! How asks are carried out: which hook, then which store, in which order.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use tidegate_protocol::{Codec, DisconnectCode, ErrorCode, Raw, StreamPosition};
 
 use super::Resolved;
 use crate::{
     app::App,
     broker::{HistoryLimit, HistoryOrder, HistoryPage, HistoryQuery},
+    channel::BadName,
+    config::RealtimeConfig,
     hooks::{
         AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion, AuthorizationReason,
-        AuthorizationVerdict, Effect, Identity, Peer, Progress, RpcQuestion, RpcVerdict,
+        AuthorizationVerdict, Effect, Grant, Hooks, Identity, Peer, Progress, RpcQuestion,
+        RpcVerdict,
     },
     hub::Membership,
-    ids::ChannelKey,
+    ids::{AppId, ChannelKey},
     link::Link,
-    namespace::NamespaceOptions,
+    namespace::{Applicant, NamespaceOptions},
     node::Node,
     publish::run_effects,
     session::{
-        Admission, Answer, ConnectAsk, Failure, HistoryAsk, Now, Seated, SubscribeAsk, Terms,
-        Wishes, terms,
+        Admission, Answer, ConnectAsk, Failure, HistoryAsk, MadeBy, Now, Requested, Seated,
+        SubscribeAsk, Terms, Wishes, terms,
     },
     token::LEEWAY_SECONDS,
 };
@@ -73,7 +77,7 @@ async fn admit(
     let ConnectAsk {
         question,
         builtin,
-        held,
+        mut requested,
     } = ask;
     let outcome = node.hooks().authenticate(question).wait().await?;
     *effects = outcome.effects;
@@ -106,28 +110,60 @@ async fn admit(
         )
         .map_err(|_| DisconnectCode::ConnectionLimit)?,
     );
-    let wanted = std::mem::take(&mut identity.subscriptions);
+    let granted = std::mem::take(&mut identity.subscriptions);
+    if granted.len() > settings.client.channel_limit {
+        return Err(DisconnectCode::ChannelLimit.into());
+    }
+    let mut wanted: Vec<Wanted> = Vec::with_capacity(granted.len());
+    for subscription in granted {
+        let channel = subscription.channel;
+        if wanted.iter().any(|wanted| wanted.channel == channel) {
+            continue;
+        }
+        let options = Arc::clone(settings.channel.resolve(&channel)?.options);
+        let said = requested.remove(&*channel);
+        wanted.push(Wanted {
+            channel,
+            options,
+            grant: subscription.grant,
+            recover_from: said.and_then(|said| said.recover_from),
+            made_by: MadeBy::Identity,
+        });
+    }
+    // Whom a plugin let in gets what the plugin said.
+    if !is_by_hook {
+        let hooks = node.hooks();
+        wanted.extend(on_request(
+            &settings,
+            app.id(),
+            &**hooks,
+            &identity.user,
+            requested,
+        )?);
+    }
     if wanted.len() > settings.client.channel_limit {
         return Err(DisconnectCode::ChannelLimit.into());
     }
     let mut seats: Vec<Seated<Membership>> = Vec::with_capacity(wanted.len());
-    for subscription in wanted {
-        let channel = subscription.channel;
-        if seats.iter().any(|seated| seated.channel == channel) {
-            continue;
-        }
-        let options = Arc::clone(settings.channel.resolve(&channel)?.options);
-        let position = held.iter().find(|(held, _)| **held == *channel);
+    for wanted in wanted {
+        let Wanted {
+            channel,
+            options,
+            grant,
+            recover_from,
+            made_by,
+        } = wanted;
         let wishes = Wishes {
-            recover_from: position.map(|(_, position)| position.clone()),
+            recover_from,
             ..Wishes::default()
         };
-        let terms = terms::granted(&options, subscription.grant, &wishes, now.unix())?;
+        let terms = terms::granted(&options, grant, &wishes, now.unix())?;
         let key = ChannelKey::new(app.id(), &channel);
         let limit = settings.client.recovery_max_publications;
         let (seat, page) = take_seat(node, link, &key, &options, &terms, limit).await?;
         seats.push(Seated {
             channel,
+            made_by,
             seat,
             terms,
             page,
@@ -138,6 +174,62 @@ async fn admit(
         is_by_hook,
         seats,
     })
+}
+
+/// A server-side subscription to be.
+struct Wanted {
+    channel: Arc<str>,
+    options: Arc<NamespaceOptions>,
+    grant: Grant,
+    recover_from: Option<StreamPosition>,
+    made_by: MadeBy,
+}
+
+/// The channels of a connect request that the client could subscribe to by itself. Those that it could not, or
+/// about which a plugin would have to be asked, are left out without a word.
+fn on_request(
+    settings: &RealtimeConfig,
+    app: &AppId,
+    hooks: &dyn Hooks,
+    user: &str,
+    requested: BTreeMap<Box<str>, Requested>,
+) -> Result<Vec<Wanted>, Failure> {
+    let applicant = Applicant {
+        is_anonymous: user.is_empty(),
+        is_subscribed: false,
+        is_insecure: settings.client.is_insecure,
+    };
+    let mut wanted = Vec::new();
+    for (channel, requested) in requested {
+        let resolved = match settings.channel.resolve_for_client(&channel) {
+            Ok(resolved) => resolved,
+            Err(BadName::Pattern) => continue,
+            Err(
+                BadName::UnknownNamespace
+                | BadName::Empty
+                | BadName::TooLong
+                | BadName::NotPrintable,
+            ) => return Err(DisconnectCode::BadRequest.into()),
+        };
+        let is_allowed = if resolved.is_private {
+            false
+        } else if resolved.is_user_limited() {
+            resolved.lists(user) || applicant.is_insecure
+        } else {
+            resolved.options.subscribe.allows(applicant) && !hooks.has_authorization(app, &channel)
+        };
+        if !is_allowed || !requested.is_plain {
+            continue;
+        }
+        wanted.push(Wanted {
+            options: Arc::clone(resolved.options),
+            grant: Grant::default(),
+            recover_from: requested.recover_from,
+            made_by: MadeBy::Request,
+            channel: channel.into(),
+        });
+    }
+    Ok(wanted)
 }
 
 pub(super) async fn subscribe(
@@ -183,6 +275,7 @@ async fn seat(
     run(node, app, effects);
     Ok(Seated {
         channel: ask.channel,
+        made_by: MadeBy::Client,
         seat,
         terms,
         page,
@@ -243,6 +336,43 @@ pub(super) fn history(node: &Node, ask: HistoryAsk) -> Progress<Resolved> {
         });
         Answer::History(page).into()
     })
+}
+
+/// Streams read at the same time for one session's position check.
+const TOPS_IN_FLIGHT: usize = 32;
+
+/// Reads where the streams are now. What cannot be read is left out: the check is made up for later.
+pub(super) fn read_tops(node: &Node, app: &App, keys: Vec<ChannelKey>) -> Progress<Resolved> {
+    let settings = app.settings();
+    let mut tops = Vec::with_capacity(keys.len());
+    let mut pending = Vec::new();
+    for key in keys {
+        let Ok(resolved) = settings.channel.resolve(key.channel()) else {
+            continue;
+        };
+        let query = HistoryQuery {
+            limit: HistoryLimit::PositionOnly,
+            since: None,
+            order: HistoryOrder::OldestFirst,
+            meta_ttl: resolved.options.meta_ttl,
+        };
+        match node.broker().history(&key, query) {
+            Progress::Ready(page) => tops.extend(page.ok().map(|page| (key, page.top))),
+            Progress::Pending(page) => {
+                pending.push(async move { page.await.ok().map(|page| (key, page.top)) });
+            }
+        }
+    }
+    if pending.is_empty() {
+        return Progress::Ready(Answer::ReadTops(tops).into());
+    }
+    Progress::Pending(Box::pin(async move {
+        let mut read = stream::iter(pending).buffer_unordered(TOPS_IN_FLIGHT);
+        while let Some(top) = read.next().await {
+            tops.extend(top);
+        }
+        Answer::ReadTops(tops).into()
+    }))
 }
 
 /// An empty epoch names whatever stream there is.

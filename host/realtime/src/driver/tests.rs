@@ -366,6 +366,10 @@ impl Hooks for Scripted {
     fn has_rpc(&self, _: &AppId) -> bool {
         true
     }
+
+    fn has_authorization(&self, _: &AppId, channel: &str) -> bool {
+        channel.starts_with("guarded")
+    }
 }
 
 #[tokio::test]

@@ -139,6 +139,12 @@ impl Channel {
         }
     }
 
+    /// Whether `position` is one of the stream that is delivered.
+    pub(crate) fn is_same_stream(&self, position: &StreamPosition) -> bool {
+        let epoch = self.epoch.lock();
+        position.epoch.is_empty() || epoch.as_deref().is_none_or(|known| known == position.epoch)
+    }
+
     /// Compares a position that was read from the history with what has been delivered since.
     pub(crate) fn check_epoch(&self, position: &StreamPosition) -> Epoch {
         let mut epoch = self.epoch.lock();

@@ -70,6 +70,17 @@ pub enum Activation {
     Withdraw,
 }
 
+/// How a member's position stands to the top of its stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// The member has everything.
+    Confirmed,
+    /// The member is at another offset: something was lost, or is on its way.
+    Differs { at: u64 },
+    /// The stream began anew, and nobody told.
+    OtherStream,
+}
+
 /// Publications kept back for a member that is not active yet.
 #[derive(Default)]
 pub(crate) struct Buffer {
@@ -101,11 +112,34 @@ impl Membership {
     /// and what has to follow it, onto the link; no lock is held meanwhile. What is broadcast while it runs
     /// is appended behind. A second activation starts from an empty buffer and is harmless.
     pub fn activate(&self, then: impl FnOnce(Buffered) -> Activation) {
-        let activation = then(self.take_buffered());
-        let missing = self.go_live(&activation);
-        if let Some(link) = missing {
+        let activation = then(self.open());
+        self.go_live(&activation);
+    }
+
+    /// The first half of [`Membership::activate`]: hands over what was kept back, and keeps back what comes.
+    pub fn open(&self) -> Buffered {
+        self.take_buffered()
+    }
+
+    /// The second half: appends what came since [`Membership::open`] and goes live.
+    pub fn go_live(&self, activation: &Activation) {
+        if let Some(link) = self.deliver_from(activation) {
             self.report_gap(&link);
         }
+    }
+
+    /// Compares the member's position with a top that was read from the broker. Without a position, or when
+    /// the loss was reported already, there is nothing to say.
+    pub fn standing(&self, top: &StreamPosition) -> Standing {
+        let standing = self.with_member(|member| match member.position {
+            MemberPosition::Unpositioned | MemberPosition::Stopped => Standing::Confirmed,
+            // A stream without publications has no fixed epoch yet, and nothing that could be missed.
+            MemberPosition::At(0) if top.offset == 0 => Standing::Confirmed,
+            MemberPosition::At(_) if !self.channel.is_same_stream(top) => Standing::OtherStream,
+            MemberPosition::At(have) if have == top.offset => Standing::Confirmed,
+            MemberPosition::At(have) => Standing::Differs { at: have },
+        });
+        standing.unwrap_or(Standing::Confirmed)
     }
 
     /// The number of members of the channel on this node.
@@ -136,7 +170,7 @@ impl Membership {
 
     /// Under the list's lock: delivers what came while the reply was made and sets the member live. Answers
     /// the link when something is missing.
-    fn go_live(&self, activation: &Activation) -> Option<Arc<Link>> {
+    fn deliver_from(&self, activation: &Activation) -> Option<Arc<Link>> {
         self.with_member(|member| {
             let buffer = member.buffer.take()?;
             member.position = match activation {

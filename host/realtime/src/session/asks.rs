@@ -1,6 +1,6 @@
 //! What a session asks its driver, and what it is answered.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use tidegate_protocol::{DisconnectCode, Error, ErrorCode, Raw, StreamPosition};
@@ -110,6 +110,8 @@ pub enum Ask {
     Subscribe(Box<SubscribeAsk>),
     /// The subscription that a hook granted is about to expire.
     RefreshSubscription(Box<AuthorizationQuestion>),
+    /// The tops of these streams.
+    ReadTops(Vec<ChannelKey>),
     Publish(PublishAsk),
     Rpc(Box<RpcQuestion>),
     History(Box<HistoryAsk>),
@@ -120,8 +122,17 @@ pub struct ConnectAsk {
     pub question: AuthenticationQuestion,
     /// What holds if no plugin decides.
     pub builtin: Result<Box<Identity>, Failure>,
-    /// Positions that the client holds in server-side subscriptions, by channel.
-    pub held: Vec<(Box<str>, StreamPosition)>,
+    /// What the client says about server-side subscriptions, by channel.
+    pub requested: BTreeMap<Box<str>, Requested>,
+}
+
+/// A channel in the connect request's `subs`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Requested {
+    /// The position that the client holds.
+    pub recover_from: Option<StreamPosition>,
+    /// Nothing is asked of the subscription that this node does not have, so that it may be made on request.
+    pub is_plain: bool,
 }
 
 /// A subscription on its way: what was asked for and what the namespace says to it.
@@ -173,6 +184,8 @@ pub enum Answer<S> {
     RefreshIdentity(Result<AuthenticationVerdict, HookFailure>),
     Subscribe(Result<Box<Seated<S>>, Failure>),
     RefreshSubscription(Result<AuthorizationVerdict, HookFailure>),
+    /// Those that could be read.
+    ReadTops(Vec<(ChannelKey, StreamPosition)>),
     Publish(Result<(), Failure>),
     Rpc(Result<RpcVerdict, Failure>),
     History(Result<Box<HistoryPage>, Failure>),
@@ -187,10 +200,22 @@ pub struct Admission<S> {
     pub seats: Vec<Seated<S>>,
 }
 
+/// Who wanted a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MadeBy {
+    /// The client, by a subscribe command; the others are server-side subscriptions.
+    Client,
+    /// The client's token, or the plugin that knows the client.
+    Identity,
+    /// The client, in its connect request.
+    Request,
+}
+
 /// A seat in a channel, not live yet.
 #[derive(Debug)]
 pub struct Seated<S> {
     pub channel: Arc<str>,
+    pub made_by: MadeBy,
     pub seat: S,
     pub terms: Terms,
     /// Read after the seat was taken; present exactly when the terms are positioned.

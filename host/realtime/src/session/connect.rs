@@ -1,20 +1,19 @@
 //! Connect and refresh: who the client is (client-protocol sections 4.3 and 4.5).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use tidegate_protocol::{
     ConnectRequest, ConnectResult, DisconnectCode, ErrorCode, RefreshResult, Reply, StreamPosition,
-    SubscribeResult,
 };
 
 use super::{
-    Admission, Ask, ConnectAsk, Context, Expiry, Failure, MAX_LABEL_BYTES, Outcome, PendingKind,
-    Phase, Pings, Seat, Seated, Session, Sink, Step, close, subscribe::Beginning,
+    Admission, Ask, ConnectAsk, Context, Expiry, Failure, MAX_LABEL_BYTES, MadeBy, Outcome,
+    PendingKind, Phase, Pings, Requested, Seat, Seated, Session, Sink, Step, close,
+    subscribe::{Beginning, MERGE_LIMITS},
 };
 use crate::{
     config::RealtimeConfig,
     hooks::{AuthenticationQuestion, AuthenticationReason, Identity, Peer, TokenCheck},
-    hub::{Activation, Buffered},
     token::{Claims, TokenError},
 };
 
@@ -38,14 +37,21 @@ impl<S: Seat> Session<S> {
     ) -> Result<Outcome, Failure> {
         self.phase = Phase::Connecting;
         let is_label = |text: &str| text.len() <= MAX_LABEL_BYTES;
+        if request.subs.len() > context.settings.client.channel_limit {
+            return Err(DisconnectCode::ChannelLimit.into());
+        }
+        let mut deltas = request.subs.values().map(|sub| sub.delta.as_str());
+        if !deltas.all(|delta| matches!(delta, "" | "fossil")) {
+            return Err(DisconnectCode::BadRequest.into());
+        }
         let has_labels = is_label(&request.name)
             && is_label(&request.version)
             && request.subs.values().all(|sub| is_label(&sub.epoch));
-        if !has_labels || request.subs.len() > context.settings.client.channel_limit {
+        if !has_labels {
             self.phase = Phase::Rejected;
             return Err(Failure::error(
                 ErrorCode::BadRequest,
-                "bad request: a label or the list of subscriptions is too long",
+                "bad request: a name, a version or an epoch is too long",
             ));
         }
         let checked = check_token(&request.token, context);
@@ -56,17 +62,18 @@ impl<S: Seat> Session<S> {
         let builtin = builtin_outcome(checked, vouched, context.settings).map(Box::new);
         peer.name = request.name.into();
         peer.version = request.version.into();
-        let held = request
-            .subs
-            .into_iter()
-            .filter(|(_, sub)| sub.recover)
-            .map(|(channel, sub)| {
-                let position = StreamPosition {
-                    offset: sub.offset,
-                    epoch: sub.epoch,
-                };
-                (channel.into_boxed_str(), position)
-            });
+        let requested = request.subs.into_iter().map(|(channel, sub)| {
+            let is_plain = sub.r#type == 0 && sub.tf.is_none();
+            let position = StreamPosition {
+                offset: sub.offset,
+                epoch: sub.epoch,
+            };
+            let requested = Requested {
+                recover_from: sub.recover.then_some(position),
+                is_plain,
+            };
+            (channel.into_boxed_str(), requested)
+        });
         self.wait(id, PendingKind::Connect);
         Ok(Outcome::Ask(Ask::Connect(Box::new(ConnectAsk {
             question: AuthenticationQuestion {
@@ -77,7 +84,7 @@ impl<S: Seat> Session<S> {
                 data: request.data.into_bytes(),
             },
             builtin,
-            held: held.collect(),
+            requested: requested.collect(),
         }))))
     }
 
@@ -98,7 +105,7 @@ impl<S: Seat> Session<S> {
         let Admission {
             identity,
             is_by_hook,
-            seats,
+            mut seats,
         } = admission;
         let now = context.now;
         self.take_identity(&identity);
@@ -133,29 +140,42 @@ impl<S: Seat> Session<S> {
         if client.connect_include_server_time {
             result.time = i64::try_from(now.unix_millis).unwrap_or(i64::MAX);
         }
-        let mut all_whole = true;
-        activate_all(&seats, &mut Vec::new(), &mut |beginnings| {
-            let Some(subs) = results_of(beginnings) else {
-                all_whole = false;
-                return;
+        // All seats are opened before the reply is made, and none is live before it was pushed.
+        let mut limits = MERGE_LIMITS;
+        let mut beginnings = Vec::with_capacity(seats.len());
+        for seated in &mut seats {
+            let buffered = seated.seat.open();
+            let beginning = Beginning::of(&seated.terms, seated.page.take(), &buffered, limits);
+            limits = beginning.leaves_of(limits);
+            let Some(of_channel) = beginning.result() else {
+                return close(DisconnectCode::InsufficientState);
             };
-            result.subs = subs;
-            sink.reply(&Reply {
-                id,
-                connect: Some(Box::new(std::mem::take(&mut result))),
-                ..Reply::default()
-            });
-            for (channel, beginning) in beginnings {
-                beginning.push_live(channel, sink);
-            }
+            result
+                .subs
+                .insert(seated.channel.as_ref().to_owned(), of_channel);
+            beginnings.push(beginning);
+        }
+        sink.reply(&Reply {
+            id,
+            connect: Some(Box::new(result)),
+            ..Reply::default()
         });
-        if !all_whole {
-            return close(DisconnectCode::InsufficientState);
+        for (seated, beginning) in seats.iter().zip(&beginnings) {
+            beginning.push_live(&seated.channel, sink);
+        }
+        for (seated, beginning) in seats.iter().zip(&beginnings) {
+            seated.seat.go_live(&beginning.activation());
         }
         self.phase = Phase::Connected;
         self.next_ping = self.first_ping(client.ping_interval, now.instant);
-        for Seated { seat, terms, .. } in seats {
-            self.admit(seat, terms, true, context);
+        for seated in seats {
+            let Seated {
+                seat,
+                terms,
+                made_by,
+                ..
+            } = seated;
+            self.admit(seat, terms, made_by, context);
         }
         Step::Done
     }
@@ -199,12 +219,12 @@ impl<S: Seat> Session<S> {
         }))
     }
 
-    /// Whether the token's server-side channels are the ones the session has.
+    /// Whether the token's server-side channels are the ones that the session has by its identity.
     fn has_server_channels(&self, claims: &Claims) -> bool {
         let own = self
             .subscriptions
             .iter()
-            .filter(|subscription| subscription.is_server_side);
+            .filter(|subscription| subscription.made_by == MadeBy::Identity);
         own.clone().count() == claims.subscriptions.len()
             && own
                 .map(|subscription| subscription.seat.key().channel())
@@ -294,39 +314,4 @@ fn builtin_outcome(
         meta: claims.meta,
         subscriptions: claims.subscriptions,
     })
-}
-
-/// A channel whose seat handed over what it kept back.
-type Opened<'a> = (&'a str, Beginning);
-
-/// Opens the seats one inside the other, so that the reply is pushed when all of them have handed over what
-/// they kept back and none of them is live.
-fn activate_all<'a, S: Seat>(
-    seats: &'a [Seated<S>],
-    opened: &mut Vec<Opened<'a>>,
-    reply: &mut dyn FnMut(&[Opened<'a>]),
-) {
-    let Some((seated, rest)) = seats.split_first() else {
-        reply(opened);
-        return;
-    };
-    let mut activation = None;
-    seated.seat.activate(&mut |buffered: Buffered| {
-        let beginning = Beginning::of(&seated.terms, seated.page.clone(), &buffered);
-        activation = Some(beginning.activation());
-        opened.push((&seated.channel, beginning));
-        activate_all(rest, opened, reply);
-        activation.clone().unwrap_or(Activation::Withdraw)
-    });
-}
-
-/// The results by channel; `None` when one subscription is torn.
-fn results_of(beginnings: &[Opened<'_>]) -> Option<BTreeMap<String, SubscribeResult>> {
-    beginnings
-        .iter()
-        .map(|(channel, beginning)| {
-            let result = beginning.result()?;
-            Some(((*channel).to_owned(), result))
-        })
-        .collect()
 }

@@ -89,6 +89,9 @@ impl<S: Seat> Session<S> {
         for expiry in self.subscription_expiries() {
             next = next.min(expiry.due(client.expired_sub_close_delay, is_waiting));
         }
+        if let Some(check) = self.position_check_at().filter(|_| !is_waiting) {
+            next = next.min(check);
+        }
         next
     }
 
@@ -119,7 +122,10 @@ impl<S: Seat> Session<S> {
         if self.next_ping <= now {
             self.ping(client, now, sink);
         }
-        self.ask_for_renewal(now)
+        match self.ask_for_renewal(now) {
+            Step::Done if !self.is_waiting() => self.check_positions(client, now),
+            step => step,
+        }
     }
 
     /// A moment in the second half of the first interval, different for every session.
@@ -172,7 +178,7 @@ impl<S: Seat> Session<S> {
 
     /// Ends a subscription that was not renewed; one of the server's ends the connection.
     fn end_subscription(&mut self, index: usize, sink: &mut dyn Sink) -> Option<Step> {
-        if self.subscriptions[index].is_server_side {
+        if self.subscriptions[index].is_server_side() {
             return Some(close(DisconnectCode::SubscriptionExpired));
         }
         let ended = self.subscriptions.swap_remove(index);

@@ -8,11 +8,11 @@ use tidegate_protocol::{
 };
 
 use super::{
-    Ask, Context, Expiry, Failure, MAX_LABEL_BYTES, Outcome, PendingKind, Rare, Seat, Seated,
-    Session, Sink, SubscribeAsk, Subscription, Terms, Wishes, terms,
+    Ask, Context, Expiry, Failure, MAX_LABEL_BYTES, MadeBy, Outcome, PendingKind, Rare, Seat,
+    Seated, Session, Sink, SubscribeAsk, Subscription, Terms, Wishes, terms,
 };
 use crate::{
-    broker::HistoryPage,
+    broker::{HistoryPage, publication_cost},
     config::{DEFAULT_PAGE_LIMIT, MAX_PAGE_BYTES},
     hub::{Activation, Buffered},
     ids::ChannelKey,
@@ -24,7 +24,7 @@ const FLAG_MUST_RECOVER: i64 = 2;
 
 /// The limits of a merge. The history was read within the app's own limit; what is broadcast meanwhile may
 /// come on top of it.
-const MERGE_LIMITS: RecoveryLimits = RecoveryLimits {
+pub(super) const MERGE_LIMITS: RecoveryLimits = RecoveryLimits {
     max_publications: 10 * DEFAULT_PAGE_LIMIT,
     max_bytes: MAX_PAGE_BYTES,
 };
@@ -124,55 +124,50 @@ impl<S: Seat> Session<S> {
     ) -> Result<(), Failure> {
         let Seated {
             channel,
+            made_by,
             seat,
             terms,
             page,
         } = seated;
-        let mut page = page;
-        let mut outcome: Result<(), Failure> = Ok(());
-        seat.activate(&mut |buffered| {
-            let beginning = Beginning::of(&terms, page.take(), &buffered);
-            let Some(result) = beginning.result() else {
-                outcome = Err(DisconnectCode::InsufficientState.into());
-                return Activation::Withdraw;
-            };
-            if terms.must_recover && result.was_recovering && !result.recovered {
-                outcome = Err(ErrorCode::UnrecoverablePosition.into());
-                return Activation::Withdraw;
-            }
-            sink.reply(&Reply {
-                id,
-                subscribe: Some(Box::new(result)),
-                ..Reply::default()
-            });
-            beginning.push_live(&channel, sink);
-            beginning.activation()
+        let beginning = Beginning::of(&terms, page, &seat.open(), MERGE_LIMITS);
+        let Some(result) = beginning.result() else {
+            seat.go_live(&Activation::Withdraw);
+            return Err(DisconnectCode::InsufficientState.into());
+        };
+        if terms.must_recover && result.was_recovering && !result.recovered {
+            seat.go_live(&Activation::Withdraw);
+            return Err(ErrorCode::UnrecoverablePosition.into());
+        }
+        sink.reply(&Reply {
+            id,
+            subscribe: Some(Box::new(result)),
+            ..Reply::default()
         });
-        outcome?;
-        self.admit(seat, terms, false, context);
+        beginning.push_live(&channel, sink);
+        seat.go_live(&beginning.activation());
+        self.admit(seat, terms, made_by, context);
         Ok(())
     }
 
     /// Takes a live seat among the session's subscriptions.
-    pub(super) fn admit(
-        &mut self,
-        seat: S,
-        terms: Terms,
-        is_server_side: bool,
-        context: &Context<'_>,
-    ) {
+    pub(super) fn admit(&mut self, seat: S, terms: Terms, made_by: MadeBy, context: &Context<'_>) {
         let now = context.now;
+        if terms.is_positioned {
+            self.plan_position_check(&context.settings.client, now.instant);
+        }
         let expiry = terms
             .expires_at
             .map(|at| Expiry::by_host(now.instant_of(at), now.instant));
         let has_rare = expiry.is_some() || !terms.info.is_empty();
         self.subscriptions.push(Subscription {
             seat,
-            is_server_side,
+            made_by,
+            is_positioned: terms.is_positioned,
             rare: has_rare.then(|| {
                 Box::new(Rare {
                     expiry,
                     info: terms.info.into(),
+                    doubt: None,
                 })
             }),
         });
@@ -190,7 +185,12 @@ pub(super) struct Beginning {
 }
 
 impl Beginning {
-    pub(super) fn of(terms: &Terms, page: Option<HistoryPage>, buffered: &Buffered) -> Self {
+    pub(super) fn of(
+        terms: &Terms,
+        page: Option<HistoryPage>,
+        buffered: &Buffered,
+        limits: RecoveryLimits,
+    ) -> Self {
         let result = SubscribeResult {
             recoverable: terms.is_recoverable,
             positioned: terms.is_positioned,
@@ -206,7 +206,7 @@ impl Beginning {
                 position: None,
             };
         };
-        match merge(terms.recover_from.as_ref(), page, buffered, MERGE_LIMITS) {
+        match merge(terms.recover_from.as_ref(), page, buffered, limits) {
             Merged::Recovered {
                 publications,
                 position,
@@ -249,6 +249,18 @@ impl Beginning {
     /// What the reply says; `None` when the subscription must start over.
     pub(super) fn result(&self) -> Option<SubscribeResult> {
         self.result.clone()
+    }
+
+    /// What these limits leave for the other subscriptions of the same reply.
+    pub(super) fn leaves_of(&self, limits: RecoveryLimits) -> RecoveryLimits {
+        let recovered = self.result.iter().flat_map(|result| &result.publications);
+        let num_bytes: usize = recovered
+            .map(|publication| publication_cost(publication))
+            .sum();
+        RecoveryLimits {
+            max_bytes: limits.max_bytes.saturating_sub(num_bytes),
+            ..limits
+        }
     }
 
     /// What was broadcast after the position in the reply.

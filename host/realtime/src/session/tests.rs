@@ -1,6 +1,7 @@
 //! The machine without sockets: a fake seat, and rules by example.
 
 mod model;
+mod positions;
 mod time;
 
 use std::cell::{Cell, RefCell};
@@ -13,7 +14,7 @@ use tokio::time::Duration;
 use super::*;
 use crate::{
     broker::HistoryPage,
-    config::{HistoryConfig, HmacSecret, NamespaceOptions, Permission},
+    config::{HistoryConfig, HmacSecret, MAX_PAGE_BYTES, NamespaceOptions, Permission},
     hooks::{AuthenticationVerdict, AuthorizationVerdict, Grant, Identity, RpcVerdict},
     hub::BufferedPublication,
     ids::{AppId, ClientId},
@@ -29,6 +30,8 @@ struct FakeSeat {
     buffered: RefCell<Vec<BufferedPublication>>,
     activation: RefCell<Option<Activation>>,
     is_live: Cell<bool>,
+    /// Says that so many more publications were delivered than the activation accounts for.
+    delivered: Cell<u64>,
 }
 
 impl FakeSeat {
@@ -38,6 +41,7 @@ impl FakeSeat {
             buffered: RefCell::default(),
             activation: RefCell::default(),
             is_live: Cell::new(false),
+            delivered: Cell::new(0),
         }
     }
 }
@@ -47,14 +51,32 @@ impl Seat for FakeSeat {
         &self.key
     }
 
-    fn activate(&self, then: &mut dyn FnMut(Buffered) -> Activation) {
-        let activation = then(Buffered {
+    fn open(&self) -> Buffered {
+        Buffered {
             publications: self.buffered.take(),
             has_overflowed: false,
-        });
+        }
+    }
+
+    fn go_live(&self, activation: &Activation) {
         self.is_live
             .set(!matches!(activation, Activation::Withdraw));
-        self.activation.replace(Some(activation));
+        self.activation.replace(Some(activation.clone()));
+    }
+
+    fn standing(&self, top: &StreamPosition) -> Standing {
+        let activation = self.activation.borrow();
+        let Some(Activation::After(position)) = &*activation else {
+            return Standing::Confirmed;
+        };
+        let at = position.offset + self.delivered.get();
+        if position.epoch != top.epoch {
+            Standing::OtherStream
+        } else if at == top.offset {
+            Standing::Confirmed
+        } else {
+            Standing::Differs { at }
+        }
     }
 }
 
@@ -203,6 +225,7 @@ impl Harness {
             Ask::Connect(ask) => Answer::Connect(ask.builtin.map(|identity| {
                 let seats = identity.subscriptions.iter().map(|subscription| Seated {
                     channel: Arc::clone(&subscription.channel),
+                    made_by: MadeBy::Identity,
                     seat: FakeSeat::new(&subscription.channel),
                     terms: Terms::default(),
                     page: None,
@@ -222,6 +245,9 @@ impl Harness {
             Ask::Rpc(_) if self.has_rpc => Answer::Rpc(Ok(RpcVerdict::NotMine)),
             Ask::Rpc(_) => Answer::Rpc(Err(ErrorCode::NotAvailable.into())),
             Ask::History(_) => Answer::History(Ok(Box::new(page(7)))),
+            Ask::ReadTops(keys) => {
+                Answer::ReadTops(keys.into_iter().map(|key| (key, page(7).top)).collect())
+            }
             Ask::RefreshIdentity(_) => Answer::RefreshIdentity(Ok(AuthenticationVerdict::NotMine)),
             Ask::RefreshSubscription(_) => {
                 Answer::RefreshSubscription(Ok(AuthorizationVerdict::NotMine))
@@ -276,6 +302,7 @@ fn page(top: u64) -> HistoryPage {
 fn seated(ask: &SubscribeAsk, terms: Terms, page: HistoryPage) -> Seated<FakeSeat> {
     Seated {
         channel: Arc::clone(&ask.channel),
+        made_by: MadeBy::Client,
         seat: FakeSeat::new(&ask.channel),
         page: terms.is_positioned.then_some(page),
         terms,
@@ -537,7 +564,7 @@ fn the_size_of_a_session_is_known() {
 }
 
 #[test]
-fn a_connect_with_too_many_held_positions_is_refused() {
+fn a_connect_that_asks_for_too_many_channels_is_closed() {
     let mut request = ConnectRequest::default();
     for index in 0..129 {
         request.subs.insert(format!("c{index}"), Default::default());
@@ -548,6 +575,87 @@ fn a_connect_with_too_many_held_positions_is_refused() {
         connect: Some(Box::new(request)),
         ..Command::default()
     };
-    harness.with(|session, context, sink| session.handle(command, context, sink));
-    assert_eq!(harness.reply().error.unwrap().code, 107);
+    let step = harness.with(|session, context, sink| session.handle(command, context, sink));
+    assert!(matches!(step, Step::Close(closing) if closing.code == 3505));
+}
+
+#[test]
+fn an_unknown_delta_in_a_connect_is_a_bad_request() {
+    let text = r#"{"id":1,"connect":{"subs":{"a":{"delta":"xor"}}}}"#;
+    Harness::new(settings()).closes(text, 3501);
+}
+
+#[test]
+fn channels_made_on_request_do_not_count_as_the_tokens() {
+    let mut harness = Harness::new(with_tokens());
+    let claims = format!(r#"{{"sub":"42","exp":{},"channels":["a"]}}"#, UNIX + 50);
+    let Step::Ask(Ask::Connect(ask)) = harness.say(&connect_with(&claims)) else {
+        panic!("asks");
+    };
+    let seats = [("a", MadeBy::Identity), ("b", MadeBy::Request)];
+    let seats = seats.map(|(channel, made_by)| Seated {
+        channel: channel.into(),
+        made_by,
+        seat: FakeSeat::new(channel),
+        terms: Terms::default(),
+        page: None,
+    });
+    harness.answer(Answer::Connect(Ok(Box::new(Admission {
+        identity: *ask.builtin.unwrap(),
+        is_by_hook: false,
+        seats: seats.into(),
+    }))));
+    let subs = harness.reply().connect.unwrap().subs;
+    assert_eq!(subs.keys().collect::<Vec<_>>(), ["a", "b"]);
+    // The client cannot end either of them.
+    harness.run(r#"{"id":2,"unsubscribe":{"channel":"b"}}"#);
+    harness.take();
+    assert_eq!(harness.session.num_subscriptions(), 2);
+    harness.run(&format!(
+        r#"{{"id":3,"refresh":{{"token":"{}"}}}}"#,
+        token(&claims)
+    ));
+    assert!(harness.reply().refresh.is_some());
+}
+
+#[test]
+fn recoveries_of_one_connect_share_its_limit_in_bytes() {
+    let mut harness = Harness::new(settings());
+    harness.say(r#"{"id":1,"connect":{}}"#);
+    let half = MAX_PAGE_BYTES / 2;
+    let seats = ["a", "b", "c"].map(|channel| Seated {
+        channel: channel.into(),
+        made_by: MadeBy::Request,
+        seat: FakeSeat::new(channel),
+        terms: Terms {
+            is_positioned: true,
+            is_recoverable: true,
+            recover_from: Some(StreamPosition {
+                offset: 6,
+                epoch: "epoch".to_owned(),
+            }),
+            ..Terms::default()
+        },
+        page: Some(HistoryPage {
+            publications: vec![Arc::new(Publication {
+                offset: 7,
+                data: bytes::Bytes::from(vec![b'1'; half]).into(),
+                ..Publication::default()
+            })],
+            ..page(7)
+        }),
+    });
+    harness.answer(Answer::Connect(Ok(Box::new(Admission {
+        identity: Identity::default(),
+        is_by_hook: false,
+        seats: seats.into(),
+    }))));
+    let subs = harness.reply().connect.unwrap().subs;
+    // One and its overhead leave less than half.
+    assert!(subs["a"].recovered && subs["a"].publications.len() == 1);
+    for channel in ["b", "c"] {
+        let lost = &subs[channel];
+        assert!(lost.was_recovering && !lost.recovered && lost.publications.is_empty());
+        assert_eq!(lost.offset, 7);
+    }
 }

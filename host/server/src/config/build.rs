@@ -196,6 +196,7 @@ fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
             problems,
         ),
         channel_limit: limit("client.channel_limit"),
+        position_check_delay: root.duration("client.channel_position_check_delay"),
         queue_max_bytes: root.size("client.queue_max_size"),
         connection_limit: match limit("client.connection_limit") {
             0 => super::DEFAULT_CONNECTION_LIMIT,

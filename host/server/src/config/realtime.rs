@@ -81,6 +81,7 @@ impl From<ClientConfig> for RealtimeClient {
             expired_sub_close_delay,
             stale_close_delay,
             channel_limit,
+            position_check_delay,
             connection_limit,
             user_connection_limit,
             command_rate,
@@ -96,6 +97,7 @@ impl From<ClientConfig> for RealtimeClient {
             expired_sub_close_delay,
             stale_close_delay,
             channel_limit,
+            position_check_delay,
             connection_limit: Some(connection_limit),
             user_connection_limit,
             command_rate,
@@ -301,6 +303,10 @@ mod tests {
         assert_eq!(ours.client.pong_timeout, core.client.pong_timeout);
         assert_eq!(ours.client.stale_close_delay, core.client.stale_close_delay);
         assert_eq!(ours.client.channel_limit, core.client.channel_limit);
+        assert_eq!(
+            ours.client.position_check_delay,
+            core.client.position_check_delay
+        );
         assert_eq!(
             ours.client.history_max_publications,
             core.client.history_max_publications

@@ -100,14 +100,14 @@ pub(super) const CLIENT: &[Row] = &[
         "channel_position_check_delay",
         Duration,
         "\"40s\"",
-        Never("the memory engine cannot fall behind, so positions need no check; remove the key."),
-        "",
+        Supported,
+        "How often positions of quiet subscriptions are compared with the top of their stream; 0 checks none.",
     ),
     (
         "channel_position_max_time_lag",
         Duration,
         "\"0s\"",
-        Never("the memory engine cannot fall behind, so positions need no check; remove the key."),
+        Never("positions are compared and their lag is not measured; remove the key."),
         "",
     ),
     (
