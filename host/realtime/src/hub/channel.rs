@@ -150,7 +150,7 @@ impl Channel {
         let mut epoch = self.epoch.lock();
         match epoch.as_deref() {
             // A stream that nobody has used has no epoch yet; its first publication brings one.
-            _ if position.epoch.is_empty() => Epoch::Same,
+            _ if position.epoch.is_empty() || position.offset == 0 => Epoch::Same,
             Some(known) if known == position.epoch => Epoch::Same,
             Some(_) => Epoch::Changed,
             None => {
@@ -262,7 +262,10 @@ impl Member {
             MemberPosition::Unpositioned => {}
             MemberPosition::At(have) => {
                 let offset = delivery.offset();
-                if delivery.epoch == Epoch::Changed || offset > have.saturating_add(1) {
+                // Whatever epoch an unused stream had, its first publication brings the one that counts.
+                let is_beginning = have == 0 && offset == 1;
+                let is_elsewhere = delivery.epoch == Epoch::Changed && !is_beginning;
+                if is_elsewhere || offset > have.saturating_add(1) {
                     self.position = MemberPosition::Stopped;
                     return Appended::Nothing;
                 }
