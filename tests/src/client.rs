@@ -189,7 +189,9 @@ impl Client {
     /// When something else is pushed, or the connection ends.
     pub async fn publication(&mut self) -> (serde_json::Value, u64) {
         let push = self.push().await;
-        let publication = push.r#pub.unwrap_or_else(|| panic!("not a publication"));
+        let Some(publication) = push.r#pub else {
+            panic!("not a publication: {push:?}");
+        };
         let data = serde_json::from_slice(publication.data.as_bytes());
         (data.expect("tests publish JSON"), publication.offset)
     }
