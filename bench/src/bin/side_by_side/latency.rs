@@ -128,7 +128,7 @@ impl Bench {
             let message = Template::data(PUBLICATION_BYTES);
             measure(rig, &shape.plan(self, &message, shape.seconds[0]))?
         };
-        let (tidegate, _scratch) = self.start_tidegate(Workers::AsShipped)?;
+        let (tidegate, _scratch) = self.start_tidegate(Workers::AsShipped, Pages::AsShipped)?;
         let channel = "bench:b{group}";
         let mut rig = tidegate_rig(&tidegate, CONNECTIONS, &[channel]);
         rig.groups = shape.channels;
