@@ -100,6 +100,10 @@ pub trait BrokerEvents: Send + Sync + 'static {
         publication: &Arc<Publication>,
         position: Option<&StreamPosition>,
     );
+
+    /// Whether anybody on this node is in the channel, or was a moment ago: the epoch of a stream that somebody
+    /// relies on must not change by itself. Must not call the broker.
+    fn is_followed(&self, key: &ChannelKey) -> bool;
 }
 
 /// Publications and history. A query whose `since` epoch differs from the stream's answers with no

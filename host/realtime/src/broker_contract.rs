@@ -41,6 +41,10 @@ impl BrokerEvents for Recorder {
         let key = key.clone();
         self.seen.lock().push(Seen { key, offset });
     }
+
+    fn is_followed(&self, _: &ChannelKey) -> bool {
+        false
+    }
 }
 
 impl Recorder {

@@ -396,6 +396,12 @@ impl BrokerEvents for Hub {
     ) {
         self.broadcast(key, publication, position);
     }
+
+    fn is_followed(&self, key: &ChannelKey) -> bool {
+        let hash = self.hasher.hash_one(key);
+        let part = self.part(hash).read();
+        part.find(hash, |channel| channel.key == *key).is_some()
+    }
 }
 
 impl Shard {

@@ -1,15 +1,29 @@
 //! The memory engine: publications and history of one node.
 //!
-//! Owns streams, their expiry, and the results of idempotent publishes. Everything is answered at once.
-//! Invariant: a publication reaches [`BrokerEvents`] under its stream's lock, so that events of a channel arrive
-//! in stream order. A stream that was never published to takes no memory: its epoch is computed from the key.
+//! Owns which streams there are, how long they stay and how much memory they may take. What is in a stream is
+//! [`stream`]'s, who has how many of them [`share`]'s.
+//!
+//! Invariants. A publication reaches [`BrokerEvents`] under its stream's lock, so that events of a channel arrive in
+//! stream order. A stream gets a random epoch when it is first asked for and keeps it until it is forgotten; it is
+//! not forgotten while somebody is in its channel, and what happens to other streams does not matter to it. Every
+//! stream is in its share's timeline once, not behind the moment at which something of it ends, so that a sweep costs
+//! what has ended and not what there is. What is held stays within [`MemoryConfig`]: beyond it the oldest entries go,
+//! which recovery tells from a hole, and counters count.
+//!
+//! Lock order: stream; then map part, timeline or hub, each alone. The hub may call [`Broker::unsubscribe`] with a
+//! lock of its own, so that call takes no stream.
+
+mod share;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,109 +31,192 @@ use std::{
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxBuildHasher;
-use tidegate_protocol::{Publication, StreamPosition};
+use tidegate_protocol::Publication;
 use tokio::time::Instant;
 
+use self::{
+    share::{Line, Place, Share, Shares, account},
+    stream::Stream,
+};
 use crate::{
     broker::{
-        Broker, BrokerError, BrokerEvents, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage,
-        HistoryQuery, IDEMPOTENCY_TTL, PublishRequest, Published,
+        Broker, BrokerError, BrokerEvents, HistoryPage, HistoryQuery, IDEMPOTENCY_TTL,
+        PublishRequest, Published,
     },
     hooks::Progress,
     ids::ChannelKey,
 };
 
+/// Bytes of streams and history on one node: two apps at their quota (threat model N3), and a quarter of a small
+/// machine.
+pub const DEFAULT_MAX_BYTES: usize = 512 * 1024 * 1024;
+
 /// Parts that lock apart; publishes to different channels rarely meet.
 const PARTS: usize = 64;
 
-/// Results remembered per channel. A publisher that retries does so within seconds; the oldest go first.
-const MAX_RESULTS: usize = 1_000;
-
-/// How often expired streams are looked for.
+/// How often what ended is looked for.
 pub const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Streams looked at in one sweep of a part, so that a sweep holds no lock for long.
-const SWEEP_STREAMS: usize = 1_024;
+/// Streams looked at between two yields: at a few microseconds each, the others wait 0.2 ms.
+const SWEEP_STREAMS: usize = 64;
 
-type Streams = HashMap<ChannelKey, Arc<Mutex<Stream>>, FxBuildHasher>;
+/// Entries freed between two yields, and taken off a stream in one step when there is no room.
+const STEP_ENTRIES: usize = 256;
+
+/// Entries of one stream that are freed where they ended; more wait for the sweep, which frees them step by step.
+const FREED_AT_ONCE: usize = 64;
+
+/// Steps that one publish takes to make room for itself; the sweep takes the rest.
+const ROOM_STEPS: usize = 128;
+
+/// Streams looked at to find one that nobody follows, when an app has too many.
+const STREAMS_TRIED: usize = 32;
+
+/// A followed stream without a life of its own is looked at again after this.
+const MIN_FOLLOWED_LIFE: Duration = Duration::from_secs(1);
+
+/// How much the engine may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Of all apps together. Over it the app that holds most loses its oldest entries.
+    pub max_bytes: usize,
+    /// Of each app that was made by the admin API; the app `default` has no quota (threat model N3).
+    pub created_apps: AppQuota,
+}
+
+/// What one app may hold; over it the app's own oldest entries and streams go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AppQuota {
+    pub max_bytes: usize,
+    pub max_streams: usize,
+}
+
+impl AppQuota {
+    const NONE: Self = Self {
+        max_bytes: usize::MAX,
+        max_streams: usize::MAX,
+    };
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: DEFAULT_MAX_BYTES,
+            // Threat model N3.
+            created_apps: AppQuota {
+                max_bytes: 256 * 1024 * 1024,
+                max_streams: 100_000,
+            },
+        }
+    }
+}
+
+/// A snapshot of what the engine holds and has dropped, for metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryStatistics {
+    pub num_streams: usize,
+    /// Streams, publications and results of idempotent publishes.
+    pub num_bytes: usize,
+    /// Publications that went before their time because there was no room.
+    pub dropped_publications: u64,
+    /// Streams that were forgotten before their time because there was no room.
+    pub dropped_streams: u64,
+}
+
+type Entries = VecDeque<Arc<Publication>>;
+type Streams = HashMap<ChannelKey, Arc<Slot>, FxBuildHasher>;
 
 /// The broker of a node that stands alone.
 pub struct MemoryBroker {
+    config: MemoryConfig,
     parts: Box<[RwLock<Streams>]>,
+    shares: Shares,
+    /// What all shares hold together.
+    num_bytes: AtomicUsize,
     events: Arc<dyn BrokerEvents>,
-    /// Makes epochs of this process unlike those of any other.
+    /// Makes epochs that nobody can guess, out of the number of the stream.
     epochs: RandomState,
-    /// Rises when a stream with publications is forgotten, so that its successor gets another epoch.
-    generation: AtomicU64,
+    num_made: AtomicU64,
+    /// Long histories that have ended; the sweep frees them.
+    rubbish: Mutex<Vec<Entries>>,
+    clock: Clock,
+    dropped_publications: AtomicU64,
+    dropped_streams: AtomicU64,
 }
 
+/// A stream and what is known of it without its lock.
 #[derive(Debug)]
-struct Stream {
-    epoch: String,
-    offset: u64,
-    /// Oldest first; offsets are contiguous and end at `offset`.
-    entries: VecDeque<Arc<Publication>>,
-    entries_expire_at: Instant,
-    meta_expires_at: Instant,
-    version: u64,
-    version_epoch: Box<str>,
-    /// Oldest first.
-    results: VecDeque<Repeatable>,
-    /// Taken out of the map by the sweep while somebody waited for the lock: look again.
-    is_forgotten: bool,
-}
-
-/// A result that a repeated publish gets again.
-#[derive(Debug)]
-struct Repeatable {
-    key: Box<str>,
-    position: Option<StreamPosition>,
-    expires_at: Instant,
+struct Slot {
+    share: Arc<Share>,
+    /// When the position was last read, written or left by a subscriber, in milliseconds of the engine's life.
+    used_at: AtomicU64,
+    stream: Mutex<Stream>,
 }
 
 impl MemoryBroker {
     pub fn new(events: Arc<dyn BrokerEvents>) -> Self {
+        Self::with_config(events, MemoryConfig::default())
+    }
+
+    pub fn with_config(events: Arc<dyn BrokerEvents>, config: MemoryConfig) -> Self {
         Self {
             parts: (0..PARTS)
                 .map(|_| RwLock::new(Streams::default()))
                 .collect(),
+            shares: Shares::new(config.created_apps),
+            num_bytes: AtomicUsize::new(0),
             events,
             epochs: RandomState::new(),
-            generation: AtomicU64::new(0),
+            num_made: AtomicU64::new(0),
+            rubbish: Mutex::default(),
+            clock: Clock::start(),
+            dropped_publications: AtomicU64::new(0),
+            dropped_streams: AtomicU64::new(0),
+            config,
         }
     }
 
-    /// Drops what has expired; to be called every [`SWEEP_INTERVAL`].
-    pub fn sweep(&self) {
-        let now = Instant::now();
-        for part in &self.parts {
-            let streams: Vec<_> = {
-                let part = part.read();
-                part.iter()
-                    .take(SWEEP_STREAMS)
-                    .map(|(key, stream)| (key.clone(), Arc::clone(stream)))
-                    .collect()
+    /// Drops what has ended; to be called every [`SWEEP_INTERVAL`]. Other tasks run between its steps.
+    ///
+    /// # Cancel safety
+    /// What was looked at is done; the rest waits for the next sweep.
+    pub async fn sweep(&self) {
+        for share in self.shares.all() {
+            loop {
+                let now = self.clock.now();
+                let ended = share.take_ended(now, SWEEP_STREAMS);
+                if ended.is_empty() {
+                    break;
+                }
+                for place in ended {
+                    self.look_at(&place, now);
+                }
+                tokio::task::yield_now().await;
+            }
+            while self.make_room(&share) == Room::NotYet {
+                tokio::task::yield_now().await;
+            }
+        }
+        loop {
+            let next = self.rubbish.lock().pop();
+            let Some(mut entries) = next else {
+                return;
             };
-            for (key, stream) in streams {
-                let mut stream_state = stream.lock();
-                stream_state.expire(now);
-                if !stream_state.is_over(now) {
-                    continue;
-                }
-                stream_state.is_forgotten = true;
-                if stream_state.offset > 0 {
-                    // Release: who computes an epoch afterwards must not compute the old one again.
-                    self.generation.fetch_add(1, Ordering::Release);
-                }
-                drop(stream_state);
-                part.write().remove(&key);
+            while !entries.is_empty() {
+                entries.drain(..entries.len().min(STEP_ENTRIES));
+                tokio::task::yield_now().await;
             }
         }
     }
 
-    /// Streams that take memory.
-    pub fn num_streams(&self) -> usize {
-        self.parts.iter().map(|part| part.read().len()).sum()
+    pub fn statistics(&self) -> MemoryStatistics {
+        let shares = self.shares.all();
+        MemoryStatistics {
+            num_streams: shares.iter().map(|share| share.num_streams()).sum(),
+            num_bytes: self.num_bytes.load(Ordering::Relaxed),
+            dropped_publications: self.dropped_publications.load(Ordering::Relaxed),
+            dropped_streams: self.dropped_streams.load(Ordering::Relaxed),
+        }
     }
 
     fn part(&self, key: &ChannelKey) -> &RwLock<Streams> {
@@ -129,36 +226,242 @@ impl MemoryBroker {
         &self.parts[index]
     }
 
-    /// Runs `act` on the stream, made if need be.
-    fn with_stream<R>(
-        &self,
-        key: &ChannelKey,
-        meta_ttl: Duration,
-        act: impl FnOnce(&mut Stream) -> R,
-    ) -> R {
+    fn find(&self, key: &ChannelKey) -> Option<Arc<Slot>> {
+        self.part(key).read().get(key).cloned()
+    }
+
+    /// Finds the stream or makes it.
+    fn enter(&self, key: &ChannelKey) -> Arc<Slot> {
+        if let Some(slot) = self.find(key) {
+            return slot;
+        }
+        let share = self.shares.of(key.app());
+        let mut part = self.part(key).write();
+        let slot = part.entry_ref(key).or_insert_with(|| {
+            let now = self.clock.now();
+            share.count_made();
+            Arc::new(Slot {
+                share,
+                used_at: AtomicU64::new(self.millis(now)),
+                stream: Mutex::new(Stream::new(self.random_epoch(), now)),
+            })
+        });
+        Arc::clone(slot)
+    }
+
+    /// Runs `act` on the stream, made if need be, and takes note of what has changed.
+    fn with_stream<R>(&self, key: &ChannelKey, act: impl FnOnce(&mut Stream, Instant) -> R) -> R {
         loop {
-            let found = self.part(key).read().get(key).cloned();
-            let stream = found.unwrap_or_else(|| {
-                let mut part = self.part(key).write();
-                let stream = part.entry(key.clone()).or_insert_with(|| {
-                    Arc::new(Mutex::new(Stream::new(self.epoch(key), meta_ttl)))
-                });
-                Arc::clone(stream)
-            });
-            let mut stream = stream.lock();
+            let slot = self.enter(key);
+            let mut stream = slot.stream.lock();
             if stream.is_forgotten {
+                // It went off the map before: the next look finds another one, or none.
                 continue;
             }
-            stream.expire(Instant::now());
-            return act(&mut stream);
+            let now = self.clock.now();
+            let ended = stream.expire(now);
+            let result = act(&mut stream, now);
+            self.touch(&slot, now);
+            self.settle(key, &slot, &mut stream);
+            drop(stream);
+            self.free(ended);
+            self.make_room(&slot.share);
+            return result;
         }
     }
 
-    /// The epoch that a stream of this key would get now: eight letters, as the reference's.
-    fn epoch(&self, key: &ChannelKey) -> String {
-        // Acquire pairs with the release in `sweep`.
-        let generation = self.generation.load(Ordering::Acquire);
-        let mut hash = self.epochs.hash_one((generation, key));
+    /// Accounts for the stream's size and sees that its place in the timeline is not behind its next end.
+    fn settle(&self, key: &ChannelKey, slot: &Slot, stream: &mut Stream) {
+        let num_bytes = stream.num_bytes(key);
+        self.account(slot, stream, num_bytes);
+        let line = stream.line();
+        let ends_at = self.ends_at(slot, stream);
+        match stream.place {
+            // A place too early costs one look later on; a new place with every publish would cost more.
+            Some((held, at)) if held == line && at <= ends_at => {}
+            held => {
+                let next = Some((line, ends_at));
+                slot.share.move_place(key, held, next);
+                stream.place = next;
+            }
+        }
+    }
+
+    fn account(&self, slot: &Slot, stream: &mut Stream, num_bytes: usize) {
+        let before = std::mem::replace(&mut stream.num_accounted, num_bytes);
+        slot.share.account(before, num_bytes);
+        account(&self.num_bytes, before, num_bytes);
+    }
+
+    /// Looks at a stream whose place was taken off the timeline.
+    fn look_at(&self, place: &Place, now: Instant) {
+        let Some(slot) = self.find(&place.key) else {
+            return;
+        };
+        let mut stream = slot.stream.lock();
+        if !has_lost(&mut stream, place) {
+            return;
+        }
+        let ended = stream.expire(now);
+        let is_over = self.ends_at(&slot, &stream) <= now;
+        if !is_over || self.is_kept(&place.key, &slot, &mut stream, now) {
+            self.settle(&place.key, &slot, &mut stream);
+        } else {
+            self.forget(&place.key, &slot, &mut stream);
+        }
+        drop(stream);
+        self.free(ended);
+    }
+
+    /// Frees until node and share are within their bounds, as far as one turn goes.
+    fn make_room(&self, share: &Arc<Share>) -> Room {
+        let mut is_worth_it = false;
+        for _ in 0..ROOM_STEPS {
+            let over = self
+                .num_bytes
+                .load(Ordering::Relaxed)
+                .saturating_sub(self.config.max_bytes);
+            let (share, need) = if share.excess() > 0 {
+                (Arc::clone(share), Need::Bytes(share.excess()))
+            } else if share.has_too_many_streams() {
+                (Arc::clone(share), Need::Stream)
+            } else if over > 0 {
+                let Some(largest) = self.shares.largest() else {
+                    return Room::Enough;
+                };
+                (largest, Need::Bytes(over))
+            } else {
+                return Room::Enough;
+            };
+            if let [blank] = share.take_first(Line::Blank, 1).as_slice() {
+                // Gone, or off this line because somebody follows it: the line gets shorter either way.
+                self.give_up(blank, need);
+                is_worth_it = true;
+                continue;
+            }
+            let most = match need {
+                Need::Bytes(_) | Need::Nothing => 1,
+                // Those that have members cannot go.
+                Need::Stream => STREAMS_TRIED,
+            };
+            let places = share.take_first(Line::Used, most);
+            if places.is_empty() {
+                return Room::Enough;
+            }
+            let mut need = need;
+            for place in places {
+                if self.give_up(&place, need) {
+                    is_worth_it = true;
+                    need = Need::Nothing;
+                }
+            }
+        }
+        if is_worth_it {
+            Room::NotYet
+        } else {
+            Room::Enough
+        }
+    }
+
+    /// Takes what is needed off a stream whose place was taken off the timeline, and gives it a place again unless
+    /// it is gone; answers whether that freed anything.
+    fn give_up(&self, place: &Place, need: Need) -> bool {
+        let Some(slot) = self.find(&place.key) else {
+            return false;
+        };
+        let mut stream = slot.stream.lock();
+        if !has_lost(&mut stream, place) {
+            return false;
+        }
+        let now = self.clock.now();
+        let before = stream.num_accounted;
+        let mut ended = stream.expire(now);
+        // If not, it was used since it got its place, and others are older.
+        let is_oldest = self.ends_at(&slot, &stream) <= place.at;
+        let has_contents = stream.contents_end_at().is_some();
+        match need {
+            Need::Bytes(excess) if is_oldest && has_contents => {
+                let dropped = stream.shorten(excess, STEP_ENTRIES);
+                self.count_dropped(dropped);
+                self.settle(&place.key, &slot, &mut stream);
+            }
+            Need::Bytes(_) | Need::Stream
+                if is_oldest && !self.is_kept(&place.key, &slot, &mut stream, now) =>
+            {
+                let entries = stream.clear();
+                self.count_dropped(entries.len());
+                if !entries.is_empty() {
+                    ended = entries;
+                }
+                self.dropped_streams.fetch_add(1, Ordering::Relaxed);
+                self.forget(&place.key, &slot, &mut stream);
+            }
+            Need::Bytes(_) | Need::Stream | Need::Nothing => {
+                self.settle(&place.key, &slot, &mut stream);
+            }
+        }
+        let has_freed = stream.num_accounted < before;
+        drop(stream);
+        self.free(ended);
+        has_freed
+    }
+
+    fn count_dropped(&self, publications: usize) {
+        self.dropped_publications
+            .fetch_add(publications as u64, Ordering::Relaxed);
+    }
+
+    /// Whether somebody relies on the position of a stream without contents; if so, its life begins anew.
+    fn is_kept(&self, key: &ChannelKey, slot: &Slot, stream: &mut Stream, now: Instant) -> bool {
+        // Under the stream's lock: who joins the channel and reads afterwards is either seen here, or finds the
+        // stream forgotten and makes another one.
+        let is_followed = self.events.is_followed(key);
+        if is_followed {
+            stream.was_followed = true;
+            self.touch(slot, now + MIN_FOLLOWED_LIFE);
+        }
+        is_followed
+    }
+
+    /// Takes the stream, which has no place in the timeline, off the map.
+    fn forget(&self, key: &ChannelKey, slot: &Slot, stream: &mut Stream) {
+        stream.is_forgotten = true;
+        self.account(slot, stream, 0);
+        slot.share.count_forgotten();
+        // Whoever finds the stream later finds it off the map as well, so that nobody has to wait for that.
+        let removed = self.part(key).write().remove(key);
+        drop(removed);
+    }
+
+    /// When the next of the stream's contents ends or, without any, the stream itself.
+    fn ends_at(&self, slot: &Slot, stream: &Stream) -> Instant {
+        stream.contents_end_at().unwrap_or_else(|| {
+            let used_at = Duration::from_millis(slot.used_at.load(Ordering::Relaxed));
+            self.clock.started + used_at + stream.meta_ttl
+        })
+    }
+
+    fn touch(&self, slot: &Slot, now: Instant) {
+        // It does not go back: the timeline relies on it.
+        slot.used_at.fetch_max(self.millis(now), Ordering::Relaxed);
+    }
+
+    fn millis(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.clock.started);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Frees entries, many of them later.
+    fn free(&self, entries: Entries) {
+        if entries.len() > FREED_AT_ONCE {
+            self.rubbish.lock().push(entries);
+        }
+    }
+
+    /// Eight letters, as the reference's.
+    fn random_epoch(&self) -> String {
+        let number = self.num_made.fetch_add(1, Ordering::Relaxed);
+        let mut hash = self.epochs.hash_one(number);
         let mut epoch = String::with_capacity(8);
         for _ in 0..8 {
             let letter = u8::try_from(hash % 26).unwrap_or_default();
@@ -184,9 +487,11 @@ impl MemoryBroker {
                 .on_publication(&key, &Arc::new(publication), None);
             return Published::default();
         }
-        let meta_ttl = history.map_or(IDEMPOTENCY_TTL, |history| history.meta_ttl);
-        self.with_stream(&key, meta_ttl, |stream| {
-            let now = Instant::now();
+        self.with_stream(&key, |stream, now| {
+            stream.meta_ttl = match history {
+                Some(history) => history.meta_ttl,
+                None => stream.meta_ttl.max(IDEMPOTENCY_TTL),
+            };
             if let Some(repeated) = idempotency_key
                 .as_deref()
                 .and_then(|name| stream.repeated(name))
@@ -200,7 +505,7 @@ impl MemoryBroker {
                     ..Published::default()
                 };
             }
-            let position = history.map(|options| stream.advance(options, now));
+            let position = history.map(|_| stream.advance());
             publication.offset = position.as_ref().map_or(0, |position| position.offset);
             // A subscriber of the empty stream learns the epoch from its first publication.
             publication.epoch = match &position {
@@ -223,27 +528,69 @@ impl MemoryBroker {
         })
     }
 
+    /// Reading makes the stream: who was told a position relies on its epoch.
     fn history_now(&self, key: &ChannelKey, query: &HistoryQuery) -> HistoryPage {
-        let found = self.part(key).read().get(key).cloned();
-        let Some(stream) = found else {
-            // Reading must not cost memory: the epoch of an unused stream can be computed again.
-            let top = StreamPosition {
-                offset: 0,
-                epoch: self.epoch(key),
-            };
-            return HistoryPage {
-                publications: Vec::new(),
-                top,
-            };
-        };
-        let mut stream = stream.lock();
-        stream.expire(Instant::now());
-        if stream.is_forgotten {
-            drop(stream);
-            return self.history_now(key, query);
-        }
-        stream.page(query)
+        self.with_stream(key, |stream, _| {
+            stream.meta_ttl = query.meta_ttl;
+            stream.page(query)
+        })
     }
+}
+
+/// The engine's time; in tests it moves when it is told to.
+#[derive(Debug)]
+struct Clock {
+    started: Instant,
+    #[cfg(test)]
+    ahead: Mutex<Duration>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            started: Instant::now(),
+            #[cfg(test)]
+            ahead: Mutex::default(),
+        }
+    }
+
+    #[cfg(not(test))]
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    #[cfg(test)]
+    fn now(&self) -> Instant {
+        self.started + *self.ahead.lock()
+    }
+}
+
+/// What making room asks of a stream.
+#[derive(Debug, Clone, Copy)]
+enum Need {
+    Bytes(usize),
+    /// One stream less.
+    Stream,
+    /// Another one gave enough.
+    Nothing,
+}
+
+/// What a turn of making room came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    /// Nothing is over its bound, or nothing more can be freed.
+    Enough,
+    /// Another turn is worth it.
+    NotYet,
+}
+
+/// Takes note that the place is off the timeline; false when the stream has another one by now, or has gone.
+fn has_lost(stream: &mut Stream, place: &Place) -> bool {
+    let has_lost = !stream.is_forgotten && stream.place.is_some_and(|(_, at)| at == place.at);
+    if has_lost {
+        stream.place = None;
+    }
+    has_lost
 }
 
 impl Broker for MemoryBroker {
@@ -260,8 +607,14 @@ impl Broker for MemoryBroker {
     }
 
     fn remove_history(&self, key: &ChannelKey) -> Progress<Result<(), BrokerError>> {
-        if let Some(stream) = self.part(key).read().get(key).cloned() {
-            stream.lock().entries.clear();
+        if let Some(slot) = self.find(key) {
+            let mut stream = slot.stream.lock();
+            let entries = stream.clear();
+            if !stream.is_forgotten {
+                self.settle(key, &slot, &mut stream);
+            }
+            drop(stream);
+            self.free(entries);
         }
         Progress::Ready(Ok(()))
     }
@@ -270,184 +623,19 @@ impl Broker for MemoryBroker {
         Progress::Ready(Ok(()))
     }
 
-    fn unsubscribe(&self, _: &ChannelKey) {}
-}
-
-impl Stream {
-    fn new(epoch: String, meta_ttl: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            epoch,
-            offset: 0,
-            entries: VecDeque::new(),
-            entries_expire_at: now,
-            meta_expires_at: now + meta_ttl,
-            version: 0,
-            version_epoch: Box::default(),
-            results: VecDeque::new(),
-            is_forgotten: false,
+    /// Those who left may come back: the position lives on for its time from now.
+    fn unsubscribe(&self, key: &ChannelKey) {
+        if let Some(slot) = self.find(key) {
+            self.touch(&slot, self.clock.now());
         }
-    }
-
-    fn position(&self) -> StreamPosition {
-        StreamPosition {
-            offset: self.offset,
-            epoch: self.epoch.clone(),
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        if self.entries_expire_at <= now {
-            self.entries.clear();
-        }
-        while self
-            .results
-            .front()
-            .is_some_and(|result| result.expires_at <= now)
-        {
-            self.results.pop_front();
-        }
-    }
-
-    fn is_over(&self, now: Instant) -> bool {
-        self.meta_expires_at <= now && self.entries.is_empty() && self.results.is_empty()
-    }
-
-    fn repeated(&self, name: &str) -> Option<Published> {
-        let result = self.results.iter().find(|result| *result.key == *name)?;
-        Some(Published {
-            position: result.position.clone(),
-            is_repeated: true,
-            ..Published::default()
-        })
-    }
-
-    /// Takes note of a version if it is greater than the last one of the same epoch.
-    fn accept_version(&mut self, version: u64, version_epoch: Box<str>) -> bool {
-        let is_same_epoch = version_epoch.is_empty() || version_epoch == self.version_epoch;
-        if is_same_epoch && version <= self.version {
-            return false;
-        }
-        self.version = version;
-        if !version_epoch.is_empty() {
-            self.version_epoch = version_epoch;
-        }
-        true
-    }
-
-    fn advance(&mut self, options: HistoryOptions, now: Instant) -> StreamPosition {
-        self.offset += 1;
-        self.meta_expires_at = self.meta_expires_at.max(now + options.meta_ttl);
-        self.position()
-    }
-
-    fn append(&mut self, publication: Arc<Publication>, options: HistoryOptions, now: Instant) {
-        self.entries.push_back(publication);
-        while self.entries.len() > options.size {
-            self.entries.pop_front();
-        }
-        self.entries_expire_at = now + options.ttl;
-    }
-
-    fn remember(&mut self, key: Box<str>, position: Option<StreamPosition>, now: Instant) {
-        if self.results.len() == MAX_RESULTS {
-            self.results.pop_front();
-        }
-        self.results.push_back(Repeatable {
-            key,
-            position,
-            expires_at: now + IDEMPOTENCY_TTL,
-        });
-    }
-
-    fn page(&self, query: &HistoryQuery) -> HistoryPage {
-        let top = self.position();
-        let limit = match query.limit {
-            HistoryLimit::PositionOnly => 0,
-            HistoryLimit::AtMost(limit) => limit,
-            HistoryLimit::All => usize::MAX,
-        };
-        let is_other_stream = query
-            .since
-            .as_ref()
-            .is_some_and(|since| !since.epoch.is_empty() && since.epoch != top.epoch);
-        let publications = if limit == 0 || is_other_stream {
-            Vec::new()
-        } else {
-            let since = query.since.as_ref().map(|since| since.offset);
-            let entries = self.entries.iter();
-            match query.order {
-                HistoryOrder::OldestFirst => entries
-                    .filter(|entry| since.is_none_or(|since| entry.offset > since))
-                    .take(limit)
-                    .cloned()
-                    .collect(),
-                HistoryOrder::NewestFirst => entries
-                    .rev()
-                    .filter(|entry| since.is_none_or(|since| entry.offset < since))
-                    .take(limit)
-                    .cloned()
-                    .collect(),
-            }
-        };
-        HistoryPage { publications, top }
     }
 }
 
 impl std::fmt::Debug for MemoryBroker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MemoryBroker")
-            .field("num_streams", &self.num_streams())
+            .field("config", &self.config)
+            .field("statistics", &self.statistics())
             .finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::broker_contract::{Recorder, check_all};
-
-    #[tokio::test]
-    async fn the_memory_broker_keeps_the_contract() {
-        let events = Arc::new(Recorder::default());
-        let broker = MemoryBroker::new(Arc::clone(&events) as _);
-        check_all(&broker, &events, "").await;
-    }
-
-    #[test]
-    fn streams_end_with_their_time_and_reading_makes_none() {
-        let broker = MemoryBroker::new(Arc::new(Recorder::default()));
-        let key = |name: &str| ChannelKey::new(&crate::ids::AppId::default_app(), name);
-        let query = HistoryQuery {
-            limit: HistoryLimit::All,
-            since: None,
-            order: HistoryOrder::OldestFirst,
-            meta_ttl: Duration::from_secs(1),
-        };
-        broker.history_now(&key("read"), &query);
-        assert_eq!(broker.num_streams(), 0);
-        broker.publish_now(PublishRequest {
-            key: key("short"),
-            publication: Publication::default(),
-            history: Some(HistoryOptions {
-                size: 1,
-                ttl: Duration::ZERO,
-                meta_ttl: Duration::ZERO,
-            }),
-            idempotency_key: None,
-            version: 0,
-            version_epoch: Box::default(),
-        });
-        let before = broker.history_now(&key("short"), &query);
-        assert!(before.publications.is_empty(), "entries end by themselves");
-        assert_eq!(before.top.offset, 1, "the position outlives them");
-        broker.sweep();
-        assert_eq!(broker.num_streams(), 0);
-        let after = broker.history_now(&key("short"), &query);
-        assert_eq!(after.top.offset, 0);
-        assert_ne!(
-            after.top.epoch, before.top.epoch,
-            "a new stream has a new epoch"
-        );
     }
 }

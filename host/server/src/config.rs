@@ -68,6 +68,8 @@ pub struct Config {
     pub client: ClientConfig,
     pub token: TokenConfig,
     pub channels: ChannelsConfig,
+    /// Bytes that the memory engine may hold.
+    pub engine_max_bytes: usize,
     pub http_api: HttpApiConfig,
     pub websocket: WebsocketConfig,
     pub plugins: PluginsConfig,

@@ -42,7 +42,7 @@ use crate::{
     config::{self, Config, InsecureSwitch},
     demo::{self, DemoError},
     health::{self, Readiness},
-    metrics::{self, HubCollector},
+    metrics::{self, HubCollector, MemoryCollector},
     plugin_host::{self, SandboxHost, return_unfit},
     transport::{
         address::{ClientAddress, TrustedProxies},
@@ -158,7 +158,11 @@ impl Node {
         let tracker = TaskTracker::new();
         let hub = Hub::new(config.hub());
         registry.register_collector(Box::new(HubCollector(Arc::clone(&hub))));
-        let broker = Arc::new(MemoryBroker::new(Arc::clone(&hub) as Arc<_>));
+        let broker = Arc::new(MemoryBroker::with_config(
+            Arc::clone(&hub) as Arc<_>,
+            config.memory(),
+        ));
+        registry.register_collector(Box::new(MemoryCollector(Arc::clone(&broker))));
         let realtime = RealtimeNode::new(NodeParts {
             hub,
             broker: Arc::clone(&broker) as Arc<_>,
@@ -493,10 +497,16 @@ fn node_name(config: &Config) -> String {
 
 async fn sweep(broker: Arc<MemoryBroker>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
+    // A sweep that had much to free is not followed by those it delayed.
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased; // Stop wins, so that shutdown is prompt.
             () = stop.cancelled() => return,
-            _ = ticks.tick() => broker.sweep(),
+            () = async {
+                ticks.tick().await;
+                broker.sweep().await;
+            } => {}
         }
     }
 }

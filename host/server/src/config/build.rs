@@ -32,6 +32,7 @@ pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config 
         client: client(root, problems),
         token: token(root, problems),
         channels: channels::channels(settings, problems),
+        engine_max_bytes: root.size("engine.memory.max_bytes"),
         http_api: http_api(root, problems),
         websocket: WebsocketConfig {
             is_enabled: !root.flag("websocket.disabled"),

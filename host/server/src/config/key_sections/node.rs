@@ -105,6 +105,16 @@ pub(super) const ENGINE: &[Row] = &[
         Supported,
         "Where publications and history live; this release has memory.",
     ),
+    (
+        "memory.max_bytes",
+        Kind::Size {
+            min: 1 << 20,
+            max: 1 << 40,
+        },
+        "\"512MiB\"",
+        Supported,
+        "Bytes of streams and history on this node; beyond it the app that holds most loses its oldest.",
+    ),
     ("redis.prefix", Text, "\"centrifugo\"", REDIS, ""),
     (
         "redis.address",
