@@ -4,6 +4,7 @@
 
 mod channel;
 mod client;
+mod elsewhere;
 mod node;
 mod transports;
 
@@ -62,8 +63,9 @@ const BUFFERS: Status = Never("Tidegate sizes its socket buffers itself; remove 
 const PROXY: Status = Never(
     "webhooks are replaced by plugins, see docs/migrating-from-centrifugo.md; remove the key and bind a plugin.",
 );
-const CONSOLE: Status =
-    Never("this is Centrifugo's own console; Tidegate's admin API is configured in `admin_api`.");
+const CONSOLE: Status = Never(
+    "this is Centrifugo's own console; remove the key: Tidegate's admin API is configured in `admin_api`.",
+);
 const INTERNAL: Status =
     Never("internal endpoints live on the admin listener, `admin_api.address` and `.port`.");
 const TELEMETRY: Status = Later("OpenTelemetry export is");
@@ -125,6 +127,9 @@ pub(super) fn build() -> Vec<Key> {
     table.section("swagger", SWAGGER);
     table.section("init", INIT);
     table.section("opentelemetry", OPENTELEMETRY);
+    for (section, rows) in elsewhere::SECTIONS {
+        table.section(section, rows);
+    }
     table.section(
         "",
         &[(

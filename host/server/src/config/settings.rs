@@ -170,6 +170,11 @@ impl Settings {
             )
         } else {
             match keys::nearest(pattern) {
+                Some(near) if keys::find(near).is_some_and(|key| !key.is_supported()) => {
+                    format!(
+                        "unknown key; remove it (`{near}`, the closest, is not part of this release)"
+                    )
+                }
                 Some(near) => format!("unknown key; did you mean `{near}`?"),
                 None => {
                     "unknown key; remove it, or see docs/configuration.md for the keys there are"

@@ -537,3 +537,44 @@ fn the_configuration_of_the_demonstration_is_good() {
     );
     assert!(config.demo.is_some());
 }
+
+#[test]
+fn sections_that_are_switched_off_pass_and_others_are_refused_by_name() {
+    good(
+        r#"
+consumers = []
+pid_file = ""
+[broker]
+enabled = false
+[grpc_api]
+enabled = false
+port = 10000
+[graphite]
+enabled = false
+host = "localhost"
+[usage_stats]
+disabled = true
+"#,
+        &[],
+    );
+    refused(
+        r#"consumers = [{ name = "kafka" }]
+[grpc_api]
+enabled = true
+[graphite]
+host = "stats"
+[channel.without_namespace]
+presense = true
+"#,
+        &[
+            (1, "consumers", "back end"),
+            (3, "grpc_api.enabled", "remove the section"),
+            (5, "graphite.host", "Prometheus"),
+            (
+                7,
+                "channel.without_namespace.presense",
+                "not part of this release",
+            ),
+        ],
+    );
+}
