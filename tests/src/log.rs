@@ -1,7 +1,6 @@
 //! What a node has logged, line by line.
 
-use std::sync::{Mutex, MutexGuard};
-
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::Notify;
 
@@ -16,7 +15,7 @@ pub struct Log {
 
 impl Log {
     pub(crate) fn push(&self, line: Vec<u8>) {
-        self.locked().push(line);
+        self.lines.lock().push(line);
         self.added.notify_waiters();
     }
 
@@ -44,18 +43,14 @@ impl Log {
 
     /// Whether any line so far holds these bytes.
     pub fn holds(&self, bytes: &[u8]) -> bool {
-        let lines = self.locked();
+        let lines = self.lines.lock();
         lines
             .iter()
             .any(|line| line.windows(bytes.len()).any(|window| window == bytes))
     }
 
     fn line(&self, index: usize) -> Option<Vec<u8>> {
-        self.locked().get(index).cloned()
-    }
-
-    fn locked(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.lines.lock().expect("nobody panics with the lock")
+        self.lines.lock().get(index).cloned()
     }
 }
 

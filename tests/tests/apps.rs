@@ -31,11 +31,11 @@ impl App {
                 .await
                 .json();
             assert_eq!((&made["app"], &made["role"]), (&json!(name), &json!(role)));
-            made["secret"].as_str().unwrap().to_owned()
+            made["secret"].as_str().expect("a secret").to_owned()
         };
         Self {
             name,
-            token_secret: made["token_secret"].as_str().unwrap().to_owned(),
+            token_secret: made["token_secret"].as_str().expect("a secret").to_owned(),
             api_key: key("api").await,
             admin_key: key("app-admin").await,
         }

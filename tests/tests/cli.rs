@@ -34,10 +34,10 @@ fn node() -> Node {
 
 /// A folder with a configuration file that has the node's token secret.
 fn folder() -> (TempDir, String) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("tidegate.json");
     let config = json!({ "client": { "token": { "hmac_secret_key": SECRET } } });
-    std::fs::write(&file, config.to_string()).unwrap();
+    std::fs::write(&file, config.to_string()).expect("a file");
     let file = file.display().to_string();
     (folder, file)
 }
@@ -287,7 +287,9 @@ async fn versions_are_listed_inspected_rolled_back_unbound_and_deleted() {
 }
 
 async fn line<R: AsyncRead + Unpin>(lines: &mut Lines<BufReader<R>>) -> String {
-    let line = within("a line", lines.next_line()).await.unwrap();
+    let line = within("a line", lines.next_line())
+        .await
+        .expect("lines are read");
     line.expect("the command goes on")
 }
 

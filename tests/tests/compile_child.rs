@@ -64,11 +64,15 @@ async fn bombed(node: &Node, rule: &str) {
     tasks.spawn(traffic(client, Arc::clone(&is_over)));
     refused(&upload(node, "deep", bombs::deep()).await, rule);
     // What is no bomb is compiled afterwards as before.
-    let good = fs::read(guests::wasm("guest-stamp")).unwrap();
+    let good = fs::read(guests::wasm("guest-stamp")).expect("`cargo xtask test` builds it");
     let answer = upload(node, "stamp", good).await;
     assert_eq!(answer.status, 201, "{}", answer.json());
     is_over.store(true, Ordering::Release);
-    let exchanged = tasks.join_next().await.unwrap().unwrap();
+    let exchanged = tasks
+        .join_next()
+        .await
+        .expect("one task")
+        .expect("it does not panic");
     assert!(exchanged > 10, "only {exchanged} messages went through");
     // Nothing stays of the refused upload but a line in the audit log.
     assert!(children(node.pid()).is_empty());
@@ -102,7 +106,7 @@ async fn w2_a_compile_bomb_is_refused_for_its_memory_while_traffic_flows() {
 fn children(parent: u32) -> Vec<u32> {
     let stat = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
     fs::read_dir("/proc")
-        .unwrap()
+        .expect("processes are listed")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| {
             // After the name, which may hold anything, come the state and the parent.

@@ -106,14 +106,17 @@ impl<'a> Ledger<'a> {
         let (what, _, answer) = row;
         let seen = play(self.node, stage, row).await;
         if seen != answer.seen() {
-            self.fail(what, format!("{seen:?} came, not {:?}", answer.seen()));
+            self.fail(what, &format!("{seen:?} came, not {:?}", answer.seen()));
         }
         for name in answer.counts() {
             self.counted.add(&name);
         }
         let counted = self.read(*answer).await;
         if counted != self.counted {
-            self.fail(what, format!("counted {counted:?}, not {:?}", self.counted));
+            self.fail(
+                what,
+                &format!("counted {counted:?}, not {:?}", self.counted),
+            );
             self.counted = counted;
         }
         if let Some(expected) = answer.logged() {
@@ -128,7 +131,7 @@ impl<'a> Ledger<'a> {
                 _ => Value::Null,
             };
             if found != expected || fields["code"] != code {
-                self.fail(what, format!("logged {line}, not {expected:?}"));
+                self.fail(what, &format!("logged {line}, not {expected:?}"));
             }
         }
     }
@@ -155,7 +158,7 @@ impl<'a> Ledger<'a> {
         self.node.log().next(&mut self.cursor, is_refusal).await
     }
 
-    fn fail(&mut self, what: &str, why: String) {
+    fn fail(&mut self, what: &str, why: &str) {
         self.failures.push(format!("{what}: {why}"));
     }
 
@@ -242,7 +245,7 @@ async fn c3_every_malformed_protobuf_command_gets_its_answer() {
 async fn t1_a_head_that_does_not_come_ends_the_connection() {
     let node = node();
     let mut ledger = Ledger::open(&node).await;
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let mut socket = RawSocket::open(&node).await;
     socket
         .send(b"GET /connection/websocket HTTP/1.1\r\nHost: ")

@@ -70,7 +70,7 @@ mod tests {
     fn turns_come_in_the_order_of_arrival_and_too_many_are_turned_away() {
         let queue = Arc::new(Queue::default());
         let first = queue.enter().unwrap();
-        let (done, order) = mpsc::channel();
+        let (done, order) = mpsc::sync_channel(usize::try_from(MAX_WAITING).unwrap());
         let mut threads = Vec::new();
         for number in 0..MAX_WAITING {
             let (queue, done) = (Arc::clone(&queue), done.clone());
