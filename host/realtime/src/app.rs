@@ -31,8 +31,15 @@ pub struct App {
 
 #[derive(Default)]
 struct Sessions {
-    by_client: HashMap<ClientId, Arc<Link>>,
+    by_client: HashMap<ClientId, Entered>,
     by_user: HashMap<Arc<str>, OfUser>,
+}
+
+struct Entered {
+    link: Arc<Link>,
+    /// Where the link is in [`OfUser::links`], so that leaving costs the same however many sessions a user has:
+    /// all anonymous ones are one user.
+    index: usize,
 }
 
 #[derive(Default)]
@@ -112,7 +119,17 @@ impl App {
 
     /// The connected session of this client.
     pub fn find_client(&self, client: ClientId) -> Option<Arc<Link>> {
-        self.sessions.lock().by_client.get(&client).cloned()
+        let sessions = self.sessions.lock();
+        let entered = sessions.by_client.get(&client)?;
+        Some(Arc::clone(&entered.link))
+    }
+
+    /// The connected session of this client if it is one of the user's.
+    pub(crate) fn find_client_of(&self, user: &str, client: ClientId) -> Option<Arc<Link>> {
+        let sessions = self.sessions.lock();
+        let index = sessions.by_client.get(&client)?.index;
+        let link = sessions.by_user.get(user)?.links.get(index)?;
+        (link.client() == client).then(|| Arc::clone(link))
     }
 
     /// The connected sessions of a user; empty is the anonymous ones.
@@ -127,7 +144,9 @@ impl App {
 
     /// Every connected session.
     pub fn all(&self) -> Vec<Arc<Link>> {
-        self.sessions.lock().by_client.values().cloned().collect()
+        let sessions = self.sessions.lock();
+        let entered = sessions.by_client.values();
+        entered.map(|entered| Arc::clone(&entered.link)).collect()
     }
 }
 
@@ -164,29 +183,107 @@ impl Registration {
     /// Makes the session findable, after its connect reply was pushed.
     pub(crate) fn enter(&self, link: &Arc<Link>) {
         let mut sessions = self.app.sessions.lock();
-        sessions.by_client.insert(self.client, Arc::clone(link));
-        if let Some(of_user) = sessions.by_user.get_mut(&self.user) {
+        let Sessions { by_client, by_user } = &mut *sessions;
+        let Some(of_user) = by_user.get_mut(&self.user) else {
+            return;
+        };
+        by_client.entry(self.client).or_insert_with(|| {
             of_user.links.push(Arc::clone(link));
-        }
+            Entered {
+                link: Arc::clone(link),
+                index: of_user.links.len() - 1,
+            }
+        });
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
         let mut sessions = self.app.sessions.lock();
-        let gone = sessions.by_client.remove(&self.client);
-        let Some(of_user) = sessions.by_user.get_mut(&self.user) else {
+        let Sessions { by_client, by_user } = &mut *sessions;
+        let gone = by_client.remove(&self.client);
+        let Some(of_user) = by_user.get_mut(&self.user) else {
             return;
         };
         of_user.num_reserved -= 1;
-        of_user.links.retain(|link| link.client() != self.client);
-        let dropped = if of_user.num_reserved == 0 {
-            sessions.by_user.remove(&self.user)
+        let left = gone.as_ref().map(|gone| {
+            let left = of_user.links.swap_remove(gone.index);
+            // The last one has taken the place.
+            if let Some(moved) = of_user.links.get(gone.index)
+                && let Some(entered) = by_client.get_mut(&moved.client())
+            {
+                entered.index = gone.index;
+            }
+            left
+        });
+        let emptied = if of_user.num_reserved == 0 {
+            by_user.remove(&self.user)
         } else {
             None
         };
         drop(sessions);
         // A link may close its socket when it goes: not under the lock.
-        drop((gone, dropped));
+        drop((gone, left, emptied));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tidegate_protocol::{Codec, Framing};
+
+    use super::*;
+    use crate::{
+        hub::{Hub, HubConfig},
+        test_wire::TestWire,
+    };
+
+    proptest! {
+        /// Whoever entered and has not left is found by client and by user, and nobody else is, in whatever order
+        /// they leave.
+        #[test]
+        fn who_is_here_is_found_and_who_left_is_not(
+            steps in proptest::collection::vec((any::<bool>(), 0_usize..3, any::<proptest::sample::Index>()), 1..60)
+        ) {
+            let hub = Hub::new(HubConfig::default());
+            let app = App::new(AppId::default_app(), RealtimeConfig::default());
+            let users: [Arc<str>; 3] = ["".into(), "ann".into(), "bob".into()];
+            let mut here: Vec<(usize, Arc<Link>, Registration)> = Vec::new();
+            for (is_leaving, user, index) in steps {
+                if is_leaving && !here.is_empty() {
+                    let (user, link, registration) = here.swap_remove(index.index(here.len()));
+                    drop(registration);
+                    prop_assert!(app.find_client(link.client()).is_none());
+                    prop_assert!(app.find_client_of(&users[user], link.client()).is_none());
+                } else {
+                    let client = ClientId::random();
+                    let link: Arc<Link> =
+                        hub.link(client, Codec::Json, Framing::WebSocket, TestWire::default());
+                    let registration = app.reserve(&users[user], client, None).unwrap();
+                    registration.enter(&link);
+                    here.push((user, link, registration));
+                }
+                for (index, name) in users.iter().enumerate() {
+                    let mut found: Vec<_> =
+                        app.find_user(name).iter().map(|link| link.client()).collect();
+                    let mut expected: Vec<_> = here
+                        .iter()
+                        .filter(|(user, ..)| *user == index)
+                        .map(|(_, link, _)| link.client())
+                        .collect();
+                    found.sort_unstable();
+                    expected.sort_unstable();
+                    prop_assert_eq!(found, expected);
+                }
+                for (user, link, _) in &here {
+                    let client = link.client();
+                    prop_assert!(app.find_client(client).is_some());
+                    prop_assert!(app.find_client_of(&users[*user], client).is_some());
+                    prop_assert!(app.find_client_of(&users[(*user + 1) % 3], client).is_none());
+                }
+            }
+            let num_users = here.iter().map(|(user, ..)| user).collect::<std::collections::HashSet<_>>().len();
+            prop_assert_eq!(app.num_clients_and_users(), (here.len(), num_users));
+        }
     }
 }
