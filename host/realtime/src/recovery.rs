@@ -23,9 +23,11 @@ pub struct RecoveryLimits {
 /// How a subscription begins.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Merged {
-    /// Everything after the client's position, oldest first, and where live delivery goes on.
+    /// Everything after the client's position, oldest first, what follows the reply, and where live delivery goes
+    /// on.
     Recovered {
         publications: Vec<Arc<Publication>>,
+        live: Vec<Arc<Publication>>,
         position: StreamPosition,
     },
     /// The client's position cannot be recovered, or it named none: the reply carries `top`, `live` follows it.
@@ -53,38 +55,40 @@ pub fn merge(
     if buffered.has_overflowed {
         return Merged::Torn;
     }
-    let Some(live) = follow(&top, &buffered.publications) else {
+    let Some(following) = follow(&top, &buffered.publications) else {
         return Merged::Torn;
     };
+    let Following {
+        joined,
+        live,
+        offset,
+    } = following;
     let position = StreamPosition {
-        offset: live.last().map_or(top.offset, |last| last.offset),
+        offset,
         epoch: top.epoch.clone(),
     };
     let is_whole = since.is_some_and(|since| {
         is_same_stream(since, &top) && is_contiguous(since.offset, &publications, top.offset)
     });
-    if !is_whole {
+    let num_bytes: usize = publications
+        .iter()
+        .chain(&joined)
+        .map(|publication| publication_cost(publication))
+        .sum();
+    let fits = publications.len() + joined.len() <= limits.max_publications
+        && num_bytes <= limits.max_bytes;
+    if !is_whole || !fits {
         return Merged::Lost {
             top,
-            live,
+            live: joined.into_iter().chain(live).collect(),
             position,
         };
     }
     let mut recovered = publications;
-    recovered.extend(live.iter().cloned());
-    let num_bytes: usize = recovered
-        .iter()
-        .map(|publication| publication_cost(publication))
-        .sum();
-    if recovered.len() > limits.max_publications || num_bytes > limits.max_bytes {
-        return Merged::Lost {
-            top,
-            live,
-            position,
-        };
-    }
+    recovered.extend(joined);
     Merged::Recovered {
         publications: recovered,
+        live,
         position,
     }
 }
@@ -106,35 +110,51 @@ fn is_contiguous(held: u64, publications: &[Arc<Publication>], top: u64) -> bool
     last == top
 }
 
-/// What was broadcast after `top`, if it follows without a hole.
-fn follow(
-    top: &StreamPosition,
-    broadcast: &[BufferedPublication],
-) -> Option<Vec<Arc<Publication>>> {
-    let mut last = top.offset;
-    let mut live = Vec::new();
+/// What was broadcast since the join and is not in the history, in the order of the broadcasts.
+#[derive(Default)]
+struct Following {
+    /// Continues the history.
+    joined: Vec<Arc<Publication>>,
+    /// From the first publication on that is in no history: those come after the reply, and so does what follows
+    /// them.
+    live: Vec<Arc<Publication>>,
+    /// The last offset in either, or the history's.
+    offset: u64,
+}
+
+/// `None` unless what was broadcast follows `top` without a hole.
+fn follow(top: &StreamPosition, broadcast: &[BufferedPublication]) -> Option<Following> {
+    let mut following = Following {
+        offset: top.offset,
+        ..Following::default()
+    };
     for BufferedPublication {
         publication,
         position,
     } in broadcast
     {
-        // Without a position the message is in no history; it belongs after the reply.
+        let publication = Arc::clone(publication);
         let Some(position) = position else {
+            following.live.push(publication);
             continue;
         };
         if position.epoch != top.epoch {
             return None;
         }
-        if position.offset <= last {
+        if position.offset <= following.offset {
             continue; // The history already has it.
         }
-        if position.offset != last + 1 {
+        if position.offset != following.offset + 1 {
             return None;
         }
-        last = position.offset;
-        live.push(Arc::clone(publication));
+        following.offset = position.offset;
+        if following.live.is_empty() {
+            following.joined.push(publication);
+        } else {
+            following.live.push(publication);
+        }
     }
-    Some(live)
+    Some(following)
 }
 
 #[cfg(test)]
@@ -207,7 +227,8 @@ mod tests {
             let last = publications.last().map_or(top, |last| last.publication.offset.max(top));
             let buffered = Buffered { publications, has_overflowed: false };
             match merge(Some(&position(held, epoch)), page, &buffered, LIMITS) {
-                Merged::Recovered { publications, position } => {
+                Merged::Recovered { publications, live, position } => {
+                    prop_assert!(live.is_empty());
                     prop_assert!(!is_torn && is_same_epoch && held >= trimmed && held <= top);
                     prop_assert_eq!(offsets(&publications), (held + 1..=last).collect::<Vec<_>>());
                     prop_assert_eq!(position.offset, last);
@@ -220,6 +241,54 @@ mod tests {
                 }
                 Merged::Torn => prop_assert!(is_torn),
             }
+        }
+    }
+
+    proptest! {
+        /// What was published with `skip_history` while the client was joining is given once, after what was
+        /// broadcast before it, whether the rest was recovered or lost.
+        #[test]
+        fn publications_outside_the_history_are_not_lost_in_the_join(
+            top in 0_u64..5,
+            first in 1_u64..8,
+            is_outside in proptest::collection::vec(any::<bool>(), 0..20),
+            since in proptest::option::of(0_u64..5),
+        ) {
+            let page = HistoryPage {
+                publications: (1..=top).filter(|offset| Some(*offset) > since).map(publication).collect(),
+                top: position(top, "here"),
+            };
+            let mut offset = first.min(top + 1);
+            let mut expected = Vec::new();
+            let mut publications = Vec::new();
+            for (number, is_outside) in is_outside.into_iter().enumerate() {
+                if is_outside {
+                    let publication = Arc::new(Publication {
+                        data: format!("{number}").into(),
+                        ..Publication::default()
+                    });
+                    expected.push(Arc::clone(&publication));
+                    publications.push(BufferedPublication { publication, position: None });
+                } else {
+                    if offset > top {
+                        expected.push(publication(offset));
+                    }
+                    publications.push(broadcast(offset, "here"));
+                    offset += 1;
+                }
+            }
+            let buffered = Buffered { publications, has_overflowed: false };
+            let since = since.map(|offset| position(offset, "here"));
+            let given = match merge(since.as_ref(), page, &buffered, LIMITS) {
+                Merged::Recovered { publications, live, .. } => publications
+                    .into_iter()
+                    .filter(|one| one.offset > top)
+                    .chain(live)
+                    .collect(),
+                Merged::Lost { live, .. } => live,
+                Merged::Torn => return Err(TestCaseError::fail("nothing is missing")),
+            };
+            prop_assert_eq!(given, expected);
         }
     }
 
@@ -237,6 +306,7 @@ mod tests {
             merge(Some(&position(0, "")), page, &buffered, LIMITS),
             Merged::Recovered {
                 publications: Vec::new(),
+                live: Vec::new(),
                 position: position(0, "new")
             }
         );

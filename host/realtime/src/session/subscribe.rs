@@ -209,6 +209,7 @@ impl Beginning {
         match merge(terms.recover_from.as_ref(), page, buffered, limits) {
             Merged::Recovered {
                 publications,
+                live,
                 position,
             } => {
                 // The reference repeats the requested offset; clients advance through the publications.
@@ -221,7 +222,7 @@ impl Beginning {
                         offset,
                         ..result
                     }),
-                    live: Vec::new(),
+                    live,
                     position: Some(position),
                 }
             }
