@@ -65,7 +65,6 @@ pub enum HistoryLimit {
     /// Only the position of the top.
     PositionOnly,
     AtMost(usize),
-    All,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +77,25 @@ pub enum HistoryOrder {
 pub struct HistoryPage {
     pub publications: Vec<Arc<Publication>>,
     pub top: StreamPosition,
+}
+
+impl HistoryPage {
+    /// The page cut to `max_bytes` at its far end: who wants the rest asks on from there. One publication always
+    /// stays, or nobody could get past it.
+    #[must_use]
+    pub fn within(mut self, max_bytes: usize) -> Self {
+        let mut num_bytes = 0;
+        let fitting = self
+            .publications
+            .iter()
+            .take_while(|publication| {
+                num_bytes += publication_cost(publication);
+                num_bytes <= max_bytes
+            })
+            .count();
+        self.publications.truncate(fitting.max(1));
+        self
+    }
 }
 
 /// Why the broker did not answer.

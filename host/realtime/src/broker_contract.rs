@@ -69,6 +69,8 @@ const OPTIONS: HistoryOptions = HistoryOptions {
     meta_ttl: Duration::from_secs(600),
 };
 
+const EVERYTHING: HistoryLimit = HistoryLimit::AtMost(usize::MAX);
+
 /// Runs every check. `prefix` keeps runs on a shared store apart.
 pub async fn check_all(broker: &dyn Broker, events: &Recorder, prefix: &str) {
     let subject = Subject {
@@ -142,7 +144,7 @@ impl Subject<'_> {
         for _ in 0..8 {
             self.publish(request(&key)).await;
         }
-        let all = self.page(&key, query(HistoryLimit::All)).await;
+        let all = self.page(&key, query(EVERYTHING)).await;
         assert_eq!(offsets(&all), [4, 5, 6, 7, 8]);
         assert_eq!(all.top.offset, 8);
         let since = |offset| {
@@ -164,24 +166,9 @@ impl Subject<'_> {
                 HistoryOrder::NewestFirst,
                 vec![8, 7],
             ),
-            (
-                HistoryLimit::All,
-                since(6),
-                HistoryOrder::OldestFirst,
-                vec![7, 8],
-            ),
-            (
-                HistoryLimit::All,
-                since(6),
-                HistoryOrder::NewestFirst,
-                vec![5, 4],
-            ),
-            (
-                HistoryLimit::All,
-                since(8),
-                HistoryOrder::OldestFirst,
-                vec![],
-            ),
+            (EVERYTHING, since(6), HistoryOrder::OldestFirst, vec![7, 8]),
+            (EVERYTHING, since(6), HistoryOrder::NewestFirst, vec![5, 4]),
+            (EVERYTHING, since(8), HistoryOrder::OldestFirst, vec![]),
             (
                 HistoryLimit::PositionOnly,
                 since(1),
@@ -240,7 +227,7 @@ impl Subject<'_> {
         let before = self.top(&key).await;
         let answer = self.broker.remove_history(&key).wait().await;
         answer.expect("remove");
-        let page = self.page(&key, query(HistoryLimit::All)).await;
+        let page = self.page(&key, query(EVERYTHING)).await;
         assert!(page.publications.is_empty());
         assert_eq!(page.top, before);
     }
@@ -253,7 +240,7 @@ impl Subject<'_> {
                 offset: 0,
                 epoch: epoch.into(),
             }),
-            ..query(HistoryLimit::All)
+            ..query(EVERYTHING)
         };
         let other = self.page(&key, since("not this one")).await;
         assert!(other.publications.is_empty());
@@ -266,7 +253,7 @@ impl Subject<'_> {
         let key = self.key("first").await;
         self.publish(request(&key)).await;
         self.publish(request(&key)).await;
-        let page = self.page(&key, query(HistoryLimit::All)).await;
+        let page = self.page(&key, query(EVERYTHING)).await;
         let epochs: Vec<_> = page
             .publications
             .iter()

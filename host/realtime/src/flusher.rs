@@ -162,6 +162,9 @@ impl Flusher {
                 for delivery in &group.deliveries {
                     member.keep_back(delivery);
                 }
+                if budget.spend_member() {
+                    return Some(slot + 1);
+                }
                 continue;
             }
             let was = member.position;

@@ -25,7 +25,7 @@ use std::{
     },
 };
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use parking_lot::{Mutex, RwLock};
 use tidegate_protocol::{Codec, Framing, Publication, StreamPosition};
 use tokio::{
@@ -38,7 +38,7 @@ pub use self::membership::{
     Activation, Buffered, BufferedPublication, Joined, Membership, Standing,
 };
 pub(crate) use self::{
-    channel::{Channel, MemberPosition, Reception, Run},
+    channel::{AppCounters, Channel, MemberPosition, Reception, Run},
     delivery::{Delivery, NUM_ENCODINGS, encoding_index},
 };
 use crate::{
@@ -92,6 +92,8 @@ pub struct Hub {
     /// for the linger time.
     channels: Box<[RwLock<HashTable<Arc<Channel>>>]>,
     num_channels: AtomicUsize,
+    /// By app; an app that ever had a channel keeps its counters: they are few.
+    apps: RwLock<HashMap<Box<str>, Arc<AppCounters>>>,
     pub(crate) shards: Box<[Shard]>,
     next_shard: AtomicUsize,
     /// Channels whose last member left, with the time; a channel is here at most once.
@@ -154,6 +156,7 @@ impl Hub {
             hasher: DefaultHashBuilder::default(),
             channels: (0..MAP_PARTS).map(|_| RwLock::default()).collect(),
             num_channels: AtomicUsize::new(0),
+            apps: RwLock::default(),
             shards: (0..num_shards)
                 .map(|_| Shard {
                     queue: Mutex::default(),
@@ -273,16 +276,30 @@ impl Hub {
             .map_or(0, |channel| channel.num_members())
     }
 
-    /// The channels of an app that have members on this node, with their number of members.
-    pub fn channels_of(&self, app: &str) -> Vec<(ChannelKey, usize)> {
+    /// Channels of an app with members on this node, and their members.
+    pub fn num_channels_and_members_of(&self, app: &str) -> (usize, usize) {
+        let apps = self.apps.read();
+        apps.get(app).map_or((0, 0), |counters| counters.read())
+    }
+
+    /// The channels of an app that have members on this node, with their number of members. Other tasks run
+    /// meanwhile, and what they change may be seen or not.
+    pub async fn channels_of(&self, app: &str) -> Vec<(ChannelKey, usize)> {
         let mut channels = Vec::new();
+        let counters = self.apps.read().get(app).cloned();
+        let Some(counters) = counters else {
+            return channels;
+        };
         for part in &self.channels {
-            let part = part.read();
-            channels.extend(
-                part.iter()
-                    .filter(|channel| channel.key.app() == app && channel.num_members() > 0)
-                    .map(|channel| (channel.key.clone(), channel.num_members())),
-            );
+            {
+                let part = part.read();
+                channels.extend(
+                    part.iter()
+                        .filter(|channel| channel.is_of(&counters) && channel.num_members() > 0)
+                        .map(|channel| (channel.key.clone(), channel.num_members())),
+                );
+            }
+            tokio::task::yield_now().await;
         }
         channels
     }
@@ -319,18 +336,27 @@ impl Hub {
                 return Arc::clone(channel);
             }
         }
+        let counters = self.counters_of(key.app());
         let mut part = self.part(hash).write();
         if let Some(channel) = part.find(hash, |channel| channel.key == *key) {
             channel.add_member();
             return Arc::clone(channel);
         }
-        let channel = Arc::new(Channel::new(key.clone(), self.shards.len()));
+        let channel = Arc::new(Channel::new(key.clone(), counters, self.shards.len()));
         channel.add_member();
         part.insert_unique(hash, Arc::clone(&channel), |channel| {
             self.hasher.hash_one(&channel.key)
         });
         self.num_channels.fetch_add(1, Ordering::Relaxed);
         channel
+    }
+
+    fn counters_of(&self, app: &str) -> Arc<AppCounters> {
+        if let Some(counters) = self.apps.read().get(app) {
+            return Arc::clone(counters);
+        }
+        let mut apps = self.apps.write();
+        Arc::clone(apps.entry(app.into()).or_default())
     }
 
     /// Counts a member less and, when it was the last, starts the linger time.

@@ -5,7 +5,7 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering},
 };
 
 use parking_lot::Mutex;
@@ -22,6 +22,8 @@ use crate::{
 /// A channel with members, or that had some a moment ago.
 pub(crate) struct Channel {
     pub(crate) key: ChannelKey,
+    /// Of all channels of the app; this channel counts in it as long as it has members.
+    of_app: Arc<AppCounters>,
     num_members: AtomicUsize,
     /// The broker was asked for this channel and agreed. Set by a membership that was confirmed.
     is_carried: AtomicBool,
@@ -31,6 +33,27 @@ pub(crate) struct Channel {
     epoch: Mutex<Option<Box<str>>>,
     /// By shard; made when the shard's first member joins.
     members: Box<[OnceLock<Box<Members>>]>,
+}
+
+/// What an app has on this node. Signed, because a channel's last member may be taken off before the first one
+/// of another thread is put on.
+#[derive(Debug, Default)]
+pub(crate) struct AppCounters {
+    /// Channels with members.
+    num_channels: AtomicIsize,
+    num_members: AtomicIsize,
+}
+
+impl AppCounters {
+    /// Channels and members.
+    pub(crate) fn read(&self) -> (usize, usize) {
+        // Relaxed: counters.
+        let read = |counter: &AtomicIsize| usize::try_from(counter.load(Ordering::Relaxed));
+        (
+            read(&self.num_channels).unwrap_or(0),
+            read(&self.num_members).unwrap_or(0),
+        )
+    }
 }
 
 /// A channel's members in one shard.
@@ -71,9 +94,10 @@ pub(crate) enum Epoch {
 }
 
 impl Channel {
-    pub(crate) fn new(key: ChannelKey, num_shards: usize) -> Self {
+    pub(crate) fn new(key: ChannelKey, of_app: Arc<AppCounters>, num_shards: usize) -> Self {
         Self {
             key,
+            of_app,
             num_members: AtomicUsize::new(0),
             is_carried: AtomicBool::new(false),
             is_lingering: AtomicBool::new(false),
@@ -97,12 +121,25 @@ impl Channel {
 
     /// Counts a member; the caller holds the map's lock.
     pub(crate) fn add_member(&self) {
-        self.num_members.fetch_add(1, Ordering::AcqRel);
+        if self.num_members.fetch_add(1, Ordering::AcqRel) == 0 {
+            self.of_app.num_channels.fetch_add(1, Ordering::Relaxed);
+        }
+        self.of_app.num_members.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether these are the counters of the channel's app.
+    pub(crate) fn is_of(&self, app: &Arc<AppCounters>) -> bool {
+        Arc::ptr_eq(&self.of_app, app)
     }
 
     /// Counts a member less; answers whether it was the last.
     pub(crate) fn remove_member(&self) -> bool {
-        self.num_members.fetch_sub(1, Ordering::AcqRel) == 1
+        let was_last = self.num_members.fetch_sub(1, Ordering::AcqRel) == 1;
+        if was_last {
+            self.of_app.num_channels.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.of_app.num_members.fetch_sub(1, Ordering::Relaxed);
+        was_last
     }
 
     pub(crate) fn is_carried(&self) -> bool {

@@ -12,6 +12,8 @@ use crate::{
     test_wire::TestWire,
 };
 
+mod turns;
+
 /// A hub with its tasks running; they stop when it is dropped.
 struct Running {
     hub: Arc<Hub>,

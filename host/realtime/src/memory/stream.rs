@@ -212,7 +212,6 @@ impl Stream {
         let limit = match query.limit {
             HistoryLimit::PositionOnly => 0,
             HistoryLimit::AtMost(limit) => limit,
-            HistoryLimit::All => usize::MAX,
         };
         let is_other_stream = query
             .since

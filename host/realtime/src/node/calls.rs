@@ -2,6 +2,9 @@
 //!
 //! Permissions, patterns and private names do not bind the API; namespaces, formats and plugins do.
 
+#[cfg(test)]
+mod tests;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_protocol::{
@@ -19,12 +22,16 @@ use crate::{
     app::App,
     broker::{BrokerError, HistoryLimit, HistoryOrder, HistoryQuery},
     channel::BadName,
+    config::MAX_PAGE_BYTES,
     hooks::{Draft, Origin, Progress},
     ids::{AppId, ChannelKey, ClientId, SessionId},
     link::{Link, Signal},
     publish::{Publishing, publish},
     session::Failure,
 };
+
+/// Channels matched with a pattern between two yields.
+const CHANNELS_AT_ONCE: usize = 256;
 
 /// What a call comes to.
 pub type Called<T> = Progress<Result<T, ApiError>>;
@@ -77,11 +84,13 @@ fn count(number: usize) -> u32 {
 /// Selects connected sessions as the API does: those of the user, narrowed to a client and to a session where
 /// they are named. What names nothing selects nothing.
 fn select(app: &App, user: &str, client: &str, session: &str) -> Vec<Arc<Link>> {
-    let mut links = app.find_user(user).into_vec();
-    if !client.is_empty() {
+    let mut links = if client.is_empty() {
+        app.find_user(user).into_vec()
+    } else {
         let client = ClientId::parse(client);
-        links.retain(|link| client == Some(link.client()));
-    }
+        let link = client.and_then(|client| app.find_client_of(user, client));
+        link.into_iter().collect()
+    };
     if !session.is_empty() {
         let session = SessionId::parse(session);
         links.retain(|link| session.is_some() && session == link.session());
@@ -204,7 +213,7 @@ impl Node {
         };
         let since_epoch = query.since.as_ref().map(|since| since.epoch.clone());
         self.broker().history(&key, query).map(move |page| {
-            let page = page.map_err(from_broker)?;
+            let page = page.map_err(from_broker)?.within(MAX_PAGE_BYTES);
             let is_same =
                 since_epoch.is_none_or(|epoch| epoch.is_empty() || epoch == page.top.epoch);
             if !is_same {
@@ -252,11 +261,13 @@ impl Node {
             let text = "bad request: nothing comes before offset 0";
             return Err(error(ApiErrorCode::BadRequest, text));
         }
+        // Back ends page as clients do: an answer of the whole history has no bound (threat model section 3).
+        let most = settings.client.history_max_publications;
         Ok(HistoryQuery {
             limit: match usize::try_from(request.limit) {
                 Ok(0) => HistoryLimit::PositionOnly,
-                Ok(limit) => HistoryLimit::AtMost(limit),
-                Err(_) => HistoryLimit::All,
+                Ok(limit) => HistoryLimit::AtMost(limit.min(most)),
+                Err(_) => HistoryLimit::AtMost(most),
             },
             since,
             order: if request.reverse {
@@ -365,19 +376,21 @@ impl Node {
     /// The app's channels with members; `pattern` is matched with `*` alone.
     pub fn channels(&self, id: &AppId, request: ChannelsRequest) -> Called<ChannelsResult> {
         let pattern = request.pattern;
-        let channels: BTreeMap<_, _> = self
-            .hub()
-            .channels_of(id.as_str())
-            .into_iter()
-            .filter(|(key, _)| pattern.is_empty() || is_match(&pattern, key.channel()))
-            .map(|(key, members)| {
-                let stats = ChannelStats {
-                    num_clients: count(members),
-                };
-                (key.channel().to_owned(), stats)
-            })
-            .collect();
-        Progress::Ready(Ok(ChannelsResult { channels }))
+        let (hub, id) = (Arc::clone(self.hub()), id.clone());
+        Progress::Pending(Box::pin(async move {
+            let found = hub.channels_of(id.as_str()).await;
+            let mut channels = BTreeMap::new();
+            for (index, (key, members)) in found.into_iter().enumerate() {
+                if pattern.is_empty() || is_match(&pattern, key.channel()) {
+                    let num_clients = count(members);
+                    channels.insert(key.channel().to_owned(), ChannelStats { num_clients });
+                }
+                if index % CHANNELS_AT_ONCE == CHANNELS_AT_ONCE - 1 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            Ok(ChannelsResult { channels })
+        }))
     }
 
     /// This node, as far as the app may see it.
@@ -387,8 +400,7 @@ impl Node {
             Err(error) => return Progress::Ready(Err(error)),
         };
         let (num_clients, num_users) = app.num_clients_and_users();
-        let channels = self.hub().channels_of(id.as_str());
-        let num_subs: usize = channels.iter().map(|(_, members)| members).sum();
+        let (num_channels, num_subs) = self.hub().num_channels_and_members_of(id.as_str());
         let uptime = self.started.elapsed().as_secs();
         let node = NodeInfo {
             uid: self.uid.clone(),
@@ -397,7 +409,7 @@ impl Node {
             num_clients: count(num_clients),
             num_users: count(num_users),
             num_subs: count(num_subs),
-            num_channels: count(channels.len()),
+            num_channels: count(num_channels),
             uptime: u32::try_from(uptime).unwrap_or(u32::MAX),
             metrics: None,
             process: None,

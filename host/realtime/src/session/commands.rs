@@ -11,7 +11,7 @@ use super::{
     PublishAsk, Seat, Session,
 };
 use crate::{
-    broker::{HistoryLimit, HistoryOrder, HistoryPage, HistoryQuery, publication_cost},
+    broker::{HistoryLimit, HistoryOrder, HistoryPage, HistoryQuery},
     channel::BadName,
     config::MAX_PAGE_BYTES,
     hooks::{Draft, Origin, RpcQuestion, RpcVerdict},
@@ -160,22 +160,9 @@ pub(super) fn rpc_outcome(answer: Result<RpcVerdict, Failure>) -> Result<Outcome
     }
 }
 
-/// A page within the limit in bytes: what is over is left out at the far end, and the client asks on from there.
+/// A page within the limit in bytes.
 pub(super) fn history_reply(page: HistoryPage) -> Reply {
-    let HistoryPage {
-        mut publications,
-        top,
-    } = page;
-    let mut num_bytes = 0;
-    let fitting = publications
-        .iter()
-        .take_while(|publication| {
-            num_bytes += publication_cost(publication);
-            num_bytes <= MAX_PAGE_BYTES
-        })
-        .count();
-    // One publication is always given, or a client could never get past it.
-    publications.truncate(fitting.max(1));
+    let HistoryPage { publications, top } = page.within(MAX_PAGE_BYTES);
     Reply {
         history: Some(Box::new(HistoryResult {
             publications,
