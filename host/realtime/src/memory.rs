@@ -1,7 +1,8 @@
 //! The memory engine: publications and history of one node.
 //!
 //! Owns which streams there are, how long they stay and how much memory they may take. What is in a stream is
-//! [`stream`]'s, who has how many of them [`share`]'s.
+//! [`stream`]'s, who has how many of them [`share`]'s, what goes
+//! when there is no room [`room`]'s.
 //!
 //! Invariants. A publication reaches [`BrokerEvents`] under its stream's lock, so that events of a channel arrive in
 //! stream order. A stream gets a random epoch when it is first asked for and keeps it until it is forgotten; it is
@@ -13,6 +14,7 @@
 //! Lock order: stream; then map part, timeline or hub, each alone. The hub may call [`Broker::unsubscribe`] with a
 //! lock of its own, so that call takes no stream.
 
+mod room;
 mod share;
 mod stream;
 #[cfg(test)]
@@ -35,7 +37,8 @@ use tidegate_protocol::Publication;
 use tokio::time::Instant;
 
 use self::{
-    share::{Line, Place, Share, Shares, account},
+    room::Room,
+    share::{Place, Share, Shares, account},
     stream::Stream,
 };
 use crate::{
@@ -65,12 +68,6 @@ const STEP_ENTRIES: usize = 256;
 
 /// Entries of one stream that are freed where they ended; more wait for the sweep, which frees them step by step.
 const FREED_AT_ONCE: usize = 64;
-
-/// Steps that one publish takes to make room for itself; the sweep takes the rest.
-const ROOM_STEPS: usize = 128;
-
-/// Streams looked at to find one that nobody follows, when an app has too many.
-const STREAMS_TRIED: usize = 32;
 
 /// A followed stream without a life of its own is looked at again after this.
 const MIN_FOLLOWED_LIFE: Duration = Duration::from_secs(1);
@@ -313,104 +310,6 @@ impl MemoryBroker {
         self.free(ended);
     }
 
-    /// Frees until node and share are within their bounds, as far as one turn goes.
-    fn make_room(&self, share: &Arc<Share>) -> Room {
-        let mut is_worth_it = false;
-        for _ in 0..ROOM_STEPS {
-            let over = self
-                .num_bytes
-                .load(Ordering::Relaxed)
-                .saturating_sub(self.config.max_bytes);
-            let (share, need) = if share.excess() > 0 {
-                (Arc::clone(share), Need::Bytes(share.excess()))
-            } else if share.has_too_many_streams() {
-                (Arc::clone(share), Need::Stream)
-            } else if over > 0 {
-                let Some(largest) = self.shares.largest() else {
-                    return Room::Enough;
-                };
-                (largest, Need::Bytes(over))
-            } else {
-                return Room::Enough;
-            };
-            if let [blank] = share.take_first(Line::Blank, 1).as_slice() {
-                // Gone, or off this line because somebody follows it: the line gets shorter either way.
-                self.give_up(blank, need);
-                is_worth_it = true;
-                continue;
-            }
-            let most = match need {
-                Need::Bytes(_) | Need::Nothing => 1,
-                // Those that have members cannot go.
-                Need::Stream => STREAMS_TRIED,
-            };
-            let places = share.take_first(Line::Used, most);
-            if places.is_empty() {
-                return Room::Enough;
-            }
-            let mut need = need;
-            for place in places {
-                if self.give_up(&place, need) {
-                    is_worth_it = true;
-                    need = Need::Nothing;
-                }
-            }
-        }
-        if is_worth_it {
-            Room::NotYet
-        } else {
-            Room::Enough
-        }
-    }
-
-    /// Takes what is needed off a stream whose place was taken off the timeline, and gives it a place again unless
-    /// it is gone; answers whether that freed anything.
-    fn give_up(&self, place: &Place, need: Need) -> bool {
-        let Some(slot) = self.find(&place.key) else {
-            return false;
-        };
-        let mut stream = slot.stream.lock();
-        if !has_lost(&mut stream, place) {
-            return false;
-        }
-        let now = self.clock.now();
-        let before = stream.num_accounted;
-        let mut ended = stream.expire(now);
-        // If not, it was used since it got its place, and others are older.
-        let is_oldest = self.ends_at(&slot, &stream) <= place.at;
-        let has_contents = stream.contents_end_at().is_some();
-        match need {
-            Need::Bytes(excess) if is_oldest && has_contents => {
-                let dropped = stream.shorten(excess, STEP_ENTRIES);
-                self.count_dropped(dropped);
-                self.settle(&place.key, &slot, &mut stream);
-            }
-            Need::Bytes(_) | Need::Stream
-                if is_oldest && !self.is_kept(&place.key, &slot, &mut stream, now) =>
-            {
-                let entries = stream.clear();
-                self.count_dropped(entries.len());
-                if !entries.is_empty() {
-                    ended = entries;
-                }
-                self.dropped_streams.fetch_add(1, Ordering::Relaxed);
-                self.forget(&place.key, &slot, &mut stream);
-            }
-            Need::Bytes(_) | Need::Stream | Need::Nothing => {
-                self.settle(&place.key, &slot, &mut stream);
-            }
-        }
-        let has_freed = stream.num_accounted < before;
-        drop(stream);
-        self.free(ended);
-        has_freed
-    }
-
-    fn count_dropped(&self, publications: usize) {
-        self.dropped_publications
-            .fetch_add(publications as u64, Ordering::Relaxed);
-    }
-
     /// Whether somebody relies on the position of a stream without contents; if so, its life begins anew.
     fn is_kept(&self, key: &ChannelKey, slot: &Slot, stream: &mut Stream, now: Instant) -> bool {
         // Under the stream's lock: who joins the channel and reads afterwards is either seen here, or finds the
@@ -563,25 +462,6 @@ impl Clock {
     fn now(&self) -> Instant {
         self.started + *self.ahead.lock()
     }
-}
-
-/// What making room asks of a stream.
-#[derive(Debug, Clone, Copy)]
-enum Need {
-    Bytes(usize),
-    /// One stream less.
-    Stream,
-    /// Another one gave enough.
-    Nothing,
-}
-
-/// What a turn of making room came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Room {
-    /// Nothing is over its bound, or nothing more can be freed.
-    Enough,
-    /// Another turn is worth it.
-    NotYet,
 }
 
 /// Takes note that the place is off the timeline; false when the stream has another one by now, or has gone.
