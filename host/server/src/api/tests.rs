@@ -18,6 +18,8 @@ use tower::ServiceExt;
 
 use super::*;
 
+mod bounds;
+
 /// Channels that begin with `!` answer error 102; those with `~` answer later.
 #[derive(Default)]
 struct FakeNode {
@@ -56,6 +58,20 @@ impl Realtime for FakeNode {
                     ..HistoryPublication::default()
                 }],
                 ..HistoryResult::default()
+            }));
+        }
+        if request.channel == "large" {
+            let data = format!("\"{}\"", "x".repeat(1 << 20));
+            let page = HistoryResult {
+                publications: vec![HistoryPublication {
+                    data: Raw::from(Bytes::from(data)),
+                    ..HistoryPublication::default()
+                }],
+                ..HistoryResult::default()
+            };
+            return Progress::Pending(Box::pin(async {
+                tokio::task::yield_now().await;
+                Ok(page)
             }));
         }
         if request.limit == 0 {
