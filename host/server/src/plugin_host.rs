@@ -33,8 +33,7 @@ pub fn compilation(config: &PluginsConfig) -> io::Result<Compilation> {
     Ok(Compilation::Child(CompileChild {
         environment,
         address_space_bytes: config.compile_memory_bytes,
-        wall_time: config.compile_timeout,
-        ..child
+        ..child.within(config.compile_timeout)
     }))
 }
 

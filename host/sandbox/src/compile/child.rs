@@ -31,8 +31,9 @@ pub(super) const ANSWER_HEADER_BYTES: usize = 8 + 1 + 8;
 /// Largest answer. The largest admitted component compiles to a fraction of it.
 pub(super) const MAX_ANSWER_BYTES: u64 = 128 << 20;
 
-/// How much nicer than the node the child is to others.
-const NICENESS: i32 = 10;
+/// How much nicer than the node the child is: beside a busy node it gets about a quarter of a core, which is little
+/// enough for the sessions and still makes an ordinary plugin a matter of a second.
+const NICENESS: i32 = 5;
 /// Between the signal that says "your processor time is over" and the one that cannot be ignored.
 const GRACE: Duration = Duration::from_secs(2);
 

@@ -218,7 +218,7 @@ pub(super) const PLUGINS: &[Row] = &[
         Duration,
         "\"30s\"",
         Supported,
-        "Time that compiling one upload may take; the process that compiles is killed then.",
+        "Processor time that compiling one upload may take; by the clock, three times as long.",
     ),
     (
         "compile_memory_limit",
