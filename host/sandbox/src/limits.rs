@@ -3,7 +3,10 @@
 //! Wasmtime's stock limiter counts per memory and per table; this one sums over the store, so that a guest
 //! with many memories gains nothing.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use wasmtime::ResourceLimiter;
 
@@ -53,6 +56,15 @@ impl Default for StateQuotas {
             bytes_in_all: 256 << 20,
         }
     }
+}
+
+/// The most memory that any instance of the process came to have since somebody looked last. For measuring plugins
+/// one at a time; growth is rare, so counting it costs nothing.
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// Looks, and begins anew.
+pub(crate) fn take_memory_peak() -> usize {
+    PEAK.swap(0, Ordering::Relaxed)
 }
 
 /// Bytes that a guest may hand over in one crossing: a message and its replacement, and some room.
@@ -106,6 +118,7 @@ impl ResourceLimiter for StoreLimiter {
         }
         self.memory = total;
         self.granted = growth;
+        PEAK.fetch_max(total, Ordering::Relaxed);
         Ok(true)
     }
 

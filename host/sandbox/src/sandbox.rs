@@ -27,7 +27,7 @@ use crate::{
     engine::{Allocation, SandboxEngine},
     guest::GuestState,
     lane::Lane,
-    limits::StateQuotas,
+    limits::{self, StateQuotas},
     metrics::{HookStatistics, Metrics},
     pipeline::{Asker, Naming, Snapshot},
     stories::{Stories, Story},
@@ -246,6 +246,12 @@ impl Sandbox {
     /// [`STATE_SWEEP_INTERVAL`]: crate::STATE_SWEEP_INTERVAL
     pub fn sweep_state(&self) {
         self.runtime.keeper.state.sweep();
+    }
+
+    /// Linear memory of the largest instance that grew since this was asked last, in this process; zero when none
+    /// did. For whoever tries out one plugin at a time.
+    pub fn take_memory_peak(&self) -> usize {
+        limits::take_memory_peak()
     }
 
     pub fn statistics(&self) -> SandboxStatistics {

@@ -5,6 +5,7 @@
 mod api;
 mod arguments;
 mod cargo;
+mod check;
 mod scaffold;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ pub(super) fn run(command: PluginCommand, output: Output) -> Result<(), Failure>
     match command {
         PluginCommand::New(command) => new(&command, output),
         PluginCommand::Build(command) => build(&command, output),
+        PluginCommand::Check(command) => check::run(command, output),
         PluginCommand::Push(command) => push(command, output),
         PluginCommand::List(command) => list(&command, output),
         PluginCommand::Versions(command) => versions(&command, output),

@@ -13,6 +13,8 @@ pub enum PluginCommand {
     New(New),
     /// Compile the crate to WebAssembly
     Build(Build),
+    /// Do here what a server does with an upload, and run saved inputs; builds it first when given a crate
+    Check(Check),
     /// Upload a version; builds it first when given a crate
     Push(Push),
     /// List plugins with their active versions and bindings
@@ -51,6 +53,29 @@ pub struct Build {
     /// Directory of the crate
     #[arg(default_value = ".")]
     pub(super) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin check                                  build the crate here; admit, compile and try it
+  tidegate plugin check shout.wasm --inputs tests/inputs
+  tidegate plugin check shout.wasm --inputs loud.json --config '{\"loud\": true}' --json
+
+No server is asked. The exit code is 1 when a rule refuses the plugin, when a call fails, or when a verdict is not the
+expected one. docs/plugins.md has the format of inputs.")]
+pub struct Check {
+    /// A .wasm file, or the directory of a crate
+    #[arg(value_name = "FILE", default_value = ".")]
+    pub(super) source: PathBuf,
+    /// Saved inputs: a JSON file, or a directory of them
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(super) inputs: Option<PathBuf>,
+    /// Settings of the plugin, as of a binding: JSON, or `@FILE`
+    #[arg(long, value_name = "JSON|@FILE")]
+    pub(super) config: Option<String>,
+    /// Configuration of the server whose limits hold [default: none; env: TIDEGATE_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub(super) server_config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
