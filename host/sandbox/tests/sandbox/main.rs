@@ -11,6 +11,7 @@ mod cache;
 mod capabilities;
 mod child;
 mod failures;
+mod fuzz;
 mod guests;
 mod host_side;
 mod state;
