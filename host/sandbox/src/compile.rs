@@ -137,9 +137,7 @@ impl Compiler {
         if let Some(cache) = &runtime.cache {
             cache.store(&admitted.digest, &artifact);
         }
-        let component = native::load(engine, &artifact).map_err(|error| {
-            CompileError::Failed(format!("what was compiled cannot be loaded: {error:#}"))
-        })?;
+        let component = native::load(engine, &artifact).map_err(|error| unloadable(&error))?;
         self.finish(runtime, admitted, &component)
     }
 
@@ -196,6 +194,24 @@ fn generate(runtime: &Runtime, component: &[u8]) -> Result<Generated, CompileErr
         }
     };
     Ok(Generated::here(artifact))
+}
+
+/// Why machine code that was just made is not taken: an instance would not fit into a slot of the pool, which is
+/// the component's doing, or else something of ours is wrong.
+fn unloadable(error: &wasmtime::Error) -> CompileError {
+    let problem = format!("{error:#}");
+    if problem.contains("exceeds the configured maximum") {
+        return CompileError::Refused(too_large_an_instance(problem));
+    }
+    CompileError::Failed(format!("what was compiled cannot be loaded: {problem}"))
+}
+
+fn too_large_an_instance(detail: String) -> AdmissionRefused {
+    AdmissionRefused::new(
+        "instance-size",
+        detail,
+        "instantiate each core module once, and give the plugin one memory",
+    )
 }
 
 /// The compiler's own refusal of a valid component.
@@ -255,30 +271,23 @@ fn link(
     })
 }
 
-/// What an instance takes of the pool, counted by the compiler: components that are instantiated several times
-/// count as often, which nothing that only reads the file can tell.
+/// What an instance takes, counted by the compiler: components that are instantiated several times count as often,
+/// which nothing that only reads the file can tell. The pool has said so already; this is for nodes without one.
 fn fits_the_pool(component: &Component) -> Result<(), AdmissionRefused> {
-    let refused = |rule, what: &str, found: u64, limit: u64| {
-        AdmissionRefused::new(
-            rule,
-            format!("an instance has {found} {what}, more than {limit}"),
-            "instantiate each core module once, and give the plugin one memory",
-        )
-    };
     let Some(required) = component.resources_required() else {
-        return Err(AdmissionRefused::new(
-            "core-instances",
-            "the component imports a core module, so nobody can tell what an instance takes",
-            "put the module into the component",
+        return Err(too_large_an_instance(
+            "it imports a core module, so nobody can tell what an instance takes".to_owned(),
         ));
     };
-    if required.num_memories > limits::MEMORIES {
-        let (found, limit) = (required.num_memories.into(), limits::MEMORIES.into());
-        return Err(refused("memories", "memories", found, limit));
-    }
-    if required.num_tables > limits::TABLES {
-        let (found, limit) = (required.num_tables.into(), limits::TABLES.into());
-        return Err(refused("tables", "tables", found, limit));
+    for (what, found, limit) in [
+        ("memories", required.num_memories, limits::MEMORIES),
+        ("tables", required.num_tables, limits::TABLES),
+    ] {
+        if found > limit {
+            return Err(too_large_an_instance(format!(
+                "an instance has {found} {what}, more than {limit}"
+            )));
+        }
     }
     Ok(())
 }
@@ -323,22 +332,34 @@ fn initialiser(detail: String) -> CompileError {
 
 #[cfg(test)]
 mod tests {
+    use wasmtime::Engine;
+
     use super::*;
-    use crate::engine::SandboxEngine;
+    use crate::engine::{self, SandboxEngine};
+
+    /// Whether a component with this module, instantiated so often, is refused for its size.
+    fn is_refused(engine: &Engine, module: &str, times: usize) -> bool {
+        let text = format!(
+            "(component (component $c (core module $m {module}) (core instance (instantiate $m))) {})",
+            "(instance (instantiate $c))".repeat(times)
+        );
+        let refusal = match Component::new(engine, wat::parse_str(text).unwrap()) {
+            Ok(component) => fits_the_pool(&component).err(),
+            Err(error) => match unloadable(&error) {
+                CompileError::Refused(refusal) => Some(refusal),
+                other => panic!("{other}"),
+            },
+        };
+        refusal.is_some_and(|refusal| refusal.rule == "instance-size")
+    }
 
     #[test]
-    fn w5_what_is_instantiated_several_times_counts_as_often() {
-        let engine = SandboxEngine::shared().unwrap();
-        let component = |module: &str, times: usize| {
-            let text = format!(
-                "(component (component $c (core module $m {module}) (core instance (instantiate $m))) {})",
-                "(instance (instantiate $c))".repeat(times)
-            );
-            Component::new(&engine.engine, wat::parse_str(text).unwrap()).unwrap()
-        };
-        fits_the_pool(&component("(memory 1) (table 1 funcref)", 1)).unwrap();
-        let refused = |module, times| fits_the_pool(&component(module, times)).unwrap_err().rule;
-        assert_eq!(refused("(memory 1)", 2), "memories");
-        assert_eq!(refused("(table 1 funcref) (table 1 funcref)", 3), "tables");
+    fn w5_what_is_instantiated_several_times_counts_as_often_with_a_pool_and_without() {
+        let pool = &SandboxEngine::shared().unwrap().engine;
+        for engine in [pool, &engine::for_compiling().unwrap()] {
+            assert!(!is_refused(engine, "(memory 1) (table 1 funcref)", 1));
+            assert!(is_refused(engine, "(memory 1)", 2));
+            assert!(is_refused(engine, "(table 1 funcref) (table 1 funcref)", 3));
+        }
     }
 }

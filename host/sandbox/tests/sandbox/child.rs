@@ -132,7 +132,7 @@ fn w2_a_compile_bomb_is_killed_when_its_time_is_over() {
 #[test]
 fn w2_a_compile_bomb_cannot_have_more_memory_than_the_child_may() {
     let child = CompileChild {
-        address_space_bytes: 400 << 20,
+        address_space_bytes: 320 << 20,
         wall_time: Duration::from_secs(600),
         ..child()
     };
