@@ -221,6 +221,10 @@ impl<S> Subscription<S> {
             MadeBy::Identity | MadeBy::Request => true,
         }
     }
+
+    fn expiry_mut(&mut self) -> Option<&mut Expiry> {
+        self.rare.as_mut()?.expiry.as_mut()
+    }
 }
 
 impl<S: Seat> Session<S> {

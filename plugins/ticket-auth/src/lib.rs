@@ -93,7 +93,7 @@ impl Authentication for TicketAuth {
     fn authenticate(request: Request) -> Result<Verdict, Refusal> {
         match request.reason() {
             // A ticket says when it ends, and only its signer can say otherwise. So nothing is renewed: the node
-            // ends the session, and the client's SDK connects again with a new ticket.
+            // ends the session when the ticket ends, and the client's SDK connects again with a new one.
             Reason::Refresh => return Ok(Verdict::NotMine),
             Reason::Connect => {}
         }

@@ -28,8 +28,11 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 pub(super) enum Expiry {
     /// The client brings a new token.
     ByClient { at: Instant },
-    /// The host asks the hook that gave it.
-    ByHost { at: Instant, ask_at: Instant },
+    /// The host asks the hook that gave it; not any more once nobody wanted to renew it.
+    ByHost {
+        at: Instant,
+        ask_at: Option<Instant>,
+    },
 }
 
 impl Expiry {
@@ -42,32 +45,44 @@ impl Expiry {
         let life = at.saturating_duration_since(now);
         Self::ByHost {
             at,
-            ask_at: at - ASK_AHEAD.min(life / 2),
+            ask_at: Some(at - ASK_AHEAD.min(life / 2)),
         }
     }
 
-    fn at(self) -> Instant {
+    /// When what it limits is over. `grace` is for clients that are late with a token; the host asks in time.
+    fn end(self, grace: Duration) -> Instant {
         match self {
-            Self::ByClient { at } | Self::ByHost { at, .. } => at,
+            Self::ByClient { at } => at + grace,
+            Self::ByHost { at, .. } => at,
         }
     }
 
     /// The next moment at which something has to be done about it.
     fn due(self, grace: Duration, is_waiting: bool) -> Instant {
-        let end = self.at() + grace;
+        let end = self.end(grace);
         match self {
-            Self::ByHost { ask_at, .. } if !is_waiting => ask_at.min(end),
-            _ => end,
+            Self::ByHost {
+                ask_at: Some(ask_at),
+                ..
+            } if !is_waiting => ask_at.min(end),
+            Self::ByHost { .. } | Self::ByClient { .. } => end,
         }
     }
 
     fn is_to_be_asked(self, now: Instant) -> bool {
-        matches!(self, Self::ByHost { ask_at, .. } if ask_at <= now)
+        matches!(self, Self::ByHost { ask_at: Some(ask_at), .. } if ask_at <= now)
     }
 
     fn ask_again(&mut self, now: Instant) {
         if let Self::ByHost { ask_at, .. } = self {
-            *ask_at = now + ASK_AGAIN;
+            *ask_at = Some(now + ASK_AGAIN);
+        }
+    }
+
+    /// Nobody renews it: it lasts as long as was said, and no longer.
+    fn stop_asking(&mut self) {
+        if let Self::ByHost { ask_at, .. } = self {
+            *ask_at = None;
         }
     }
 }
@@ -112,7 +127,7 @@ impl<S: Seat> Session<S> {
         }
         if self
             .expiry
-            .is_some_and(|expiry| expiry.at() + client.expired_close_delay <= now)
+            .is_some_and(|expiry| expiry.end(client.expired_close_delay) <= now)
         {
             return close(DisconnectCode::Expired);
         }
@@ -168,7 +183,7 @@ impl<S: Seat> Session<S> {
         loop {
             let index = self.subscriptions.iter().position(|subscription| {
                 let expiry = subscription.rare.as_ref().and_then(|rare| rare.expiry);
-                expiry.is_some_and(|expiry| expiry.at() + grace <= now)
+                expiry.is_some_and(|expiry| expiry.end(grace) <= now)
             })?;
             if let Some(step) = self.end_subscription(index, sink) {
                 return Some(step);
@@ -248,9 +263,16 @@ impl<S: Seat> Session<S> {
             }
             Ok(
                 AuthenticationVerdict::Accept(_)
-                | AuthenticationVerdict::Refuse(Refusal::Error { .. })
-                | AuthenticationVerdict::NotMine,
+                | AuthenticationVerdict::Refuse(Refusal::Error { .. }),
             ) => close(DisconnectCode::Expired),
+            // Ending it now would bring the client back at once with the same credentials, to be asked again
+            // after half of what is left of them, and so on.
+            Ok(AuthenticationVerdict::NotMine) => {
+                if let Some(expiry) = &mut self.expiry {
+                    expiry.stop_asking();
+                }
+                Step::Done
+            }
         }
     }
 
@@ -267,9 +289,14 @@ impl<S: Seat> Session<S> {
         };
         match answer {
             Err(_) => {
-                let rare = self.subscriptions[index].rare.as_mut();
-                if let Some(expiry) = rare.and_then(|rare| rare.expiry.as_mut()) {
+                if let Some(expiry) = self.subscriptions[index].expiry_mut() {
                     expiry.ask_again(now.instant);
+                }
+                Step::Done
+            }
+            Ok(AuthorizationVerdict::NotMine) => {
+                if let Some(expiry) = self.subscriptions[index].expiry_mut() {
+                    expiry.stop_asking();
                 }
                 Step::Done
             }
@@ -289,8 +316,7 @@ impl<S: Seat> Session<S> {
             }
             Ok(
                 AuthorizationVerdict::Allow(_)
-                | AuthorizationVerdict::Refuse(Refusal::Error { .. })
-                | AuthorizationVerdict::NotMine,
+                | AuthorizationVerdict::Refuse(Refusal::Error { .. }),
             ) => self.end_subscription(index, sink).unwrap_or(Step::Done),
         }
     }

@@ -1,6 +1,7 @@
 //! What happens by itself: pings, expiry, rates.
 
 use super::*;
+use crate::hooks::{HookFailure, Refusal};
 
 #[test]
 fn a_failed_connect_leaves_nothing_but_the_stale_close() {
@@ -140,13 +141,80 @@ fn an_identity_of_a_hook_is_asked_for_again_before_it_ends() {
         matches!(step, Step::Ask(Ask::RefreshIdentity(_))),
         "{step:?}"
     );
+    let refusal = Refusal::Error {
+        code: 403,
+        reason: "gone".into(),
+    };
+    let refused = AuthenticationVerdict::Refuse(refusal);
+    let step = harness.answer(Answer::RefreshIdentity(Ok(refused)));
+    assert!(matches!(step, Step::Close(closing) if closing.code == 3005));
+}
+
+/// A session without pings whose identity a hook gave for `seconds`.
+fn known_to_a_hook(seconds: u64) -> Harness {
+    let mut harness = Harness::new(settings());
+    harness.settings.client.ping_interval = Duration::from_secs(100_000);
+    harness.say(r#"{"id":1,"connect":{}}"#);
+    harness.answer(Answer::Connect(Ok(Box::new(Admission {
+        identity: Identity {
+            user: "42".into(),
+            expires_at: Some(UNIX + seconds),
+            ..Identity::default()
+        },
+        is_by_hook: true,
+        seats: Vec::new(),
+    }))));
+    harness.take();
+    harness
+}
+
+#[test]
+fn an_identity_that_nobody_renews_lives_to_its_end_and_is_asked_for_once() {
+    let mut harness = known_to_a_hook(60);
+    let step = harness.advance(Duration::from_secs(50));
+    assert!(
+        matches!(step, Step::Ask(Ask::RefreshIdentity(_))),
+        "{step:?}"
+    );
     let step = harness.answer(Answer::RefreshIdentity(Ok(AuthenticationVerdict::NotMine)));
+    assert!(matches!(step, Step::Done), "{step:?}");
+    let end = harness.now.instant + Duration::from_secs(10);
+    let next = harness.session.next_deadline(&harness.settings.client);
+    assert_eq!(next, end);
+    for _ in 0..9 {
+        let step = harness.advance(Duration::from_secs(1));
+        assert!(matches!(step, Step::Done), "{step:?}");
+    }
+    assert!(harness.take().is_empty());
+    // The time of grace is for clients that bring tokens.
+    let step = harness.advance(Duration::from_secs(1));
     assert!(matches!(step, Step::Close(closing) if closing.code == 3005));
 }
 
 #[test]
-fn a_granted_subscription_is_asked_for_again_and_ends_with_2501() {
+fn an_identity_whose_hook_fails_is_asked_for_until_its_end() {
+    let mut harness = known_to_a_hook(60);
+    let failed = || {
+        Answer::RefreshIdentity(Err(HookFailure {
+            trace_id: "t-1".into(),
+        }))
+    };
+    for wait in [50, 5] {
+        let step = harness.advance(Duration::from_secs(wait));
+        assert!(
+            matches!(step, Step::Ask(Ask::RefreshIdentity(_))),
+            "{step:?}"
+        );
+        assert!(matches!(harness.answer(failed()), Step::Done));
+    }
+    let step = harness.advance(Duration::from_secs(5));
+    assert!(matches!(step, Step::Close(closing) if closing.code == 3005));
+}
+
+/// A session without pings with a subscription to `news` that a hook granted for four seconds.
+fn granted_for_four_seconds() -> Harness {
     let mut harness = Harness::connected();
+    harness.session.next_ping += Duration::from_secs(100_000);
     let Step::Ask(Ask::Subscribe(ask)) = harness.say(r#"{"id":2,"subscribe":{"channel":"news"}}"#)
     else {
         panic!("asks");
@@ -165,9 +233,37 @@ fn a_granted_subscription_is_asked_for_again_and_ends_with_2501() {
     assert!(!harness.reply().subscribe.unwrap().expires);
     let step = harness.advance(Duration::from_secs(2));
     assert!(matches!(step, Step::Ask(Ask::RefreshSubscription(_))));
-    harness.answer(Answer::RefreshSubscription(Ok(
+    harness
+}
+
+#[test]
+fn a_granted_subscription_is_asked_for_again_and_ends_with_2501_when_refused() {
+    let mut harness = granted_for_four_seconds();
+    let refusal = Refusal::Error {
+        code: 403,
+        reason: "gone".into(),
+    };
+    let refused = AuthorizationVerdict::Refuse(refusal);
+    harness.answer(Answer::RefreshSubscription(Ok(refused)));
+    let push = harness.reply().push.unwrap();
+    assert_eq!(push.unsubscribe.unwrap().code, 2501);
+}
+
+#[test]
+fn a_subscription_that_nobody_renews_lives_to_its_end_and_is_asked_for_once() {
+    let mut harness = granted_for_four_seconds();
+    let step = harness.answer(Answer::RefreshSubscription(Ok(
         AuthorizationVerdict::NotMine,
     )));
+    assert!(matches!(step, Step::Done), "{step:?}");
+    let end = harness.now.instant + Duration::from_secs(2);
+    let next = harness.session.next_deadline(&harness.settings.client);
+    assert_eq!(next, end);
+    let step = harness.advance(Duration::from_millis(1_999));
+    assert!(matches!(step, Step::Done), "{step:?}");
+    assert!(harness.take().is_empty());
+    let step = harness.advance(Duration::from_millis(1));
+    assert!(matches!(step, Step::Done), "{step:?}");
     let push = harness.reply().push.unwrap();
     assert_eq!(push.unsubscribe.unwrap().code, 2501);
 }
