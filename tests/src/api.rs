@@ -1,5 +1,7 @@
 //! A small HTTP client for the server API and the admin API.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request};
@@ -15,6 +17,8 @@ pub struct Http {
     client: Client<HttpConnector, Full<Bytes>>,
     addr: String,
     headers: Vec<(String, String)>,
+    /// Longest wait for an answer.
+    patience: Duration,
 }
 
 /// What came back.
@@ -37,12 +41,20 @@ impl Http {
             client: Client::builder(TokioExecutor::new()).build_http(),
             addr: addr.to_owned(),
             headers: Vec::new(),
+            patience: crate::SOON,
         }
     }
 
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Waits longer for answers than usual: for what is much work on a busy machine.
+    #[must_use]
+    pub fn patient(mut self) -> Self {
+        self.patience = 10 * crate::SOON;
         self
     }
 
@@ -67,8 +79,9 @@ impl Http {
         let request = request
             .body(Full::new(body.into()))
             .expect("the test builds a valid request");
-        let response = crate::within("an HTTP answer", self.client.request(request))
+        let response = tokio::time::timeout(self.patience, self.client.request(request))
             .await
+            .unwrap_or_else(|_| panic!("no answer to {path} within {:?}", self.patience))
             .expect("the node answers");
         let status = response.status().as_u16();
         let body = response.into_body().collect().await;

@@ -26,7 +26,7 @@ fn builder() -> NodeBuilder {
 
 async fn upload(node: &Node, name: &str, wasm: Vec<u8>) -> Answer {
     let path = format!("/admin/v1/apps/default/plugins/{name}/versions");
-    let admin = node.admin();
+    let admin = node.admin().patient();
     admin
         .send(Method::POST, &path, "application/wasm", wasm)
         .await
@@ -87,7 +87,7 @@ async fn bombed(node: &Node, rule: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn w2_a_compile_bomb_is_refused_for_its_time_while_traffic_flows() {
     let node = builder()
-        .set("plugins.compile_timeout", json!("1s"))
+        .set("plugins.compile_timeout", json!("3s"))
         .set("plugins.compile_memory_limit", json!("16GiB"))
         .start();
     bombed(&node, "compile-time").await;
