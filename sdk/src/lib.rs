@@ -75,8 +75,9 @@
 //!
 //! # What a plugin can use
 //!
-//! [`log`], [`config`], [`context`], [`clock`], [`random`], [`state`], [`publishing`], and the methods of [`Message`]. There
-//! is no file system, no network and no environment; what the standard library has of them answers with errors.
+//! [`log`], [`config`], [`context`], [`clock`], [`random`], [`state`], [`metrics`], [`json`], [`publishing`],
+//! [`sessions`], [`presence`], and the methods of [`Message`]. There is no file system, no network and no environment;
+//! what the standard library has of them answers with errors.
 //!
 //! # What to know
 //!
@@ -133,15 +134,18 @@ pub mod config;
 pub mod context;
 pub mod filtering;
 mod host;
-mod json;
+pub mod json;
 pub mod log;
 mod message;
+pub mod metrics;
 mod panics;
+pub mod presence;
 pub mod publishing;
 pub mod random;
 mod refusal;
 pub mod routing;
 pub mod rpc;
+pub mod sessions;
 pub mod state;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;

@@ -11,7 +11,7 @@ use crate::host;
 pub enum PublishError {
     /// The message cannot be published as asked; the text says why.
     Invalid(String),
-    /// This call already queued as many messages as it may (32), or the message in hand is at its last hop.
+    /// This call already queued as many effects as it may (32), or the message in hand is at its last hop.
     Limit(String),
 }
 

@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Every call is that of a new instance, and what it did replaces what the one before did; only what it left in
-//! [`state`](crate::state) is there for the next. The contract's limits
+//! [`state`](crate::state) is there for the next, and [`metrics`](crate::metrics) add up. The contract's limits
 //! hold: what would fail the hook call on a node panics in the test and says why.
 
 use std::{
@@ -36,10 +36,11 @@ use crate::{
     authorization, config,
     context::{Origin, TokenError},
     filtering,
-    host::{self, Held, State},
+    host::{self, Held, Number, State},
     json,
     log::Level,
     routing, rpc,
+    sessions::Target,
 };
 
 /// The moment of a new host's clock: 2026-01-01 00:00 UTC.
@@ -68,6 +69,26 @@ pub struct Publication {
     pub channel: String,
     /// What.
     pub data: Vec<u8>,
+}
+
+/// Connections that the plugin wants closed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disconnect {
+    /// Whose.
+    pub target: Target,
+    /// 4000 to 4999.
+    pub code: u32,
+    /// What the client is told.
+    pub reason: String,
+}
+
+/// Subscriptions that the plugin wants taken away.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsubscribe {
+    /// Whose.
+    pub target: Target,
+    /// To which channel.
+    pub channel: String,
 }
 
 impl Default for Host {
@@ -382,7 +403,8 @@ impl Host {
         self.run(false, || P::authorize(request))
     }
 
-    fn message(&self, channel: &str, data: &[u8]) -> Message {
+    fn message(&mut self, channel: &str, data: &[u8]) -> Message {
+        self.state.data = data.to_vec();
         Message::new(channel.to_owned(), self.user_of_call(), data.to_vec())
     }
 
@@ -458,6 +480,46 @@ impl Host {
     /// The key that the message was given.
     pub fn idempotency_key(&self) -> Option<&str> {
         self.state.effects.idempotency_key.as_deref()
+    }
+
+    /// The connections that it wants closed.
+    pub fn disconnects(&self) -> Vec<Disconnect> {
+        let disconnects = self.state.effects.disconnects.iter();
+        disconnects
+            .map(|(target, code, reason)| Disconnect {
+                target: target.clone(),
+                code: *code,
+                reason: reason.clone(),
+            })
+            .collect()
+    }
+
+    /// The subscriptions that it wants taken away.
+    pub fn unsubscribes(&self) -> Vec<Unsubscribe> {
+        let unsubscribes = self.state.effects.unsubscribes.iter();
+        unsubscribes
+            .map(|(target, channel)| Unsubscribe {
+                target: target.clone(),
+                channel: channel.clone(),
+            })
+            .collect()
+    }
+
+    /// A counter or a gauge as all calls so far left it; `None` if nothing was recorded.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        match self.state.numbers.get(name, labels)? {
+            Number::Counter(count) => Some(*count as f64),
+            Number::Gauge(value) => Some(*value),
+            Number::Histogram(_) => None,
+        }
+    }
+
+    /// What all calls so far added to a histogram.
+    pub fn observations(&self, name: &str, labels: &[(&str, &str)]) -> Vec<f64> {
+        match self.state.numbers.get(name, labels) {
+            Some(Number::Histogram(observed)) => observed.clone(),
+            Some(Number::Counter(_) | Number::Gauge(_)) | None => Vec::new(),
+        }
     }
 
     /// The value that a key of the plugin's state holds, at the host's time.

@@ -15,7 +15,7 @@ use tidegate_realtime::{
         Answered, AuthenticationQuestion, AuthenticationReason, AuthenticationVerdict,
         AuthorizationQuestion, AuthorizationReason, AuthorizationVerdict, Draft, Effect,
         FilteringVerdict, HookFailure, Hooks, Origin, Outcome, Peer, Progress, Refusal,
-        RoutingVerdict, RpcQuestion, RpcVerdict, Target, TokenCheck,
+        RoutingVerdict, RpcQuestion, RpcVerdict, SessionTarget, Target, TokenCheck,
     },
     ids::{AppId, ClientId},
 };
@@ -290,6 +290,25 @@ fn rpc_echo_knows_the_facts_of_the_call() {
     assert_eq!(
         remembered,
         json!({ "before": "\"one\"", "times": 2, "wrong_kind": true, "time_left": true })
+    );
+
+    let (measured, _) = reply("measure", json!({}));
+    assert_eq!(
+        measured,
+        json!({ "recorded": true, "other_kind": true, "presence": true })
+    );
+
+    let (_, effects) = reply("kick", json!("bob"));
+    let bob = SessionTarget::User("bob".into());
+    assert!(
+        matches!(
+            &effects[..],
+            [
+                Effect::Unsubscribe { target: from, channel },
+                Effect::Disconnect { target, code: 4010, .. },
+            ] if *from == bob && *target == bob && &**channel == "news"
+        ),
+        "{effects:?}"
     );
 
     let (_, effects) = reply("publish", json!({ "channel": "news" }));

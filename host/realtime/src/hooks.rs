@@ -22,14 +22,36 @@ pub enum Progress<T> {
 #[derive(Debug)]
 pub struct Outcome<V> {
     pub verdict: V,
-    /// Publications queued by the plugins; the node makes them after the verdict was carried out.
+    /// What the plugins queued; the node does it after the verdict was carried out.
     pub effects: Vec<Effect>,
 }
 
 /// Something a plugin asked for during a call.
 #[derive(Debug, Clone)]
 pub enum Effect {
-    Publish { channel: Arc<str>, data: Bytes },
+    Publish {
+        channel: Arc<str>,
+        data: Bytes,
+    },
+    /// End connections. The code is 4000..=4999, the reason has at most 123 bytes.
+    Disconnect {
+        target: SessionTarget,
+        code: u32,
+        reason: Arc<str>,
+    },
+    /// Take the subscriptions to a channel away.
+    Unsubscribe {
+        target: SessionTarget,
+        channel: Arc<str>,
+    },
+}
+
+/// Whose sessions an effect is about; sessions of the same app only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionTarget {
+    /// All sessions of a user, who is not anonymous.
+    User(Arc<str>),
+    Client(ClientId),
 }
 
 /// The hook could not be answered: trap, deadline, bad value, no slot. The client gets error 100 with the

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use smallvec::SmallVec;
 use tidegate_protocol::{
     ClientInfo, Codec, ErrorCode, Frame, Framing, Message, Publication, Push, Raw, Reply,
-    StreamPosition,
+    StreamPosition, UnsubscribeCode,
 };
 
 use crate::{
@@ -20,10 +20,10 @@ use crate::{
     broker::{BrokerError, PublishRequest, Published},
     hooks::{
         Destination, Draft, Effect, FilteringVerdict, HookFailure, MAX_HOPS, Origin, Outcome,
-        Progress, RoutingVerdict, Target,
+        Progress, RoutingVerdict, SessionTarget, Target,
     },
     ids::{ChannelKey, ClientId},
-    link::Link,
+    link::{Link, Signal},
     node::Node,
     session::{Failure, MAX_LABEL_BYTES},
 };
@@ -130,30 +130,62 @@ pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outl
 /// Runs what plugins asked for in a call that succeeded; `hops` is that of the message in hand.
 pub(crate) fn run_effects(node: &Arc<Node>, app: &Arc<App>, effects: Vec<Effect>, hops: u8) {
     for effect in effects {
-        let Effect::Publish { channel, data } = effect;
-        let checked = {
-            let settings = app.settings();
-            let resolved = settings.channel.resolve(&channel);
-            resolved.map_err(Failure::from).and_then(|resolved| {
-                check_format(
-                    resolved.options.publication_data_format,
-                    &data.clone().into(),
-                )
-            })
-        };
-        let outlet = match checked {
-            Ok(()) => {
-                let hops = hops.saturating_add(1);
-                publish(node, app, Publishing::by_plugin(app, channel, data, hops))
-            }
-            Err(failure) => Progress::Ready(Err(failure)),
-        };
-        match outlet {
-            Progress::Ready(outcome) => note_effect(app, &outcome),
-            Progress::Pending(rest) => {
-                let app = Arc::clone(app);
-                node.spawn(async move { note_effect(&app, &rest.await) });
-            }
+        match effect {
+            Effect::Publish { channel, data } => publish_effect(node, app, channel, data, hops),
+            Effect::Disconnect {
+                target,
+                code,
+                reason,
+            } => signal(app, &target, || Signal::Disconnect {
+                code,
+                reason: Arc::clone(&reason),
+            }),
+            Effect::Unsubscribe { target, channel } => signal(app, &target, || {
+                let code = UnsubscribeCode::Server;
+                Signal::Unsubscribe {
+                    channel: Arc::clone(&channel),
+                    code: code.code(),
+                    reason: code.text().into(),
+                }
+            }),
+        }
+    }
+}
+
+/// Leaves a signal with the sessions; where there are none, nothing happens.
+fn signal(app: &App, target: &SessionTarget, signal: impl Fn() -> Signal) {
+    let links = match target {
+        SessionTarget::User(user) => app.find_user(user),
+        SessionTarget::Client(client) => app.find_client(*client).into_iter().collect(),
+    };
+    for link in links {
+        link.signal(signal());
+    }
+}
+
+fn publish_effect(node: &Arc<Node>, app: &Arc<App>, channel: Arc<str>, data: Bytes, hops: u8) {
+    let checked = {
+        let settings = app.settings();
+        let resolved = settings.channel.resolve(&channel);
+        resolved.map_err(Failure::from).and_then(|resolved| {
+            check_format(
+                resolved.options.publication_data_format,
+                &data.clone().into(),
+            )
+        })
+    };
+    let outlet = match checked {
+        Ok(()) => {
+            let hops = hops.saturating_add(1);
+            publish(node, app, Publishing::by_plugin(app, channel, data, hops))
+        }
+        Err(failure) => Progress::Ready(Err(failure)),
+    };
+    match outlet {
+        Progress::Ready(outcome) => note_effect(app, &outcome),
+        Progress::Pending(rest) => {
+            let app = Arc::clone(app);
+            node.spawn(async move { note_effect(&app, &rest.await) });
         }
     }
 }

@@ -7,17 +7,26 @@
 pub(crate) mod clock;
 mod config;
 mod context;
+pub(crate) mod json;
 pub(crate) mod kept;
 pub(crate) mod log;
 mod message;
+pub(crate) mod metrics;
+mod presence;
 mod publishing;
 mod random;
+mod sessions;
 pub(crate) mod state;
 
 use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker};
 
 use crate::{failure::GuestFault, generated::tidegate::plugin, guest::GuestState};
+
+/// Publications and other effects that one call may queue.
+const MAX_EFFECTS: usize = 32;
+/// Longest user id that a message can be sent to, or that a session is looked for by.
+const USER_BYTES: usize = 255;
 
 /// Adds all capabilities. An import that is not linked is not there.
 pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
@@ -28,7 +37,12 @@ pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     plugin::random::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::message::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::publishing::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
-    plugin::state::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)
+    plugin::state::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    plugin::metrics::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    plugin::json::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    plugin::sessions::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    plugin::presence::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    Ok(())
 }
 
 /// Channel names as the protocol has them: ASCII without control characters, not empty, not too long.

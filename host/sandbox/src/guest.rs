@@ -5,10 +5,11 @@
 
 use std::{mem, sync::Arc};
 
+use bytes::Bytes;
 use tidegate_realtime::hooks::{Destination, Draft, Effect, Origin, Peer, TokenCheck};
 
 use crate::{
-    capabilities::{kept::Kept, state::StateUse},
+    capabilities::{json::Parsed, kept::Kept, state::StateUse},
     deadline::Deadline,
     failure::GuestFault,
     limits,
@@ -44,6 +45,8 @@ pub(crate) struct CallState {
     pub(crate) edits: Option<Box<Edits>>,
     pub(crate) queued: Vec<Effect>,
     pub(crate) state: StateUse,
+    /// The message's data, once a field of it was asked for.
+    pub(crate) parsed: Parsed,
 }
 
 /// What a call is about.
@@ -61,6 +64,7 @@ pub(crate) enum Facts {
     /// Filtering and routing.
     Message {
         origin: Origin,
+        data: Bytes,
         /// Lent by the draft for the time of the call.
         tags: Tags,
         hops: u8,
@@ -122,6 +126,7 @@ impl Facts {
     pub(crate) fn message(draft: &mut Draft, destinations: Destinations) -> Self {
         Self::Message {
             origin: draft.origin.clone(),
+            data: draft.data.clone(),
             tags: mem::take(&mut draft.tags),
             hops: draft.hops,
             destinations,

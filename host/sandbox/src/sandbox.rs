@@ -5,6 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use rustc_hash::FxHashSet;
 use tidegate_realtime::{
     hooks::{
         Answered, AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion,
@@ -20,7 +21,7 @@ use crate::{
     admit::{self, AdmissionRefused, Admitted},
     binding::{Bindings, Hook},
     cache::{Cache, CacheConfig},
-    capabilities::{self, kept::Keeper, log::LogBudget, state::StateCollector},
+    capabilities::{self, kept::Keeper, log::LogBudget},
     clock::Clock,
     compile::{Compilation, CompileError, Compiled, Compiler},
     conduct::UnfitSender,
@@ -233,6 +234,12 @@ impl Sandbox {
                 unit.retire();
             }
         }
+        let bound: FxHashSet<(&AppId, &str)> = units
+            .iter()
+            .map(|unit| (&unit.app, &*unit.plugin))
+            .collect();
+        let metrics = &self.runtime.keeper.metrics;
+        metrics.retain(|app, plugin| bound.contains(&(app, plugin)));
         Ok(())
     }
 
@@ -268,8 +275,7 @@ impl Sandbox {
     /// Adds the sandbox's metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
         self.runtime.metrics.register(&self.runtime.clock, registry);
-        let state = Arc::clone(&self.runtime.keeper.state);
-        registry.register_collector(Box::new(StateCollector(state)));
+        self.runtime.keeper.register(registry);
     }
 
     #[inline]

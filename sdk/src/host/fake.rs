@@ -3,13 +3,19 @@
 //! They keep the contract's limits, so that a plugin which passes here does not fail there: what would fail the
 //! hook call on a node panics with the reason.
 
+mod json;
+mod metrics;
+mod sessions;
 mod state;
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use crate::{context::Origin, log::Level, publishing::PublishError, routing::Target};
+use crate::{
+    context::Origin, log::Level, publishing::PublishError, routing::Target,
+    sessions::Target as SessionTarget,
+};
 
-pub(crate) use self::state::*;
+pub(crate) use self::{json::*, metrics::*, sessions::*, state::*};
 
 /// Limits of `wit/capabilities.wit`.
 const MAX_TAGS: usize = 16;
@@ -17,7 +23,7 @@ const MAX_TAG_KEY_BYTES: usize = 64;
 const MAX_TAG_VALUE_BYTES: usize = 256;
 const MAX_DESTINATIONS: usize = 64;
 const MAX_RANDOM_BYTES: u32 = 1024;
-const MAX_PUBLICATIONS: usize = 32;
+const MAX_EFFECTS: usize = 32;
 const MAX_LOG_BYTES: usize = 1024;
 /// Messages that so many plugins in a row have made are not published again.
 const MAX_HOPS: u32 = 3;
@@ -33,6 +39,10 @@ pub(crate) struct State {
     pub(crate) has_message: bool,
     /// What the plugin remembers.
     pub(crate) keys: Keys,
+    /// What it recorded for the monitoring.
+    pub(crate) numbers: Numbers,
+    /// The data of the message in hand.
+    pub(crate) data: Vec<u8>,
 }
 
 /// What the test says about the world.
@@ -64,11 +74,20 @@ pub(crate) struct Facts {
 pub(crate) struct Effects {
     pub(crate) log: Vec<(Level, String)>,
     pub(crate) publications: Vec<(String, Vec<u8>)>,
+    pub(crate) disconnects: Vec<(SessionTarget, u32, String)>,
+    pub(crate) unsubscribes: Vec<(SessionTarget, String)>,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) is_history_skipped: bool,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) delta: Option<bool>,
     pub(crate) destinations: usize,
+}
+
+impl Effects {
+    /// How many effects are queued, of all kinds.
+    pub(crate) fn queued(&self) -> usize {
+        self.publications.len() + self.disconnects.len() + self.unsubscribes.len()
+    }
 }
 
 thread_local! {
@@ -299,9 +318,9 @@ pub(crate) fn publish(channel: &str, data: &[u8]) -> Result<(), PublishError> {
                 "the message in hand is at its last hop".to_owned(),
             ));
         }
-        if state.effects.publications.len() == MAX_PUBLICATIONS {
+        if state.effects.queued() >= MAX_EFFECTS {
             return Err(PublishError::Limit(format!(
-                "a call publishes at most {MAX_PUBLICATIONS} messages"
+                "{MAX_EFFECTS} effects are queued already"
             )));
         }
         state

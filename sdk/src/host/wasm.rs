@@ -1,8 +1,16 @@
 //! The component's imports, with the SDK's own types.
 
 use crate::{
-    bindings::capabilities::tidegate::plugin as wit, context::Origin, log::Level,
-    publishing::PublishError, routing::Target, state::StateError,
+    bindings::capabilities::tidegate::plugin as wit,
+    context::Origin,
+    json::{FieldError, Kind},
+    log::Level,
+    metrics::MetricsError,
+    presence::{Member, PresenceError, Stats},
+    publishing::PublishError,
+    routing::Target,
+    sessions::{self, SessionsError},
+    state::StateError,
 };
 
 pub(crate) use wit::{
@@ -92,4 +100,155 @@ pub(crate) fn state_count(key: &str) -> Result<i64, StateError> {
 
 pub(crate) fn state_time_left(key: &str) -> Result<Option<u64>, StateError> {
     wit::state::time_left(key).map_err(state_error)
+}
+
+fn metrics_error(error: wit::metrics::MetricsError) -> MetricsError {
+    match error {
+        wit::metrics::MetricsError::Invalid(reason) => MetricsError::Invalid(reason),
+        wit::metrics::MetricsError::Limit(reason) => MetricsError::Limit(reason),
+    }
+}
+
+fn owned(labels: &[(&str, &str)]) -> Vec<(String, String)> {
+    let owned = labels.iter();
+    owned
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+pub(crate) fn metrics_increment(
+    name: &str,
+    labels: &[(&str, &str)],
+    by: u64,
+) -> Result<(), MetricsError> {
+    wit::metrics::increment(name, &owned(labels), by).map_err(metrics_error)
+}
+
+pub(crate) fn metrics_set_gauge(
+    name: &str,
+    labels: &[(&str, &str)],
+    value: f64,
+) -> Result<(), MetricsError> {
+    wit::metrics::set_gauge(name, &owned(labels), value).map_err(metrics_error)
+}
+
+pub(crate) fn metrics_observe(
+    name: &str,
+    labels: &[(&str, &str)],
+    value: f64,
+) -> Result<(), MetricsError> {
+    wit::metrics::observe(name, &owned(labels), value).map_err(metrics_error)
+}
+
+fn kind(kind: wit::json::Kind) -> Kind {
+    match kind {
+        wit::json::Kind::Null => Kind::Null,
+        wit::json::Kind::Boolean => Kind::Boolean,
+        wit::json::Kind::Number => Kind::Number,
+        wit::json::Kind::Text => Kind::Text,
+        wit::json::Kind::Array => Kind::Array,
+        wit::json::Kind::Object => Kind::Object,
+    }
+}
+
+fn field_error(pointer: &str, error: wit::json::JsonError) -> FieldError {
+    match error {
+        wit::json::JsonError::NotJson(reason) => FieldError::NotJson(reason),
+        wit::json::JsonError::BadPointer(reason) => FieldError::BadPointer(reason),
+        wit::json::JsonError::WrongKind(found) => FieldError::WrongKind {
+            pointer: pointer.to_owned(),
+            kind: kind(found),
+        },
+    }
+}
+
+pub(crate) fn json_kind(pointer: &str) -> Result<Option<Kind>, FieldError> {
+    match wit::json::kind_of(pointer) {
+        Ok(found) => Ok(found.map(kind)),
+        Err(error) => Err(field_error(pointer, error)),
+    }
+}
+
+pub(crate) fn json_text(pointer: &str) -> Result<Option<String>, FieldError> {
+    wit::json::text(pointer).map_err(|error| field_error(pointer, error))
+}
+
+pub(crate) fn json_number(pointer: &str) -> Result<Option<f64>, FieldError> {
+    wit::json::number(pointer).map_err(|error| field_error(pointer, error))
+}
+
+pub(crate) fn json_integer(pointer: &str) -> Result<Option<i64>, FieldError> {
+    wit::json::integer(pointer).map_err(|error| field_error(pointer, error))
+}
+
+pub(crate) fn json_boolean(pointer: &str) -> Result<Option<bool>, FieldError> {
+    wit::json::boolean(pointer).map_err(|error| field_error(pointer, error))
+}
+
+pub(crate) fn json_length(pointer: &str) -> Result<Option<u32>, FieldError> {
+    wit::json::length(pointer).map_err(|error| field_error(pointer, error))
+}
+
+pub(crate) fn json_raw(pointer: &str) -> Result<Option<Vec<u8>>, FieldError> {
+    wit::json::raw(pointer).map_err(|error| field_error(pointer, error))
+}
+
+fn sessions_error(error: wit::sessions::SessionsError) -> SessionsError {
+    match error {
+        wit::sessions::SessionsError::Invalid(reason) => SessionsError::Invalid(reason),
+        wit::sessions::SessionsError::Limit(reason) => SessionsError::Limit(reason),
+    }
+}
+
+fn session_target(target: &sessions::Target) -> wit::sessions::Target {
+    match target {
+        sessions::Target::User(user) => wit::sessions::Target::User(user.clone()),
+        sessions::Target::Client(client) => wit::sessions::Target::Client(client.clone()),
+    }
+}
+
+pub(crate) fn sessions_disconnect(
+    target: &sessions::Target,
+    code: u32,
+    reason: &str,
+) -> Result<(), SessionsError> {
+    wit::sessions::disconnect(&session_target(target), code, reason).map_err(sessions_error)
+}
+
+pub(crate) fn sessions_unsubscribe(
+    target: &sessions::Target,
+    channel: &str,
+) -> Result<(), SessionsError> {
+    wit::sessions::unsubscribe(&session_target(target), channel).map_err(sessions_error)
+}
+
+fn presence_error(error: wit::presence::PresenceError) -> PresenceError {
+    match error {
+        wit::presence::PresenceError::Unavailable(reason) => PresenceError::Unavailable(reason),
+        wit::presence::PresenceError::NotEnabled(reason) => PresenceError::NotEnabled(reason),
+        wit::presence::PresenceError::Invalid(reason) => PresenceError::Invalid(reason),
+    }
+}
+
+pub(crate) fn presence_count(channel: &str) -> Result<Stats, PresenceError> {
+    let wit::presence::Stats { clients, users } =
+        wit::presence::count(channel).map_err(presence_error)?;
+    Ok(Stats { clients, users })
+}
+
+pub(crate) fn presence_members(channel: &str, limit: u32) -> Result<Vec<Member>, PresenceError> {
+    let members = wit::presence::members(channel, limit).map_err(presence_error)?;
+    let members = members.into_iter();
+    Ok(members
+        .map(|member| Member {
+            client_id: member.client_id,
+            user: member.user,
+            info: member.info,
+            channel_info: member.channel_info,
+        })
+        .collect())
+}
+
+pub(crate) fn presence_is_present(channel: &str, user: &str) -> Result<bool, PresenceError> {
+    wit::presence::is_present(channel, user).map_err(presence_error)
 }

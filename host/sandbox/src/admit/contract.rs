@@ -285,6 +285,17 @@ fn same_type(ours: Type, resolve: &Resolve, theirs: Type) -> Result<(), String> 
         | (TypeDefKind::List(ours), TypeDefKind::List(theirs)) => {
             same_type(*ours, resolve, *theirs)
         }
+        (TypeDefKind::Tuple(ours), TypeDefKind::Tuple(theirs)) => {
+            if ours.types.len() != theirs.types.len() {
+                return Err(format!(
+                    "a tuple of {}, expected {}",
+                    theirs.types.len(),
+                    ours.types.len()
+                ));
+            }
+            let mut types = ours.types.iter().zip(&theirs.types);
+            types.try_for_each(|(ours, theirs)| same_type(*ours, resolve, *theirs))
+        }
         (TypeDefKind::Result(ours), TypeDefKind::Result(theirs)) => {
             same_option(ours.ok, resolve, theirs.ok)?;
             same_option(ours.err, resolve, theirs.err)

@@ -10,7 +10,7 @@ use tidegate_realtime::{
 };
 
 use crate::{
-    capabilities::{check_channel, check_size},
+    capabilities::{USER_BYTES, check_channel, check_size},
     failure::GuestFault,
     generated::tidegate::plugin::message::Host,
     guest::{Destinations, Edits, Facts, GuestState, Tags},
@@ -21,8 +21,6 @@ const TAG_KEY_BYTES: usize = 64;
 const TAG_VALUE_BYTES: usize = 256;
 const MAX_DESTINATIONS: usize = 64;
 const IDEMPOTENCY_KEY_BYTES: usize = 255;
-/// Longest user id that a message can be sent to.
-const USER_BYTES: usize = 255;
 
 impl GuestState {
     /// Counts the host call and gives the edits of the message in hand, if there is one.

@@ -5,13 +5,10 @@
 use tidegate_realtime::hooks::{Effect, MAX_HOPS};
 
 use crate::{
-    capabilities::check_channel,
+    capabilities::{MAX_EFFECTS, check_channel},
     generated::tidegate::plugin::publishing::{Host, PublishError},
     guest::GuestState,
 };
-
-/// Publications of one call.
-const MAX_PUBLICATIONS: usize = 32;
 
 impl Host for GuestState {
     fn publish(
@@ -43,9 +40,9 @@ impl GuestState {
                 self.call.facts.hops()
             )));
         }
-        if self.call.queued.len() >= MAX_PUBLICATIONS {
+        if self.call.queued.len() >= MAX_EFFECTS {
             return Err(PublishError::Limit(format!(
-                "{MAX_PUBLICATIONS} publications are queued already"
+                "{MAX_EFFECTS} effects are queued already"
             )));
         }
         self.call.queued.push(Effect::Publish {

@@ -43,6 +43,32 @@ fn imports_are_listed() {
 }
 
 #[test]
+fn every_capability_of_the_contract_is_admitted_and_listed() {
+    let functions = [
+        ("json", "kind-of", "i32 i32 i32"),
+        ("metrics", "observe", "i32 i32 i32 i32 f64 i32"),
+        ("presence", "count", "i32 i32 i32"),
+        ("sessions", "unsubscribe", "i32 i32 i32 i32 i32 i32"),
+        ("state", "time-left", "i32 i32 i32"),
+    ];
+    let mut body = String::new();
+    for (interface, function, params) in functions {
+        body += &format!(
+            "(import \"tidegate:plugin/{interface}@0.1.0\" \"{function}\" (func ${interface} (param {params})))\n"
+        );
+    }
+    for (interface, _, params) in functions {
+        let zeros = params.split(' ').map(|ty| format!("({ty}.const 0)"));
+        body += &format!("(call ${interface} {})\n", zeros.collect::<String>());
+    }
+    let admitted = sandbox()
+        .admit(&filtering(&format!("{body}{PASS}")))
+        .unwrap();
+    let expected = functions.map(|(interface, ..)| format!("tidegate:plugin/{interface}@0.1.0"));
+    assert_eq!(admitted.imports, expected);
+}
+
+#[test]
 fn w1_what_is_not_wasm_is_refused() {
     // A gzip bomb: small, and nothing unpacks it.
     let gzip = [b"\x1f\x8b\x08\0\0\0\0\0".as_slice(), &[0; 4_096]].concat();

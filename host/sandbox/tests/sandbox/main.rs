@@ -14,5 +14,8 @@ mod failures;
 mod fuzz;
 mod guests;
 mod host_side;
+mod json;
+mod metrics;
+mod sessions;
 mod state;
 mod verdicts;

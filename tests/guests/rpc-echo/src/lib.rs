@@ -2,15 +2,17 @@
 //!
 //! `echo` answers with its data, `whoami` with the facts of the call, `settings` with the binding's settings,
 //! `publish` publishes its data to the channel named in it (`{"channel": …}`), `remember` keeps its data and answers
-//! what it kept before and how often it was asked; any other method is not its.
+//! what it kept before and how often it was asked, `kick` disconnects the user named in its data and takes their
+//! subscriptions to `news` away, `measure` records numbers; any other method is not its.
 
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::json;
 use tidegate_sdk::{
-    Refusal, Rpc, clock, config, context, log, plugin, publishing, random,
+    Refusal, Rpc, clock, config, context, log, metrics, plugin, presence, publishing, random,
     rpc::{Request, Verdict},
+    sessions::{self, Target},
     state,
 };
 
@@ -31,6 +33,24 @@ impl Rpc for Echo {
                 publishing::publish(channel, request.data())
                     .map_err(|error| Refusal::error(500, error.to_string()))?;
                 Verdict::json(&json!({}))
+            }
+            "kick" => {
+                let user = Target::User(request.json()?);
+                sessions::unsubscribe(&user, "news")?;
+                sessions::disconnect(&user, 4_010, "kicked")?;
+                Verdict::json(&json!({}))
+            }
+            "measure" => {
+                let recorded = [
+                    metrics::increment("asked", &[("method", "measure")], 2),
+                    metrics::set_gauge("level", &[], 0.5),
+                    metrics::observe("size", &[], 3.0),
+                ];
+                Verdict::json(&json!({
+                    "recorded": recorded.iter().all(Result::is_ok),
+                    "other_kind": metrics::set_gauge("asked", &[], 1.0).is_err(),
+                    "presence": presence::count("news").is_err(),
+                }))
             }
             "remember" => {
                 let day = Duration::from_secs(24 * 3600);

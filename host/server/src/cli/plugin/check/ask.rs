@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tidegate_realtime::hooks::{
     Answered, AuthenticationVerdict, AuthorizationVerdict, Destination, Effect, FilteringVerdict,
-    HookFailure, Hooks, Outcome, Refusal, RoutingVerdict, RpcVerdict, Target,
+    HookFailure, Hooks, Outcome, Refusal, RoutingVerdict, RpcVerdict, SessionTarget, Target,
 };
 use tidegate_sandbox::{Sandbox, StepEnd};
 
@@ -172,6 +172,24 @@ fn effect(effect: &Effect) -> Value {
         } => {
             json!({ "publish": { "channel": &**channel, "data": data(bytes) } })
         }
+        Effect::Disconnect {
+            target,
+            code,
+            reason,
+        } => {
+            let of = sessions(target);
+            json!({ "disconnect": { "of": of, "code": code, "reason": &**reason } })
+        }
+        Effect::Unsubscribe { target, channel } => {
+            json!({ "unsubscribe": { "of": sessions(target), "channel": &**channel } })
+        }
+    }
+}
+
+fn sessions(target: &SessionTarget) -> Value {
+    match target {
+        SessionTarget::User(user) => json!({ "user": &**user }),
+        SessionTarget::Client(client) => json!({ "client": client.to_string() }),
     }
 }
 

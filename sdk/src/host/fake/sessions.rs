@@ -1,0 +1,107 @@
+//! `sessions` and `presence` without a node: what was queued, and nobody to be seen.
+
+use super::{MAX_EFFECTS, with};
+use crate::{
+    presence::{Member, PresenceError, Stats},
+    sessions::{SessionsError, Target},
+};
+
+/// Limits of `wit/capabilities.wit`.
+const MAX_USER_BYTES: usize = 255;
+const MAX_REASON_BYTES: usize = 123;
+/// What code 0 stands for.
+const USUAL_CODE: u32 = 4_500;
+const USUAL_REASON: &str = "disconnected";
+
+fn invalid<T>(text: impl Into<String>) -> Result<T, SessionsError> {
+    Err(SessionsError::Invalid(text.into()))
+}
+
+fn check(target: &Target) -> Result<(), SessionsError> {
+    match target {
+        Target::User(user) if user.is_empty() || user.len() > MAX_USER_BYTES => {
+            invalid(format!("a user id has 1 to {MAX_USER_BYTES} bytes"))
+        }
+        Target::Client(client) if !is_uuid(client) => {
+            invalid("a session is named by its client id")
+        }
+        Target::User(_) | Target::Client(_) => Ok(()),
+    }
+}
+
+/// Client ids are UUIDs.
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+fn check_room(num_effects: usize) -> Result<(), SessionsError> {
+    if num_effects < MAX_EFFECTS {
+        return Ok(());
+    }
+    Err(SessionsError::Limit(format!(
+        "{MAX_EFFECTS} effects are queued already"
+    )))
+}
+
+pub(crate) fn sessions_disconnect(
+    target: &Target,
+    code: u32,
+    reason: &str,
+) -> Result<(), SessionsError> {
+    check(target)?;
+    let code = match code {
+        0 => USUAL_CODE,
+        4_000..=4_999 => code,
+        _ => return invalid(format!("disconnect code {code} is not 0 or 4000 to 4999")),
+    };
+    if reason.len() > MAX_REASON_BYTES {
+        return invalid(format!(
+            "a disconnect's reason has at most {MAX_REASON_BYTES} bytes"
+        ));
+    }
+    let reason = if reason.is_empty() {
+        USUAL_REASON
+    } else {
+        reason
+    };
+    with(|state| {
+        check_room(state.effects.queued())?;
+        let disconnect = (target.clone(), code, reason.to_owned());
+        state.effects.disconnects.push(disconnect);
+        Ok(())
+    })
+}
+
+pub(crate) fn sessions_unsubscribe(target: &Target, channel: &str) -> Result<(), SessionsError> {
+    check(target)?;
+    if channel.is_empty() {
+        return invalid("the channel is empty");
+    }
+    with(|state| {
+        check_room(state.effects.queued())?;
+        let unsubscribe = (target.clone(), channel.to_owned());
+        state.effects.unsubscribes.push(unsubscribe);
+        Ok(())
+    })
+}
+
+fn unavailable<T>() -> Result<T, PresenceError> {
+    let text = "this node keeps no presence; decide without it".to_owned();
+    Err(PresenceError::Unavailable(text))
+}
+
+pub(crate) fn presence_count(_channel: &str) -> Result<Stats, PresenceError> {
+    unavailable()
+}
+
+pub(crate) fn presence_members(_channel: &str, _limit: u32) -> Result<Vec<Member>, PresenceError> {
+    unavailable()
+}
+
+pub(crate) fn presence_is_present(_channel: &str, _user: &str) -> Result<bool, PresenceError> {
+    unavailable()
+}
