@@ -112,9 +112,10 @@ pub struct BindingRequest {
     pub scope: Scope,
     /// Place in the pipeline, counted from 0; `None` keeps the place or appends.
     pub position: Option<u32>,
-    /// JSON text handed to the plugin.
+    /// JSON text handed to the plugin; `None` keeps what an existing binding has.
     pub config: Option<String>,
-    pub failure_policy: FailurePolicy,
+    /// `None` keeps what an existing binding has; a new one is closed.
+    pub failure_policy: Option<FailurePolicy>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -73,7 +73,7 @@ fn the_writer() {
             scope: Scope::App,
             position: None,
             config: Some(number.to_string()),
-            failure_policy: FailurePolicy::Closed,
+            failure_policy: Some(FailurePolicy::Closed),
         };
         store.bind(&actor, &app, &request).unwrap();
         report(format!("config {number}"));

@@ -18,6 +18,7 @@ mod openapi;
 mod plugins;
 mod problem;
 mod quota;
+mod redact;
 mod routes;
 mod schemas;
 mod state;
@@ -25,7 +26,7 @@ mod state;
 mod tests;
 mod watch;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use axum::Router;
 use sha2::{Digest as _, Sha256};
@@ -44,6 +45,8 @@ use self::{access::Attempts, problem::Problem, quota::Quotas};
 pub struct AdminConfig {
     /// An operator key that the configuration file owns (`admin_api.key`), beside those of the store.
     pub key: Option<String>,
+    /// Namespaces of the configuration; binding to another one is answered with a warning.
+    pub namespaces: BTreeSet<String>,
     /// Runs the changes; the node waits for it when it stops.
     pub tracker: TaskTracker,
 }
@@ -59,6 +62,7 @@ pub struct Admin {
     quotas: Quotas,
     /// SHA-256 of the configured key.
     configured_key: Option<[u8; 32]>,
+    namespaces: BTreeSet<String>,
     tracker: TaskTracker,
     started: Instant,
 }
@@ -87,6 +91,7 @@ impl Admin {
             attempts: Attempts::default(),
             quotas: Quotas::default(),
             configured_key: config.key.map(|key| Sha256::digest(key).into()),
+            namespaces: config.namespaces,
             tracker: config.tracker,
             started: Instant::now(),
         })

@@ -194,6 +194,21 @@ mod tests {
                 let name = format!("{path} {}", sub.get_name());
                 assert!(sub.get_about().is_some(), "{name} has no help");
                 if !sub.has_subcommands() {
+                    let after = sub.get_after_help().map(ToString::to_string);
+                    assert!(
+                        after.is_some_and(|after| after.contains("Examples:")),
+                        "{name} --help has no examples"
+                    );
+                    for argument in sub
+                        .get_arguments()
+                        .filter(|argument| !argument.is_hide_set())
+                    {
+                        assert!(
+                            argument.get_help().is_some(),
+                            "{name} does not describe {}",
+                            argument.get_id()
+                        );
+                    }
                     assert!(
                         manual.contains(&format!("`tidegate{name}")),
                         "docs/cli.md does not name `tidegate{name}`"

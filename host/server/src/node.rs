@@ -187,6 +187,7 @@ impl Node {
                     .key
                     .as_ref()
                     .map(|key| key.expose().to_owned()),
+                namespaces: config.channels.namespaces.keys().cloned().collect(),
                 tracker: tracker.clone(),
             },
             Arc::clone(&store),

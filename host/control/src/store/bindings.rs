@@ -44,8 +44,8 @@ struct SnapshotBinding {
 }
 
 impl Store {
-    /// Binds a plugin to a hook in a scope. A plugin is bound there at most once: asking again changes its
-    /// configuration, policy and place.
+    /// Binds a plugin to a hook in a scope. A plugin is bound there at most once: asking again changes what the
+    /// request names of configuration, policy and place, and keeps the rest.
     ///
     /// # Errors
     /// [`StoreError::Invalid`], [`StoreError::NotFound`]; [`StoreError::Conflict`] when the active version (or
@@ -68,6 +68,10 @@ impl Store {
                     random_id("bnd_")?
                 }
             };
+            let kept = old.as_ref().map(|old| (&*old.config, old.failure_policy));
+            let (kept_config, kept_policy) = kept.unwrap_or(("", FailurePolicy::Closed));
+            let config = request.config.as_deref().unwrap_or(kept_config);
+            let failure_policy = request.failure_policy.unwrap_or(kept_policy);
             let mut pipeline = pipeline(transaction, app, request.hook, &request.scope)?;
             let previous = pipeline.iter().position(|other| *other == id);
             pipeline.retain(|other| *other != id);
@@ -89,8 +93,8 @@ impl Store {
                     app.as_str(),
                     request.hook.as_str(),
                     request.scope.to_string(),
-                    request.config.as_deref().unwrap_or_default(),
-                    request.failure_policy.as_str(),
+                    config,
+                    failure_policy.as_str(),
                     Timestamp::now().unix_millis(),
                 ],
             )?;
@@ -258,7 +262,7 @@ fn check_request(request: &BindingRequest) -> Result<(), StoreError> {
             ),
         ));
     }
-    if request.failure_policy == FailurePolicy::Open && request.hook != Hook::Filtering {
+    if request.failure_policy == Some(FailurePolicy::Open) && request.hook != Hook::Filtering {
         return Err(StoreError::invalid(
             "failure_policy",
             format!(

@@ -1,11 +1,14 @@
 //! Bindings: bind, look, unbind.
+//!
+//! Invariant: settings leave this module redacted, unless an operator asked for them as they are.
 
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use tidegate_control::{Binding, BindingRequest, FailurePolicy, PluginName, Scope};
+use tidegate_control::{Binding, BindingRequest, KeyRole, PluginName, Scope};
 
 use super::{
     problem::Problem,
+    redact::redact,
     routes::{Answer, Call},
 };
 
@@ -21,9 +24,12 @@ struct BindRequest {
 }
 
 pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
-    let app = call.app()?;
+    let (app, secrets) = (call.app()?, Secrets::asked_for(&call)?);
     let bindings = call.ask(move |store| store.bindings(&app)).await?;
-    let items: Vec<Value> = bindings.iter().map(show).collect();
+    let items: Vec<Value> = bindings
+        .iter()
+        .map(|binding| show(binding, secrets))
+        .collect();
     Ok(Answer::ok(json!({ "items": items })))
 }
 
@@ -39,8 +45,11 @@ pub(super) async fn bind(call: Call) -> Result<Answer, Problem> {
         config: request.config.map(|config| config.get().to_owned()),
         failure_policy: request
             .failure_policy
-            .map_or(Ok(FailurePolicy::Closed), |policy| policy.parse())?,
+            .map(|policy| policy.parse())
+            .transpose()?,
     };
+    let kept = not_named(&request);
+    let warning = unknown_namespace(&call, &request.scope);
     let (app, actor) = (call.app()?, call.caller.actor.clone());
     let _turn = call.admin.changes.lock().await;
     prepare_active(&call, &request.plugin).await?;
@@ -50,9 +59,47 @@ pub(super) async fn bind(call: Call) -> Result<Answer, Problem> {
             store.bind(actor, app, &request)
         })
         .await?;
-    let mut body = show(&bound.binding);
+    let mut body = show(&bound.binding, Secrets::Redacted);
     body["is_new"] = json!(bound.is_new);
+    if !bound.is_new {
+        body["kept"] = json!(kept);
+    }
+    if let Some(warning) = warning {
+        body["warnings"] = json!([warning]);
+    }
     Ok(Answer::made(bound.is_new, body))
+}
+
+/// What a binding keeps because the request does not name it.
+fn not_named(request: &BindingRequest) -> Vec<&'static str> {
+    let named = [
+        ("config", request.config.is_some()),
+        ("failure_policy", request.failure_policy.is_some()),
+        ("position", request.position.is_some()),
+    ];
+    let kept = named.into_iter().filter(|(_, is_named)| !is_named);
+    kept.map(|(member, _)| member).collect()
+}
+
+/// A namespace that the configuration does not have is allowed, since it may come later, but it may be a typo.
+fn unknown_namespace(call: &Call, scope: &Scope) -> Option<String> {
+    let Scope::Namespace(name) = scope else {
+        return None;
+    };
+    let known = &call.admin.namespaces;
+    if known.contains(&**name) {
+        return None;
+    }
+    let known = match known.len() {
+        0 => "it has none".to_owned(),
+        _ => {
+            let names: Vec<&str> = known.iter().map(String::as_str).collect();
+            format!("it has {}", names.join(", "))
+        }
+    };
+    Some(format!(
+        "the configuration has no namespace {name}, so the plugin is never asked there; {known}"
+    ))
 }
 
 /// A plugin that was active without a binding has not been needed since the node started.
@@ -87,11 +134,42 @@ pub(super) async fn unbind(call: Call) -> Result<Answer, Problem> {
             store.unbind(actor, app, &id)
         })
         .await?;
-    Ok(Answer::ok(show(&binding)))
+    Ok(Answer::ok(show(&binding, Secrets::Redacted)))
+}
+
+/// Whether settings are shown as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Secrets {
+    Redacted,
+    Revealed,
+}
+
+impl Secrets {
+    /// What the query asks for, if the caller may have it: secrets are for operators alone.
+    pub(super) fn asked_for(call: &Call) -> Result<Self, Problem> {
+        match call.query.get("reveal") {
+            None | Some("false") => Ok(Self::Redacted),
+            Some("true") => {
+                let caller = &call.caller;
+                if caller.role != KeyRole::Operator {
+                    return Err(Problem::new(
+                        "forbidden",
+                        "secrets in settings are shown to a key of role operator alone",
+                    )
+                    .help(
+                        "ask without reveal: the settings are shown, with their secrets replaced",
+                    ));
+                }
+                tracing::info!(who = %caller.actor.who, "secrets in the settings of bindings were read");
+                Ok(Self::Revealed)
+            }
+            Some(_) => Err(Problem::new("invalid-field", "reveal: true or false").field("reveal")),
+        }
+    }
 }
 
 /// A binding as JSON, its configuration embedded.
-pub(super) fn show(binding: &Binding) -> Value {
+pub(super) fn show(binding: &Binding, secrets: Secrets) -> Value {
     let mut body = json!({
         "id": binding.id,
         "app": binding.app,
@@ -102,7 +180,10 @@ pub(super) fn show(binding: &Binding) -> Value {
         "failure_policy": binding.failure_policy,
         "created_at": binding.created_at,
     });
-    if let Ok(config) = serde_json::from_str::<Value>(&binding.config) {
+    if let Ok(mut config) = serde_json::from_str::<Value>(&binding.config) {
+        if secrets == Secrets::Redacted {
+            redact(&mut config);
+        }
         body["config"] = config;
     }
     if let Some(version) = binding.active_version {

@@ -9,7 +9,7 @@ use tidegate_control::{
 };
 
 use super::{
-    bindings,
+    bindings::{self, Secrets},
     host::{Admitted, Refused},
     problem::Problem,
     routes::{Answer, Call},
@@ -45,6 +45,7 @@ pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
 pub(super) async fn inspect(call: Call) -> Result<Answer, Problem> {
     let app = call.app()?;
     let name = plugin(&call)?;
+    let secrets = Secrets::asked_for(&call)?;
     let (plugin, versions, bindings) = call
         .ask(move |store| {
             let page = Page {
@@ -58,7 +59,10 @@ pub(super) async fn inspect(call: Call) -> Result<Answer, Problem> {
             Ok((plugin, versions, bindings))
         })
         .await?;
-    let bindings: Vec<Value> = bindings.iter().map(bindings::show).collect();
+    let bindings: Vec<Value> = bindings
+        .iter()
+        .map(|binding| bindings::show(binding, secrets))
+        .collect();
     let mut body = json!(plugin);
     body["versions"] = json!(versions);
     body["bindings_list"] = json!(bindings);

@@ -110,6 +110,12 @@ const NOTE: Parameter = Parameter {
     summary: "a line about this version, at most 512 bytes",
 };
 
+const REVEAL: Parameter = Parameter {
+    name: "reveal",
+    kind: "boolean",
+    summary: "true shows secrets in settings as they are, to operators alone",
+};
+
 macro_rules! routes {
     ($(
         $verb:ident $path:literal $role:ident $operation:literal $summary:literal
@@ -155,7 +161,7 @@ routes! {
     Get "/apps/{app}/plugins" Deploy "listPlugins" "Plugins of an app, by name"
         (AFTER) Nothing => 200 "Plugins", plugins::list;
     Get "/apps/{app}/plugins/{plugin}" Deploy "getPlugin" "A plugin with its newest versions and its bindings"
-        () Nothing => 200 "PluginDetails", plugins::inspect;
+        (REVEAL) Nothing => 200 "PluginDetails", plugins::inspect;
     Delete "/apps/{app}/plugins/{plugin}" AppAdmin "deletePlugin" "Delete a plugin that is bound nowhere, with its versions"
         () Nothing => 204 "", plugins::delete;
     Get "/apps/{app}/plugins/{plugin}/versions" Deploy "listVersions" "Versions of a plugin, newest first"
@@ -172,7 +178,7 @@ routes! {
         () Takes("Empty") => 200 "Activation", plugins::rollback;
 
     Get "/apps/{app}/bindings" Deploy "listBindings" "Bindings of an app in the order of its pipelines"
-        () Nothing => 200 "Bindings", bindings::list;
+        (REVEAL) Nothing => 200 "Bindings", bindings::list;
     Post "/apps/{app}/bindings" AppAdmin "bindPlugin"
         "Bind a plugin to a hook in a scope; 200 when it was bound there and the binding changed"
         () Takes("BindRequest") => 201 "BoundBinding", bindings::bind;

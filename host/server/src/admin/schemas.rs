@@ -180,7 +180,12 @@ const SHAPES: &[Shape] = &[
             ("created_at", "time"),
             ("is_new", "boolean"),
         ],
-        &[("config", "any"), ("active_version", "integer")],
+        &[
+            ("config", "any"),
+            ("active_version", "integer"),
+            ("kept", "[string]"),
+            ("warnings", "[string]"),
+        ],
     ),
     ("Bindings", &[("items", "[Binding]")], &[]),
     (

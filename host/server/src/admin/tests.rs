@@ -1,6 +1,7 @@
 //! What operators and the CLI rely on, claim by claim, against a host that does as it is told.
 
 mod apps;
+mod bindings;
 mod fake;
 mod life;
 mod table;

@@ -35,16 +35,20 @@ pub struct Create {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate app list")]
 pub struct List {
     #[command(flatten)]
     server: AdminAccess,
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Refused while a plugin is bound in the app. Closes its connections and revokes its keys."
-)]
+#[command(after_help = "Examples:
+  tidegate app delete shop
+
+Refused while a plugin is bound in the app. Closes its connections and revokes its keys.")]
 pub struct Delete {
+    /// Name of the app
     #[arg(value_parser = app_name)]
     name: String,
     #[command(flatten)]
@@ -93,7 +97,7 @@ pub(super) fn run(command: AppCommand, output: Output) -> Result<(), Failure> {
 }
 
 fn create(Create { name, server }: &Create, output: Output) -> Result<(), Failure> {
-    let client = server.client()?;
+    let client = server.client(output)?;
     let body = json!({ "name": name });
     let made = call(&client, Method::POST, "/admin/v1/apps", &body)?;
     output.result(&made, || {
@@ -109,7 +113,7 @@ fn create(Create { name, server }: &Create, output: Output) -> Result<(), Failur
 }
 
 fn list(List { server }: &List, output: Output) -> Result<(), Failure> {
-    let client = server.client()?;
+    let client = server.client(output)?;
     let mut answer = call(&client, Method::GET, "/admin/v1/apps", &Value::Null)?;
     let apps = items(&mut answer);
     output.result(&json!({ "apps": apps }), || {
@@ -123,7 +127,7 @@ fn list(List { server }: &List, output: Output) -> Result<(), Failure> {
 }
 
 fn delete(Delete { name, server }: &Delete, output: Output) -> Result<(), Failure> {
-    let client = server.client()?;
+    let client = server.client(output)?;
     let path = format!("/admin/v1/apps/{name}");
     call(&client, Method::DELETE, &path, &Value::Null)?;
     output.result(&json!({ "deleted": name }), || {
@@ -141,7 +145,7 @@ fn keys(command: Keys, output: Output) -> Result<(), Failure> {
         revoke,
         server,
     } = command;
-    let client = server.client()?;
+    let client = server.client(output)?;
     let path = format!("/admin/v1/apps/{name}/keys");
     if let Some(role) = create {
         let mut body = json!({ "role": role, "label": label });

@@ -11,6 +11,9 @@ use crate::config::{self, Format, ProcessEnvironment, Sources, check, default_fi
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Explain every effective value and where it came from; exits 1 on problems
+    #[command(after_help = "Examples:
+  tidegate config check --config tidegate.toml
+  TIDEGATE_HTTP_SERVER_PORT=9000 tidegate config check --json")]
     Check {
         /// Configuration file [env: TIDEGATE_CONFIG]
         #[arg(long, value_name = "FILE")]
@@ -20,7 +23,11 @@ pub enum ConfigCommand {
         data_dir: Option<PathBuf>,
     },
     /// Print a file with every key at its default, commented
+    #[command(after_help = "Examples:
+  tidegate config default > tidegate.toml
+  tidegate config default --format yaml")]
     Default {
+        /// Format of the file
         #[arg(long, default_value = "toml")]
         format: Format,
     },

@@ -9,10 +9,11 @@ use super::{Failure, Output, block_on, output::describe_fields, server::AdminSer
 
 /// Tells the story of a failed plugin call
 #[derive(Debug, Args)]
-#[command(
-    after_help = "A client that was hurt by a failing plugin got error 100 with `trace ID` in its text; the server
-remembers the last calls of that kind."
-)]
+#[command(after_help = "Examples:
+  tidegate explain a71cd982164b
+
+A client that was hurt by a failing plugin got error 100 with `trace ID` in its text; the server
+remembers the last calls of that kind.")]
 pub struct Explain {
     /// The trace id of the error's text
     id: String,
@@ -21,7 +22,7 @@ pub struct Explain {
 }
 
 pub(super) fn run(command: &Explain, output: Output) -> Result<(), Failure> {
-    let client = command.server.client()?;
+    let client = command.server.client(output)?;
     let id = utf8_percent_encode(command.id.trim(), NON_ALPHANUMERIC);
     let path = format!("/admin/v1/explain/{id}");
     let story = block_on(client.call(Method::GET, &path, &Value::Null)).map_err(|failure| {

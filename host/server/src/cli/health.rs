@@ -7,15 +7,17 @@ use serde_json::json;
 
 use super::{
     Failure, Output, block_on,
-    http::{Base, Client},
+    http::{Api, Base, Client, Credential},
     server,
 };
 
 /// Asks a server whether it is alive and ready
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Exits with 0 when the server is ready, 1 when it is not (it drains, or cannot deliver), 3 when nobody answers."
-)]
+#[command(after_help = "Examples:
+  tidegate health
+  tidegate health --url http://127.0.0.1:9000
+
+Exits with 0 when the server is ready, 1 when it is not (it drains, or cannot deliver), 3 when nobody answers.")]
 pub struct Health {
     /// Server [default: http://127.0.0.1:8000; env: TIDEGATE_URL]
     #[arg(long, value_name = "URL")]
@@ -27,7 +29,14 @@ pub struct Health {
 
 pub(super) fn run(command: &Health, output: Output) -> Result<(), Failure> {
     let base = Base::parse(&server::url(command.url.as_ref()), "--url")?;
-    let client = Client::new(base, ("accept", "application/json".to_owned()))?;
+    // Everybody may ask; the header proves nothing.
+    let nobody = Credential {
+        api: Api::Server,
+        header: "accept",
+        value: "application/json".to_owned(),
+        origin: "nowhere".to_owned(),
+    };
+    let client = Client::new(base, nobody)?;
     let answer =
         block_on(client.send(Method::GET, &command.path, "application/json", Bytes::new()))?;
     let text = String::from_utf8_lossy(&answer.body).trim().to_owned();

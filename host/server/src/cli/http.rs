@@ -85,12 +85,30 @@ impl Base {
     }
 }
 
+/// Which of a server's two APIs a client talks to; they have listeners of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Api {
+    Admin,
+    Server,
+}
+
+/// What proves who asks.
+pub(super) struct Credential {
+    pub(super) api: Api,
+    pub(super) header: &'static str,
+    pub(super) value: String,
+    /// Where the key was found, in words.
+    pub(super) origin: String,
+}
+
 /// A server and the header that proves who asks.
 #[derive(Debug)]
 pub(super) struct Client {
     base: Base,
     inner: legacy::Client<HttpConnector, Full<Bytes>>,
     credential: (&'static str, header::HeaderValue),
+    api: Api,
+    key_origin: String,
 }
 
 /// What a server answered.
@@ -108,15 +126,24 @@ impl Answer {
 }
 
 impl Client {
-    pub(super) fn new(base: Base, (name, value): (&'static str, String)) -> Result<Self, Failure> {
+    pub(super) fn new(base: Base, credential: Credential) -> Result<Self, Failure> {
+        let Credential {
+            api,
+            header: name,
+            value,
+            origin,
+        } = credential;
         let mut value = header::HeaderValue::try_from(value).map_err(|_| {
-            Failure::usage("the key holds characters that no key has; is it the right file?")
+            Failure::usage("the key holds characters that no key has; is it the right one?")
+                .hint(format!("it came from {origin}"))
         })?;
         value.set_sensitive(true);
         Ok(Self {
             base,
             inner: legacy::Client::builder(TokioExecutor::new()).build_http(),
             credential: (name, value),
+            api,
+            key_origin: origin,
         })
     }
 
@@ -133,7 +160,7 @@ impl Client {
             body.to_string().into()
         };
         let answer = self.send(method, path, "application/json", bytes).await?;
-        accepted(&answer)
+        self.accepted(&answer)
     }
 
     /// Sends bytes and takes any answer.
@@ -181,38 +208,93 @@ impl Client {
                 })
             })
     }
-}
-
-/// The body of a success, or the refusal in the server's own words.
-pub(super) fn accepted(answer: &Answer) -> Result<Value, Failure> {
-    if answer.status.is_success() {
-        return Ok(answer.json());
-    }
-    let body = answer.json();
-    let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty());
-    let said = text("detail")
-        .or_else(|| text("message"))
-        .or_else(|| text("title"));
-    let message = match (said, text("rule")) {
-        (Some(said), Some(rule)) => format!("{said} (rule {rule})"),
-        (Some(said), None) => said.to_owned(),
-        (None, _) => format!("the server answered {}", answer.status),
-    };
-    // What the server says to do about a key is for those who write requests by hand.
-    let help = text("help").filter(|_| answer.status != StatusCode::UNAUTHORIZED);
-    let hint = help.map_or_else(|| next_step(answer.status).to_owned(), str::to_owned);
-    Err(Failure::new(message).hint(hint).details(body.clone()))
-}
-
-/// What to do when the server did not say it itself.
-fn next_step(status: StatusCode) -> &'static str {
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            "the key was not accepted: check that --data-dir (or the key) belongs to this server"
+    /// The body of a success, or the refusal in the server's own words.
+    pub(super) fn accepted(&self, answer: &Answer) -> Result<Value, Failure> {
+        if answer.status.is_success() {
+            return Ok(answer.json());
         }
-        StatusCode::NOT_FOUND => "`tidegate plugin list` shows what there is",
-        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "try again in a moment",
-        _ => "",
+        let body = answer.json();
+        if let Some(failure) = self.wrong_api(answer, &body) {
+            return Err(failure);
+        }
+        if answer.status == StatusCode::UNAUTHORIZED {
+            return Err(self.key_refused().details(body));
+        }
+        let text = |name: &str| body[name].as_str().filter(|text| !text.is_empty());
+        let said = text("detail")
+            .or_else(|| text("message"))
+            .or_else(|| text("title"));
+        let message = match (said, text("rule")) {
+            (Some(said), Some(rule)) => format!("{said} (rule {rule})"),
+            (Some(said), None) => said.to_owned(),
+            (None, _) => format!("the server answered {}", answer.status),
+        };
+        let hint = match text("help") {
+            Some(help) => help.to_owned(),
+            None => self.next_step(answer.status, said.unwrap_or_default()),
+        };
+        Err(Failure::new(message).hint(hint).details(body.clone()))
+    }
+
+    /// Errors of the admin API are problem documents with a code, and nobody else's are.
+    fn wrong_api(&self, answer: &Answer, body: &Value) -> Option<Failure> {
+        let is_problem = body["type"] == "about:blank" && body["code"].is_string();
+        let url = self.base.http();
+        let failure = match (self.api, is_problem) {
+            (Api::Admin, true) | (Api::Server, false) => return None,
+            (Api::Admin, false) => Failure::new(format!(
+                "{url} is not the admin API: it answered {}",
+                answer.status
+            ))
+            .hint("the admin API has a port of its own, 8001 unless `admin_api.port` says otherwise; name it with --admin-url or TIDEGATE_ADMIN_URL"),
+            (Api::Server, true) => Failure::new(format!("{url} is the admin API, not the server API"))
+                .hint("the server API is where clients connect, port 8000 unless `http_server.port` says otherwise; name it with --url or TIDEGATE_URL"),
+        };
+        Some(failure)
+    }
+
+    fn key_refused(&self) -> Failure {
+        let (url, origin) = (self.base.http(), &self.key_origin);
+        let (kind, prefix, flag) = match self.api {
+            Api::Admin => ("admin", "tga_", "--admin-key-file"),
+            Api::Server => ("API", "tgk_", "--api-key-file"),
+        };
+        Failure::new(format!("the server at {url} refused the {kind} key; it came from {origin}")).hint(format!(
+            "is it the key of this server? An {kind} key begins with {prefix} unless the configuration sets another; --data-dir or {flag} names another one, {} another server",
+            self.base.flag
+        ))
+    }
+
+    /// What to do when the server did not say it itself.
+    fn next_step(&self, status: StatusCode, said: &str) -> String {
+        let next = match status {
+            StatusCode::FORBIDDEN => {
+                return format!(
+                    "the key came from {}; one with a higher role can do it",
+                    self.key_origin
+                );
+            }
+            StatusCode::NOT_FOUND if self.api == Api::Server => {
+                "is --api-prefix what `http_api.handler_prefix` of the server says?"
+            }
+            StatusCode::NOT_FOUND if said.contains("no such path") => {
+                "the server is of another release than this command"
+            }
+            StatusCode::NOT_FOUND if said.starts_with("app ") || said.starts_with("the app ") => {
+                "`tidegate app list` shows the apps that the key reaches"
+            }
+            StatusCode::NOT_FOUND
+                if said.starts_with("version ") || said.starts_with("the version ") =>
+            {
+                "`tidegate plugin versions NAME` shows the versions there are"
+            }
+            StatusCode::NOT_FOUND => "`tidegate plugin list` shows what there is",
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+                "try again in a moment"
+            }
+            _ => "",
+        };
+        next.to_owned()
     }
 }
 
@@ -245,22 +327,67 @@ mod tests {
         }
     }
 
+    fn client(api: Api) -> Client {
+        let credential = Credential {
+            api,
+            header: "authorization",
+            value: "Bearer tga_x".to_owned(),
+            origin: "the file data/admin.key".to_owned(),
+        };
+        let base = Base::parse("http://127.0.0.1:8001", "--admin-url").unwrap();
+        Client::new(base, credential).unwrap()
+    }
+
+    fn refusal(api: Api, status: StatusCode, body: &'static str) -> Failure {
+        let body = Bytes::from(body);
+        client(api).accepted(&Answer { status, body }).unwrap_err()
+    }
+
     #[test]
     fn a_refusal_keeps_rule_and_help_of_the_server() {
-        let body = r#"{"title":"refused","detail":"imports wasi:sockets","rule":"imports","help":"remove it"}"#;
-        let answer = Answer {
-            status: StatusCode::UNPROCESSABLE_ENTITY,
-            body: Bytes::from(body),
-        };
-        let failure = accepted(&answer).unwrap_err();
+        let failure = refusal(
+            Api::Admin,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            r#"{"type":"about:blank","code":"plugin-refused","detail":"imports wasi:sockets","rule":"imports","help":"remove it"}"#,
+        );
         assert_eq!(failure.message, "imports wasi:sockets (rule imports)");
         assert_eq!(failure.hint, "remove it");
         assert_eq!(failure.details["rule"], "imports");
-        let answer = Answer {
-            status: StatusCode::UNAUTHORIZED,
-            body: Bytes::from(r#"{"detail":"a key is needed","help":"send the header"}"#),
-        };
-        let failure = accepted(&answer).unwrap_err();
-        assert!(failure.hint.contains("--data-dir"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_refused_key_is_named_by_where_it_came_from() {
+        let failure = refusal(
+            Api::Admin,
+            StatusCode::UNAUTHORIZED,
+            r#"{"type":"about:blank","code":"unauthorized","detail":"a key is needed","help":"send the header"}"#,
+        );
+        assert!(failure.message.ends_with("data/admin.key"), "{failure:?}");
+        assert!(!failure.hint.contains("header"), "{failure:?}");
+        let failure = refusal(Api::Server, StatusCode::UNAUTHORIZED, "");
+        assert!(failure.message.contains("API key"), "{failure:?}");
+    }
+
+    #[test]
+    fn the_other_listener_is_recognised() {
+        let failure = refusal(Api::Admin, StatusCode::NOT_FOUND, "");
+        assert!(failure.hint.contains("--admin-url"), "{failure:?}");
+        let problem =
+            r#"{"type":"about:blank","code":"not-found","detail":"there is no such path"}"#;
+        let failure = refusal(Api::Server, StatusCode::NOT_FOUND, problem);
+        assert!(failure.hint.contains("--url"), "{failure:?}");
+    }
+
+    #[test]
+    fn what_is_missing_decides_where_to_look() {
+        for (said, next) in [
+            ("the app does not exist", "app list"),
+            ("plugin app-version does not exist", "plugin list"),
+            ("the version does not exist", "plugin versions"),
+            ("the plugin does not exist", "plugin list"),
+        ] {
+            let hint = client(Api::Admin).next_step(StatusCode::NOT_FOUND, said);
+            assert!(hint.contains(next), "{said}: {hint}");
+        }
     }
 }

@@ -88,7 +88,7 @@ fn push(command: Push, output: Output) -> Result<(), Failure> {
     } = command;
     let config = binding_config(config.as_deref())?;
     // The key is looked for before a build that would be in vain.
-    let api = PluginApi::new(&server)?;
+    let api = PluginApi::new(&server, output)?;
     let (name, wasm) = artifact(&source, name, output)?;
     let bytes = std::fs::read(&wasm)
         .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", wasm.display())))?;
@@ -109,7 +109,7 @@ fn push(command: Push, output: Output) -> Result<(), Failure> {
                 scope: &scope,
                 config: config.as_ref(),
                 position: None,
-                failure_policy: "closed",
+                failure_policy: None,
             };
             bound.push(api.bind(binding).await?);
         }
@@ -124,19 +124,24 @@ fn push(command: Push, output: Output) -> Result<(), Failure> {
         "bindings": bound,
     });
     output.result(&value, || {
-        let mut lines = vec![format!("{name} version {number} is there")];
+        let mut lines = vec![if uploaded["is_new"] == false {
+            format!("nothing new: these bytes are version {number} of {name}")
+        } else {
+            format!("{name} version {number} is there")
+        }];
         if activated.is_some() {
             lines.push(format!("version {number} answers from now on"));
-        } else {
+        } else if uploaded["is_active"] != true {
             lines.push(format!("next: tidegate plugin activate {name} {number}"));
         }
         lines.extend(
             bound
                 .iter()
-                .map(|binding| format!("bound: {}", describe(binding))),
+                .map(|binding| format!("bound: {}{}", describe(binding), kept(binding))),
         );
         lines.join("\n")
     });
+    bound.iter().for_each(|binding| warn(binding, output));
     Ok(())
 }
 
@@ -196,9 +201,16 @@ fn binding_config(text: Option<&str>) -> Result<Option<Value>, Failure> {
 }
 
 fn list(command: &List, output: Output) -> Result<(), Failure> {
-    let api = PluginApi::new(&command.server)?;
-    let (plugins, bindings) =
-        block_on(async { Ok((api.plugins().await?, api.bindings().await?)) })?;
+    let api = PluginApi::new(&command.server, output)?;
+    let (plugins, bindings) = block_on(async {
+        let plugins = api.plugins().await?;
+        let bindings = if command.reveal {
+            api.revealed_bindings().await?
+        } else {
+            api.bindings().await?
+        };
+        Ok((plugins, bindings))
+    })?;
     let value = json!({"plugins": plugins, "bindings": bindings});
     output.result(&value, || {
         if plugins.is_empty() {
@@ -207,17 +219,78 @@ fn list(command: &List, output: Output) -> Result<(), Failure> {
         let rows: Vec<Vec<String>> = plugins
             .iter()
             .map(|plugin| {
-                let bound: Vec<String> = bindings
-                    .iter()
-                    .filter(|binding| binding["plugin"] == plugin["name"])
-                    .map(describe)
-                    .collect();
-                vec![cell(&plugin["name"]), cell(&plugin["active_version"]), cell(&plugin["newest_version"]), bound.join(", ")]
+                let names = ["name", "active_version", "newest_version", "bindings"];
+                names.map(|name| cell(&plugin[name])).to_vec()
             })
             .collect();
-        table(&["PLUGIN", "ACTIVE", "NEWEST", "BOUND"], &rows)
+        let plugins = table(&["PLUGIN", "ACTIVE", "NEWEST", "BINDINGS"], &rows);
+        if bindings.is_empty() {
+            return format!("{plugins}\n\nno plugin is asked anywhere; `tidegate plugin bind NAME HOOK` changes that");
+        }
+        format!("{plugins}\n\n{}", binding_table(&bindings))
     });
     Ok(())
+}
+
+/// One row for each binding, in the order in which plugins are asked.
+fn binding_table(bindings: &[Value]) -> String {
+    let rows: Vec<Vec<String>> = bindings
+        .iter()
+        .map(|binding| {
+            vec![
+                describe(binding),
+                cell(&binding["position"]),
+                cell(&binding["plugin"]),
+                cell(&binding["failure_policy"]),
+                match &binding["config"] {
+                    Value::Null => "-".to_owned(),
+                    settings => shortened(&settings.to_string()),
+                },
+            ]
+        })
+        .collect();
+    let heading = [
+        "ASKED AT",
+        "POSITION",
+        "PLUGIN",
+        "WHEN IT FAILS",
+        "SETTINGS",
+    ];
+    table(&heading, &rows)
+}
+
+/// What fits at the end of a line.
+fn shortened(text: &str) -> String {
+    const CHARS: usize = 60;
+    match text.char_indices().nth(CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// What a binding that was there before has kept, worth a word.
+fn kept(binding: &Value) -> &'static str {
+    let is_kept = |member: &str| {
+        let kept = binding["kept"].as_array();
+        kept.is_some_and(|kept| kept.iter().any(|name| name == member))
+    };
+    let has_settings = !binding["config"].is_null() && binding["config"] != json!({});
+    match (
+        is_kept("config") && has_settings,
+        is_kept("failure_policy") && binding["failure_policy"] == "open",
+    ) {
+        (true, true) => " (settings and failure policy kept)",
+        (true, false) => " (settings kept)",
+        (false, true) => " (failure policy kept)",
+        (false, false) => "",
+    }
+}
+
+/// Says what the server thinks is odd about a binding that it accepted.
+fn warn(binding: &Value, output: Output) {
+    for warning in binding["warnings"].as_array().into_iter().flatten() {
+        output.note(&format!("warning: {}", cell(warning)));
+    }
 }
 
 /// `filtering@namespace:chat`.
@@ -235,7 +308,7 @@ fn cell(value: &Value) -> String {
 }
 
 fn versions(command: &Versions, output: Output) -> Result<(), Failure> {
-    let api = PluginApi::new(&command.server)?;
+    let api = PluginApi::new(&command.server, output)?;
     let versions = block_on(api.versions(&command.name))?;
     output.result(&json!({"versions": versions}), || {
         let rows: Vec<Vec<String>> = versions
@@ -263,7 +336,7 @@ fn versions(command: &Versions, output: Output) -> Result<(), Failure> {
 }
 
 fn inspect(command: &Inspect, output: Output) -> Result<(), Failure> {
-    let api = PluginApi::new(&command.server)?;
+    let api = PluginApi::new(&command.server, output)?;
     let version = block_on(async {
         match command.version {
             Some(number) => api.version(&command.name, number).await,
@@ -283,7 +356,7 @@ fn inspect(command: &Inspect, output: Output) -> Result<(), Failure> {
 }
 
 fn activate(command: &Activate, output: Output) -> Result<(), Failure> {
-    let api = PluginApi::new(&command.server)?;
+    let api = PluginApi::new(&command.server, output)?;
     let answer = block_on(api.activate(&command.name, command.version))?;
     output.result(&answer, || {
         format!(
@@ -295,7 +368,7 @@ fn activate(command: &Activate, output: Output) -> Result<(), Failure> {
 }
 
 fn rollback(command: &Rollback, output: Output) -> Result<(), Failure> {
-    let api = PluginApi::new(&command.server)?;
+    let api = PluginApi::new(&command.server, output)?;
     let answer = block_on(api.rollback(&command.name))?;
     output.result(&answer, || {
         format!(
@@ -322,14 +395,14 @@ fn bind(command: Bind, output: Output) -> Result<(), Failure> {
             .hint("namespaces go with authorization, filtering and routing; rpc:PREFIX goes with rpc; app goes with all"));
     }
     let config = binding_config(config.as_deref())?;
-    let api = PluginApi::new(&server)?;
+    let api = PluginApi::new(&server, output)?;
     let binding = Binding {
         name: &name,
         hook,
         scope: &scope,
         config: config.as_ref(),
         position,
-        failure_policy: &failure_policy,
+        failure_policy: failure_policy.as_deref(),
     };
     let answer = block_on(api.bind(binding))?;
     output.result(&answer, || {
@@ -338,13 +411,14 @@ fn bind(command: Bind, output: Output) -> Result<(), Failure> {
         } else {
             String::new()
         };
-        format!("{name} is asked at {hook}@{scope}{note}")
+        format!("{name} is asked at {hook}@{scope}{}{note}", kept(&answer))
     });
+    warn(&answer, output);
     Ok(())
 }
 
 fn unbind(command: &Unbind, output: Output) -> Result<(), Failure> {
-    let api = PluginApi::new(&command.server)?;
+    let api = PluginApi::new(&command.server, output)?;
     let removed = block_on(async {
         let mut removed = Vec::new();
         for binding in api.bindings().await? {
@@ -378,7 +452,7 @@ fn unbind(command: &Unbind, output: Output) -> Result<(), Failure> {
 }
 
 fn delete(command: &Delete, output: Output) -> Result<(), Failure> {
-    let api = PluginApi::new(&command.server)?;
+    let api = PluginApi::new(&command.server, output)?;
     block_on(api.delete(&command.name))?;
     output.result(&json!({"deleted": command.name}), || {
         format!("{} is gone, with all its versions", command.name)

@@ -69,7 +69,7 @@ pub(super) fn run(command: Publish, output: Output) -> Result<(), Failure> {
     if command.skip_history {
         request["skip_history"] = true.into();
     }
-    let client = command.server.client()?;
+    let client = command.server.client(output)?;
     let path = format!(
         "{}/publish",
         command.server.api_prefix.trim_end_matches('/')

@@ -43,7 +43,7 @@ const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 Ctrl-c ends it. After a lost connection it comes back and recovers what it missed, where the namespace allows it.")]
 pub struct Subscribe {
-    /// Channels
+    /// Channels to subscribe to
     #[arg(required = true)]
     channels: Vec<String>,
     /// Connection token

@@ -172,6 +172,7 @@ impl Bench {
         let apps = Arc::new(FakeApps::default());
         let config = AdminConfig {
             key: Some("from-the-file".to_owned()),
+            namespaces: ["chat".to_owned()].into(),
             ..AdminConfig::default()
         };
         let admin = Admin::new(config, store.clone(), host.clone(), apps.clone());

@@ -265,36 +265,6 @@ async fn a_restart_runs_what_was_stored() {
 }
 
 #[tokio::test]
-async fn a_binding_takes_scope_place_config_and_policy_and_can_be_changed() {
-    let bench = Bench::new();
-    for plugin in ["one", "two"] {
-        bench.upload(plugin, &format!("filtering; {plugin}")).await;
-        bench.activate(plugin, 1).await;
-        let body = json!({ "plugin": plugin, "hook": "filtering", "scope": "namespace:chat",
-            "config": { "words": ["x"] } });
-        bench
-            .post("/apps/default/bindings", body)
-            .await
-            .is(201, "BoundBinding");
-    }
-    let body = json!({ "plugin": "two", "hook": "filtering", "scope": "namespace:chat", "position": 0,
-        "failure_policy": "open" });
-    let got = bench.post("/apps/default/bindings", body).await;
-    let binding = got.is(200, "BoundBinding");
-    assert_eq!(binding["position"], 0);
-    assert_eq!(binding["failure_policy"], "open");
-    assert_eq!(binding["config"], Value::Null);
-    let got = bench.get("/apps/default/bindings").await;
-    let items = &got.is(200, "Bindings")["items"];
-    assert_eq!(
-        (&items[0]["plugin"], &items[1]["plugin"]),
-        (&json!("two"), &json!("one"))
-    );
-    assert_eq!(items[1]["config"], json!({ "words": ["x"] }));
-    assert_eq!(bench.running(), ["two@1", "one@1"]);
-}
-
-#[tokio::test]
 async fn m8_pages_of_lists_are_bounded_and_can_be_followed() {
     let bench = Bench::new();
     for number in 0..3 {

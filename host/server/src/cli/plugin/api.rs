@@ -5,11 +5,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tidegate_control::{Hook, Scope};
 
-use crate::cli::{
-    Failure,
-    http::{Client, accepted},
-    server::AdminServer,
-};
+use crate::cli::{Failure, Output, http::Client, server::AdminServer};
 
 /// The admin API, for one app.
 #[derive(Debug)]
@@ -26,13 +22,13 @@ pub(super) struct Binding<'a> {
     pub(super) scope: &'a Scope,
     pub(super) config: Option<&'a Value>,
     pub(super) position: Option<u32>,
-    pub(super) failure_policy: &'a str,
+    pub(super) failure_policy: Option<&'a str>,
 }
 
 impl PluginApi {
-    pub(super) fn new(server: &AdminServer) -> Result<Self, Failure> {
+    pub(super) fn new(server: &AdminServer, output: Output) -> Result<Self, Failure> {
         Ok(Self {
-            client: server.client()?,
+            client: server.client(output)?,
             app: encode(&server.app),
         })
     }
@@ -52,7 +48,7 @@ impl PluginApi {
             .client
             .send(Method::POST, &path, "application/wasm", wasm.into())
             .await?;
-        accepted(&answer)
+        self.client.accepted(&answer)
     }
 
     pub(super) async fn plugins(&self) -> Result<Vec<Value>, Failure> {
@@ -64,8 +60,14 @@ impl PluginApi {
             .await
     }
 
+    /// With secrets in settings redacted.
     pub(super) async fn bindings(&self) -> Result<Vec<Value>, Failure> {
         self.list("bindings", "after").await
+    }
+
+    /// With secrets in settings as they are; for operator keys.
+    pub(super) async fn revealed_bindings(&self) -> Result<Vec<Value>, Failure> {
+        self.list("bindings?reveal=true", "after").await
     }
 
     pub(super) async fn version(&self, name: &str, number: u32) -> Result<Value, Failure> {
@@ -98,8 +100,10 @@ impl PluginApi {
             "plugin": name,
             "hook": hook.as_str(),
             "scope": scope.to_string(),
-            "failure_policy": failure_policy,
         });
+        if let Some(failure_policy) = failure_policy {
+            body["failure_policy"] = failure_policy.into();
+        }
         if let Some(config) = config {
             body["config"] = config.clone();
         }

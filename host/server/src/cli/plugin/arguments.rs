@@ -49,6 +49,9 @@ pub struct New {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin build
+  tidegate plugin build plugins/shout")]
 pub struct Build {
     /// Directory of the crate
     #[arg(default_value = ".")]
@@ -98,10 +101,10 @@ pub struct Push {
     /// Let the version answer from now on
     #[arg(long)]
     pub(super) activate: bool,
-    /// Bind the plugin, as in `filtering@namespace:chat`; may be given several times
+    /// Bind the plugin, as in `filtering@namespace:chat` (HOOK alone is HOOK@app); may be given several times
     #[arg(long = "bind", value_name = "HOOK@SCOPE", value_parser = bind_target)]
     pub(super) binds: Vec<BindTarget>,
-    /// Settings of these bindings: JSON, or `@FILE`
+    /// Settings of these bindings: JSON, or `@FILE` [default: kept; `{}` clears them]
     #[arg(
         long,
         visible_alias = "bind-config",
@@ -114,13 +117,25 @@ pub struct Push {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin list
+  tidegate plugin list --json
+  tidegate plugin list --json --reveal    for operators: with the secrets in settings
+
+Settings are shown with the values of members that are called secret, token, password, key or like it replaced.")]
 pub struct List {
+    /// Show secrets in settings as they are; needs an operator key
+    #[arg(long)]
+    pub(super) reveal: bool,
     #[command(flatten)]
     pub(super) server: AdminServer,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin versions shout")]
 pub struct Versions {
+    /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
     #[command(flatten)]
@@ -128,7 +143,11 @@ pub struct Versions {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin inspect shout
+  tidegate plugin inspect shout 2 --json")]
 pub struct Inspect {
+    /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
     /// Version number [default: the newest]
@@ -138,10 +157,12 @@ pub struct Inspect {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Once this has answered, no later call runs the version before; no socket was closed."
-)]
+#[command(after_help = "Examples:
+  tidegate plugin activate shout 2
+
+Once this has answered, no later call runs the version before; no socket was closed.")]
 pub struct Activate {
+    /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
     /// Version number
@@ -151,7 +172,12 @@ pub struct Activate {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin rollback shout
+
+Goes back to the version that was active before the present one; again goes further back.")]
 pub struct Rollback {
+    /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
     #[command(flatten)]
@@ -164,8 +190,9 @@ pub struct Rollback {
   tidegate plugin bind ticket-auth authentication --config @ticket-auth.json
   tidegate plugin bind quotes rpc --scope rpc:quotes.
 
-Binding a plugin where it is bound already changes that binding.")]
+Binding a plugin where it is bound already changes what is given of that binding and keeps the rest.")]
 pub struct Bind {
+    /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
     /// authentication, authorization, filtering, routing or rpc
@@ -174,21 +201,26 @@ pub struct Bind {
     /// app, namespace:NAME or rpc:PREFIX
     #[arg(long, default_value = "app", value_parser = scope)]
     pub(super) scope: Scope,
-    /// Settings of the binding: JSON, or `@FILE`
+    /// Settings of the binding: JSON, or `@FILE` [default: kept; `{}` clears them]
     #[arg(long, value_name = "JSON|@FILE")]
     pub(super) config: Option<String>,
-    /// Place among the plugins asked there, from 0 [default: last]
+    /// Place among the plugins asked there, from 0 [default: kept; last for a new binding]
     #[arg(long)]
     pub(super) position: Option<u32>,
     /// What happens when the plugin fails: closed refuses the message, open lets it pass (filtering only)
-    #[arg(long, default_value = "closed", value_parser = ["closed", "open"])]
-    pub(super) failure_policy: String,
+    /// [default: kept; closed for a new binding]
+    #[arg(long, value_parser = ["closed", "open"])]
+    pub(super) failure_policy: Option<String>,
     #[command(flatten)]
     pub(super) server: AdminServer,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin unbind shout
+  tidegate plugin unbind shout filtering --scope namespace:chat")]
 pub struct Unbind {
+    /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
     /// Only at this hook [default: everywhere]
@@ -202,7 +234,12 @@ pub struct Unbind {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin delete shout
+
+Refused while the plugin is bound; `tidegate plugin unbind` first.")]
 pub struct Delete {
+    /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
     #[command(flatten)]

@@ -1,5 +1,8 @@
 //! The command line against a live node, as its users type it: results, JSON, exit codes, what to do next.
 
+mod access;
+mod bindings;
+
 use std::{net::TcpListener, path::Path};
 
 use serde_json::{Value, json};
@@ -86,7 +89,7 @@ async fn a_new_plugin_goes_from_an_empty_directory_to_what_a_client_sees() {
     let crate_dir = folder.path().join("shout");
     std::fs::write(
         crate_dir.join("Cargo.lock"),
-        include_str!("../../Cargo.lock"),
+        include_str!("../../../Cargo.lock"),
     )
     .unwrap();
     // Beside our own, so that a second run finds the crates compiled.
@@ -548,7 +551,14 @@ async fn with_a_wrong_key_or_none_every_command_says_which_key_it_needs() {
         .iter()
         .filter(|args| !["health", "subscribe"].contains(&args[0]))
     {
-        check_failure(folder.path(), &wrong, args, 1, "the key was not accepted").await;
+        check_failure(
+            folder.path(),
+            &wrong,
+            args,
+            1,
+            "it came from the environment variable",
+        )
+        .await;
         check_failure(folder.path(), &servers, args, 2, "--data-dir").await;
     }
 }

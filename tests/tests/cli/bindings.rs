@@ -1,0 +1,125 @@
+//! What the command line shows and keeps of bindings.
+
+use serde_json::json;
+use tidegate_tests::guests;
+
+use super::{node, text};
+
+#[tokio::test]
+async fn pushing_or_binding_again_keeps_settings_until_others_are_given() {
+    let node = node();
+    let folder = tempfile::tempdir().unwrap();
+    let file = guests::variant("guest-stamp", "one", folder.path());
+    let file = file.display().to_string();
+    let push = [
+        "plugin",
+        "push",
+        &file,
+        "--name",
+        "stamp",
+        "--activate",
+        "--bind",
+        "filtering@namespace:chat",
+    ];
+    let first = [&push[..], &["--config", "{\"loud\": true}"]].concat();
+    let said = text(node.cli(&first).await);
+    assert!(said.contains("stamp version 1 is there"), "{said}");
+    let bind = [
+        "plugin",
+        "bind",
+        "stamp",
+        "filtering",
+        "--scope",
+        "namespace:chat",
+    ];
+    let open = [&bind[..], &["--failure-policy", "open"]].concat();
+    let said = text(node.cli(&open).await);
+    assert!(said.contains("settings kept"), "{said}");
+
+    let said = text(node.cli(&push).await);
+    assert!(
+        said.contains("nothing new: these bytes are version 1 of stamp"),
+        "{said}"
+    );
+    assert!(
+        said.contains("filtering@namespace:chat (settings and failure policy kept)"),
+        "{said}"
+    );
+    let listed = node.cli(&["plugin", "list", "--json"]).await.json();
+    let binding = &listed["bindings"][0];
+    assert_eq!(
+        (&binding["config"], &binding["failure_policy"]),
+        (&json!({ "loud": true }), &json!("open"))
+    );
+
+    let cleared = [&bind[..], &["--config", "{}", "--json"]].concat();
+    let cleared = node.cli(&cleared).await.json();
+    assert_eq!(
+        (&cleared["config"], &cleared["failure_policy"]),
+        (&json!({}), &json!("open"))
+    );
+}
+
+#[tokio::test]
+async fn the_list_shows_order_scope_policy_and_settings_without_their_secrets() {
+    let node = node();
+    let folder = tempfile::tempdir().unwrap();
+    let file = guests::variant("guest-stamp", "one", folder.path());
+    let file = file.display().to_string();
+    for name in ["first", "second"] {
+        let push = ["plugin", "push", &file, "--name", name, "--activate"];
+        text(node.cli(&push).await);
+    }
+    let settings = json!({ "api_key": "hunter2", "words": 3 }).to_string();
+    let bind = [
+        "plugin",
+        "bind",
+        "second",
+        "filtering",
+        "--scope",
+        "namespace:chat",
+        "--failure-policy",
+        "open",
+        "--config",
+        &settings,
+    ];
+    let said = node.cli(&bind).await;
+    assert!(!said.stderr.contains("warning"), "{}", said.stderr);
+    let bind = [
+        "plugin",
+        "bind",
+        "first",
+        "filtering",
+        "--scope",
+        "namespace:caht",
+    ];
+    let said = node.cli(&bind).await;
+    assert!(said.stderr.contains("no namespace caht"), "{}", said.stderr);
+
+    let listed = text(node.cli(&["plugin", "list"]).await);
+    let row = listed.lines().find(|line| line.contains(":chat")).unwrap();
+    let cells: Vec<&str> = row.split_whitespace().collect();
+    assert_eq!(
+        cells[..4],
+        ["filtering@namespace:chat", "0", "second", "open"]
+    );
+    assert!(
+        row.ends_with(r#"{"api_key":"[redacted]","words":3}"#),
+        "{row}"
+    );
+
+    let hidden = node.cli(&["plugin", "list", "--json"]).await;
+    assert!(!hidden.stdout.contains("hunter2"), "{}", hidden.stdout);
+    let revealed = node.cli(&["plugin", "list", "--json", "--reveal"]).await;
+    assert!(revealed.stdout.contains("hunter2"), "{}", revealed.stdout);
+
+    let made = ["app", "keys", "default", "--create", "deploy", "--json"];
+    let made = node.cli(&made).await.json();
+    let key = folder.path().join("deploy.key");
+    std::fs::write(&key, made["secret"].as_str().unwrap()).unwrap();
+    let key = key.display().to_string();
+    let list = ["plugin", "list", "--reveal", "--admin-key-file", &key];
+    let refused = node.cli(&list).await;
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("operator"), "{}", refused.stderr);
+}
