@@ -19,6 +19,7 @@ mod tests;
 use std::{
     collections::VecDeque,
     hash::BuildHasher,
+    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -102,6 +103,9 @@ pub struct Hub {
     pub(crate) counters: Counters,
 }
 
+/// A task of the hub; see [`Hub::services`].
+pub type HubService = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The queue and the clock of the sessions that one flusher serves.
 pub(crate) struct Shard {
     queue: Mutex<Queue>,
@@ -179,12 +183,24 @@ impl Hub {
         let _ = self.when_vacant.set(Box::new(told));
     }
 
-    /// Starts a flusher per shard and the wheel.
+    /// Starts a flusher per shard and the wheel, for whoever does not watch over them.
     pub fn run(self: &Arc<Self>, tracker: &TaskTracker, stop: &CancellationToken) {
-        for shard in 0..self.shards.len() {
-            tracker.spawn(flusher::run(Arc::clone(self), shard, stop.clone()));
+        for (_, service) in self.services(stop) {
+            tracker.spawn(service);
         }
-        tracker.spawn(turn_wheels(Arc::clone(self), stop.clone()));
+    }
+
+    /// What must run for as long as the hub is used, until `stop`: a flusher per shard and the wheel. When one of
+    /// them ends before, sessions are deaf and deadlines pass.
+    pub fn services(self: &Arc<Self>, stop: &CancellationToken) -> Vec<(&'static str, HubService)> {
+        let mut services: Vec<(&'static str, HubService)> = Vec::new();
+        for shard in 0..self.shards.len() {
+            let flusher = flusher::run(Arc::clone(self), shard, stop.clone());
+            services.push(("flusher", Box::pin(flusher)));
+        }
+        let wheel = turn_wheels(Arc::clone(self), stop.clone());
+        services.push(("wheel", Box::pin(wheel)));
+        services
     }
 
     /// Makes the link of a new session and gives it to a shard.

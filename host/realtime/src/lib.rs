@@ -18,6 +18,7 @@ pub mod memory;
 pub mod metrics;
 pub mod namespace;
 pub mod node;
+pub mod notices;
 mod outbox;
 pub mod publish;
 pub mod rate;

@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::notices::Notices;
+
 /// Counters of sessions, commands and publications. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct RealtimeMetrics {
@@ -31,6 +33,10 @@ pub struct RealtimeMetrics {
     pub dropped_by_plugin: Counter,
     /// Connections refused before they began, by reason.
     pub refused: Family<ReasonLabel, Counter>,
+    /// Connects with a token that never ends (threat model A4).
+    pub tokens_without_exp: Counter,
+    /// What was said lately of connections that were refused; no metric, but told in the same places.
+    pub notices: Notices,
 }
 
 /// A counter of what went well and one of what did not, resolved once.
@@ -91,6 +97,11 @@ impl RealtimeMetrics {
         let metrics = Self::default();
         let registry = registry.sub_registry_with_prefix("tidegate_realtime");
         registry.register("sessions", "Open connections", metrics.sessions.clone());
+        registry.register(
+            "tokens_without_exp",
+            "Connects with a token that has no exp, so that nothing ends what it allows",
+            metrics.tokens_without_exp.clone(),
+        );
         registry.register(
             "connects",
             "Connect commands answered",

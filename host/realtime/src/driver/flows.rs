@@ -15,7 +15,7 @@ use crate::{
     hooks::{
         AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion, AuthorizationReason,
         AuthorizationVerdict, Effect, Grant, Hooks, Identity, Peer, Progress, RpcQuestion,
-        RpcVerdict,
+        RpcVerdict, TokenCheck,
     },
     hub::Membership,
     ids::{AppId, ChannelKey},
@@ -66,6 +66,32 @@ pub(super) async fn connect(
     }
 }
 
+/// Tells the operator, now and then, of clients that are not let in for want of a good token: the first thing that
+/// goes wrong where a node is set up. Tokens that ended are everyday life.
+fn note_refusal(node: &Node, peer: &Peer, token_check: &TokenCheck) {
+    let (reason, hint) = match token_check {
+        TokenCheck::Absent => (
+            "token_absent",
+            "send a token, or set client.allow_anonymous_connect_without_token",
+        ),
+        TokenCheck::NotConfigured => (
+            "token_not_configured",
+            "set client.token.hmac_secret_key, or bind a plugin to authentication",
+        ),
+        TokenCheck::Invalid => (
+            "token_invalid",
+            "compare the secret and the claims; at log.level = debug the line `token refused` has the cause",
+        ),
+        TokenCheck::Expired | TokenCheck::Valid { .. } => return,
+    };
+    if let Some(suppressed) = node.metrics().notices.due(reason) {
+        tracing::info!(
+            app = %peer.app, client.addr = %peer.remote_addr, reason, hint, suppressed,
+            "a connection was refused"
+        );
+    }
+}
+
 async fn admit(
     node: &Arc<Node>,
     app: &Arc<App>,
@@ -79,6 +105,7 @@ async fn admit(
         builtin,
         mut requested,
     } = ask;
+    let (peer, token_check) = (Arc::clone(&question.peer), question.token_check.clone());
     let outcome = node.hooks().authenticate(question).wait().await?;
     *effects = outcome.effects;
     let (mut identity, is_by_hook): (Identity, bool) = match outcome.verdict {
@@ -89,7 +116,14 @@ async fn admit(
             }
             (*identity, true)
         }
-        AuthenticationVerdict::NotMine => (*builtin?, false),
+        AuthenticationVerdict::NotMine => {
+            let identity = builtin.inspect_err(|_| note_refusal(node, &peer, &token_check))?;
+            let is_endless = identity.expires_at.is_none() && !app.settings().client.is_insecure;
+            if is_endless && matches!(token_check, TokenCheck::Valid { .. }) {
+                node.metrics().tokens_without_exp.inc();
+            }
+            (*identity, false)
+        }
         AuthenticationVerdict::Refuse(refusal) => return Err(refusal.into()),
     };
     // A token is good a little beyond its end; so is what it says about the connection.
