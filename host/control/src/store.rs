@@ -110,6 +110,18 @@ impl Store {
         &self.path
     }
 
+    /// Moves what the write-ahead log holds into the database file, so that the file alone is a whole copy. Waits
+    /// for the writer; a reader in another process can keep a part of it in the log.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the disk fails; nothing is lost then.
+    pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let writer = self.writer.lock();
+        // The answer says how many pages were moved, which nobody needs to know.
+        writer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))?;
+        Ok(())
+    }
+
     /// Makes a change and writes it down, both or neither. A closure that answers no [`Change`] found nothing
     /// to do and must have done nothing.
     fn mutate<T>(
@@ -149,6 +161,14 @@ impl Store {
         let mut reader = self.reader.lock();
         let transaction = reader.transaction_with_behavior(TransactionBehavior::Deferred)?;
         query(&transaction)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SQLite does this when its last connection closes, but ours is the reader's, which may not write. The next
+        // start finds everything in the log otherwise.
+        let _ = self.checkpoint();
     }
 }
 

@@ -39,6 +39,15 @@ impl Store {
         })
     }
 
+    /// The digest of every version that is stored, active or not.
+    pub fn digests(&self) -> Result<Vec<Digest>, StoreError> {
+        self.read(|transaction| {
+            let mut statement = transaction.prepare("SELECT DISTINCT digest FROM versions")?;
+            let digests = statement.query_map((), |row| row.get::<_, [u8; 32]>(0))?;
+            digests.map(|digest| Ok(Digest::from(digest?))).collect()
+        })
+    }
+
     fn pragma_check(&self, pragma: &str) -> Result<(), StoreError> {
         self.read(|transaction| {
             let found: String = transaction.pragma_query_value(None, pragma, |row| row.get(0))?;

@@ -3,6 +3,7 @@
 mod apps;
 mod audit;
 mod bindings;
+mod closing;
 mod files;
 mod keys;
 mod plugins;
