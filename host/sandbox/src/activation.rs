@@ -57,7 +57,7 @@ pub(crate) fn build(
 ) -> Result<(Snapshot, Vec<Arc<Unit>>), ApplyError> {
     for (app, list) in &bindings.apps {
         for binding in list {
-            check(binding).map_err(|problem| ApplyError {
+            binding.check().map_err(|problem| ApplyError {
                 app: app.clone(),
                 plugin: Arc::clone(&binding.plugin),
                 version: binding.version,
@@ -112,11 +112,14 @@ impl<'a> From<&'a [Arc<Unit>]> for Inherited<'a> {
             let plugin = (unit.app.clone(), Arc::clone(&unit.plugin));
             inherited.versions.insert(plugin.clone(), unit.version);
             let (app, name) = plugin.clone();
-            let digest = *unit.compiled.digest();
-            inherited.conducts.insert(
-                (app, name, unit.hook, unit.version, digest),
-                Arc::clone(&unit.conduct),
-            );
+            // What could not run has not conducted itself in any way.
+            if unit.compiled.problem().is_none() {
+                let digest = *unit.compiled.digest();
+                inherited.conducts.insert(
+                    (app, name, unit.hook, unit.version, digest),
+                    Arc::clone(&unit.conduct),
+                );
+            }
             inherited
                 .log_budgets
                 .insert(plugin, Arc::clone(&unit.log_budget));
@@ -178,46 +181,55 @@ impl Inherited<'_> {
                 version: *version,
             };
             let now = runtime.clock.now_millis();
-            Arc::new(Conduct::new(subject, former.copied(), now))
+            Arc::new(match compiled.problem() {
+                Some(problem) => Conduct::not_ready(subject, problem, now),
+                None => Conduct::new(subject, former.copied(), now),
+            })
         });
         Arc::clone(conduct)
     }
 }
 
-fn check(binding: &Binding) -> Result<(), BindingProblem> {
-    let Binding {
-        compiled,
-        hook,
-        scope,
-        failure_policy,
-        limits,
-        ..
-    } = binding;
-    if !compiled.hooks().contains(hook) {
-        return Err(BindingProblem::HookNotExported);
+impl Binding {
+    /// Whether the binding can be honoured.
+    ///
+    /// # Errors
+    /// [`BindingProblem`] says what does not go together.
+    pub fn check(&self) -> Result<(), BindingProblem> {
+        let Binding {
+            compiled,
+            hook,
+            scope,
+            failure_policy,
+            limits,
+            ..
+        } = self;
+        if !compiled.hooks().contains(hook) {
+            return Err(BindingProblem::HookNotExported);
+        }
+        if !scope.suits(*hook) {
+            return Err(BindingProblem::ScopeUnsuitable);
+        }
+        if *failure_policy == FailurePolicy::Open && *hook != Hook::Filtering {
+            return Err(BindingProblem::OpenPolicyNotAllowed);
+        }
+        let cap = hook.deadline_cap();
+        if limits
+            .deadline
+            .is_some_and(|deadline| deadline.as_millis() == 0 || deadline > cap)
+        {
+            return Err(BindingProblem::Deadline {
+                cap_millis: cap.as_millis(),
+            });
+        }
+        if limits
+            .memory_bytes
+            .is_some_and(|bytes| !(64 << 10..=MEMORY_CAP_BYTES).contains(&bytes))
+        {
+            return Err(BindingProblem::Memory);
+        }
+        Ok(())
     }
-    if !scope.suits(*hook) {
-        return Err(BindingProblem::ScopeUnsuitable);
-    }
-    if *failure_policy == FailurePolicy::Open && *hook != Hook::Filtering {
-        return Err(BindingProblem::OpenPolicyNotAllowed);
-    }
-    let cap = hook.deadline_cap();
-    if limits
-        .deadline
-        .is_some_and(|deadline| deadline.as_millis() == 0 || deadline > cap)
-    {
-        return Err(BindingProblem::Deadline {
-            cap_millis: cap.as_millis(),
-        });
-    }
-    if limits
-        .memory_bytes
-        .is_some_and(|bytes| !(64 << 10..=MEMORY_CAP_BYTES).contains(&bytes))
-    {
-        return Err(BindingProblem::Memory);
-    }
-    Ok(())
 }
 
 /// Sorts an app's units, which are in order of position, into its pipelines.

@@ -180,6 +180,15 @@ fn open_millis(doublings: u32) -> u64 {
 }
 
 impl Breaker {
+    /// One that stays open: there is nothing to call.
+    pub(crate) fn open_for_good() -> Self {
+        let gate = AtomicU64::new(Gate::open(0, u64::MAX >> 8).0);
+        Self {
+            gate,
+            ..Self::default()
+        }
+    }
+
     /// Whether calls are made and their successes need not be told.
     #[inline]
     pub(crate) fn is_clean(&self) -> bool {

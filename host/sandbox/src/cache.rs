@@ -8,6 +8,7 @@
 pub(crate) mod native;
 
 use std::{
+    collections::HashSet,
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     hash::{Hash, Hasher},
     io::{self, Read, Write},
@@ -123,6 +124,24 @@ impl Cache {
                 );
                 self.remove(&path);
                 None
+            }
+        }
+    }
+
+    /// Removes what was compiled of components that are not among `kept`, by whatever engine. Failures are logged.
+    pub(crate) fn keep_only(&self, kept: &[ComponentDigest]) {
+        let kept: HashSet<String> = kept.iter().map(hex::encode).collect();
+        let Ok(entries) = fs::read_dir(&self.directory) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|name| {
+                let (digest, engine) = name.split_once('-')?;
+                engine.ends_with(".native").then_some(digest)
+            });
+            if digest.is_some_and(|digest| !kept.contains(digest)) {
+                self.remove(&entry.path());
             }
         }
     }

@@ -52,9 +52,16 @@ pub enum Compilation {
 /// SHA-256 of a component.
 pub type ComponentDigest = [u8; 32];
 
-/// A plugin's code, ready to be instantiated. Cheap to clone.
+/// A plugin's code, ready to be instantiated, or what stands for code that is not. Cheap to clone.
 #[derive(Clone)]
-pub struct Compiled(Arc<Parts>);
+pub struct Compiled(Result<Arc<Parts>, Arc<NotReady>>);
+
+/// Code that should run and cannot.
+#[derive(PartialEq, Eq)]
+struct NotReady {
+    digest: ComponentDigest,
+    reason: String,
+}
 
 pub(crate) struct Parts {
     digest: ComponentDigest,
@@ -90,23 +97,55 @@ pub enum CompileError {
 impl std::fmt::Debug for Compiled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Compiled")
-            .field("digest", &hex::encode(self.0.digest))
-            .field("hooks", &self.0.hooks)
+            .field("digest", &hex::encode(self.digest()))
+            .field("hooks", &self.hooks())
+            .field("problem", &self.problem())
             .finish_non_exhaustive()
     }
 }
 
 impl Compiled {
+    /// Stands for code that cannot be made ready, so that its bindings answer their failure policies instead of
+    /// being absent. `reason` is shown to operators and authors.
+    pub fn not_ready(digest: ComponentDigest, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self(Err(Arc::new(NotReady { digest, reason })))
+    }
+
     pub fn digest(&self) -> &ComponentDigest {
-        &self.0.digest
+        match &self.0 {
+            Ok(parts) => &parts.digest,
+            Err(not_ready) => &not_ready.digest,
+        }
     }
 
+    /// What it can be bound to; nobody knows that of code that is not ready, so it is everything.
     pub fn hooks(&self) -> &[Hook] {
-        &self.0.hooks
+        match &self.0 {
+            Ok(parts) => &parts.hooks,
+            Err(_) => &Hook::ALL,
+        }
     }
 
-    pub(crate) fn parts(&self) -> &Parts {
-        &self.0
+    /// Why it cannot run, if it cannot.
+    pub fn problem(&self) -> Option<&str> {
+        self.0.as_ref().err().map(|it| it.reason.as_str())
+    }
+
+    /// Whether instances of one are as good as those of the other.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (Ok(one), Ok(other)) => one.digest == other.digest,
+            (Err(one), Err(other)) => one == other,
+            (Ok(_), Err(_)) | (Err(_), Ok(_)) => false,
+        }
+    }
+
+    pub(crate) fn parts(&self) -> wasmtime::Result<&Parts> {
+        match &self.0 {
+            Ok(parts) => Ok(parts),
+            Err(not_ready) => Err(wasmtime::Error::msg(not_ready.reason.clone())),
+        }
     }
 }
 
@@ -153,7 +192,7 @@ impl Compiler {
             .get(&admitted.digest)
             .and_then(Weak::upgrade);
         if let Some(parts) = alive {
-            return Some(Ok(Compiled(parts)));
+            return Some(Ok(Compiled(Ok(parts))));
         }
         let cache = runtime.cache.as_ref()?;
         let component = cache.load(&runtime.engine.engine, &admitted.digest)?;
@@ -166,15 +205,16 @@ impl Compiler {
         admitted: &Admitted,
         component: &Component,
     ) -> Result<Compiled, CompileError> {
-        let compiled = Compiled(Arc::new(link(runtime, admitted, component)?));
+        let parts = Arc::new(link(runtime, admitted, component)?);
+        let compiled = Compiled(Ok(Arc::clone(&parts)));
         try_out(runtime, &compiled)?;
         let mut alive = self.alive.lock();
         alive.retain(|_, parts| parts.strong_count() > 0);
         // Two may have loaded the same at once; the first stays, so that all share it.
         if let Some(parts) = alive.get(&admitted.digest).and_then(Weak::upgrade) {
-            return Ok(Compiled(parts));
+            return Ok(Compiled(Ok(parts)));
         }
-        alive.insert(admitted.digest, Arc::downgrade(&compiled.0));
+        alive.insert(admitted.digest, Arc::downgrade(&parts));
         Ok(compiled)
     }
 }

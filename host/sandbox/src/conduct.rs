@@ -83,6 +83,16 @@ impl Conduct {
         }
     }
 
+    /// That of a version which cannot run on this node: it is never called, and its callers get `problem`.
+    pub(crate) fn not_ready(subject: Subject, problem: &str, now_millis: u64) -> Self {
+        let text = format!("not called: this version cannot run on this node: {problem}");
+        Self {
+            breaker: Breaker::open_for_good(),
+            shut: Mutex::new(Failure::new(FailureKind::BreakerOpen, &text)),
+            ..Self::new(subject, None, now_millis)
+        }
+    }
+
     /// Leave to call the plugin; without it, the failure that stands for the call.
     #[inline]
     pub(crate) fn admit(&self, runtime: &Runtime) -> Result<Permit, Failure> {

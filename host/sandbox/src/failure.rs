@@ -27,7 +27,7 @@ pub enum FailureKind {
     NoSlot,
     /// A host function panicked.
     HostPanic,
-    /// Not called at all: it failed too often, and its breaker is open.
+    /// Not called at all: its breaker is open, since it failed too often or cannot run on this node.
     BreakerOpen,
 }
 

@@ -101,8 +101,19 @@ impl CallState {
         }
     }
 
-    /// Counts a call into the host.
+    /// Counts a call into the host, of which there are none while the instance is made: an initialiser that could
+    /// ask anything might succeed when the plugin is uploaded and fail when the node starts.
     pub(crate) fn enter_host(&mut self) -> Result<(), GuestFault> {
+        if matches!(self.facts, Facts::Idle) {
+            return Err(GuestFault::limit(
+                "an initialiser called the host: it may use `log` and nothing else; do that work at the first call",
+            ));
+        }
+        self.enter_log()
+    }
+
+    /// Counts a call that may be made at any time.
+    pub(crate) fn enter_log(&mut self) -> Result<(), GuestFault> {
         self.host_calls += 1;
         if self.host_calls > limits::HOST_CALLS {
             return Err(GuestFault::limit(format!(

@@ -97,7 +97,7 @@ impl Drop for Instance {
 }
 
 fn instantiate(store: &mut Store<GuestState>, unit: &Unit) -> wasmtime::Result<Export> {
-    let parts = unit.compiled.parts();
+    let parts = unit.compiled.parts()?;
     let instance = parts.pre.instantiate(&mut *store)?;
     let indices = &parts.indices;
     let export = match unit.hook {

@@ -23,7 +23,7 @@ use crate::{
     cache::{Cache, CacheConfig},
     capabilities::{self, kept::Keeper, log::LogBudget},
     clock::Clock,
-    compile::{Compilation, CompileError, Compiled, Compiler},
+    compile::{Compilation, CompileError, Compiled, Compiler, ComponentDigest},
     conduct::UnfitSender,
     engine::{Allocation, SandboxEngine},
     guest::GuestState,
@@ -217,6 +217,13 @@ impl Sandbox {
     /// [`CompileError`]; `Refused` is the uploader's business like a refusal by [`Sandbox::admit`].
     pub fn compile(&self, admitted: &Admitted) -> Result<Compiled, CompileError> {
         self.compiler.compile(&self.runtime, admitted)
+    }
+
+    /// Forgets the compiled code of all components but these.
+    pub fn keep_only(&self, digests: &[ComponentDigest]) {
+        if let Some(cache) = &self.runtime.cache {
+            cache.keep_only(digests);
+        }
     }
 
     /// Makes `bindings` what runs. Once this has returned, no question that begins later, on whatever thread,

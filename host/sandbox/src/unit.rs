@@ -171,7 +171,7 @@ impl Unit {
         self.app == *app
             && self.plugin == binding.plugin
             && self.version == binding.version
-            && self.compiled.digest() == binding.compiled.digest()
+            && self.compiled.is_same(&binding.compiled)
             && self.hook == binding.hook
             && self.scope == binding.scope
             && self.config == binding.config

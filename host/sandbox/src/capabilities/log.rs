@@ -69,7 +69,7 @@ impl LogBudget {
 
 impl Host for GuestState {
     fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
-        self.call.enter_host()?;
+        self.call.enter_log()?;
         let unit = &self.unit;
         if !unit.log_budget.admit(unix_millis() / 1_000) {
             return Ok(());

@@ -90,3 +90,21 @@ fn w3_a_file_under_another_key_or_name_is_not_taken() {
     run(ours.path());
     assert_ne!(fs::read(&file).unwrap(), foreign);
 }
+
+#[test]
+fn what_was_compiled_of_components_that_are_gone_is_removed() {
+    let root = TempDir::new().unwrap();
+    run(root.path());
+    let [kept] = &files(root.path())[..] else {
+        panic!("one component, one file");
+    };
+    let name = kept.file_name().unwrap().to_str().unwrap();
+    let digest: [u8; 32] =
+        std::array::from_fn(|at| u8::from_str_radix(&name[2 * at..2 * at + 2], 16).unwrap());
+    let gone = kept.with_file_name(format!("{}-0123456789abcdef.native", "ab".repeat(32)));
+    fs::write(&gone, b"old").unwrap();
+    open(root.path()).keep_only(&[digest]);
+    assert_eq!(files(root.path()), [kept.clone()]);
+    open(root.path()).keep_only(&[]);
+    assert!(files(root.path()).is_empty());
+}

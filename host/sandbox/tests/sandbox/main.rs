@@ -16,6 +16,7 @@ mod guests;
 mod host_side;
 mod json;
 mod metrics;
+mod not_ready;
 mod sessions;
 mod state;
 mod verdicts;

@@ -1,0 +1,107 @@
+//! Code that cannot run: its bindings answer their failure policies, say why, and are as good as new once it can.
+
+use tidegate_realtime::hooks::FilteringVerdict;
+use tidegate_sandbox::{
+    BreakerState, CompileError, Compiled, FailureKind, FailurePolicy, Hook, Sandbox, StepEnd,
+};
+
+use crate::guests::{
+    self, PASS, bind, binding, compile, filter, filtering, guest, passed, sandbox,
+};
+
+/// What the story of the failed question says of the one plugin.
+#[track_caller]
+fn why(sandbox: &Sandbox) -> (FailureKind, String) {
+    let Err(failure) = filter(sandbox, b"{}") else {
+        panic!("the question fails");
+    };
+    let story = sandbox.explain(&failure.trace_id).unwrap();
+    match &story.steps[..] {
+        [step] => match &step.ended {
+            StepEnd::Failed { kind, detail, .. } => (*kind, detail.to_string()),
+            StepEnd::Answered(word) => panic!("answered {word}"),
+        },
+        steps => panic!("{steps:?}"),
+    }
+}
+
+#[test]
+fn w5_code_that_is_not_ready_answers_its_failure_policy_with_the_reason_until_it_is() {
+    let sandbox = sandbox();
+    let ready = compile(&sandbox, &filtering(PASS));
+    let lost = Compiled::not_ready(*ready.digest(), "artifact: its bytes are damaged");
+    let mut bound = binding(&lost, Hook::Filtering);
+    bind(&sandbox, vec![bound.clone()]);
+    for _ in 0..10 {
+        let (kind, detail) = why(&sandbox);
+        assert_eq!(kind, FailureKind::BreakerOpen);
+        assert!(detail.contains("its bytes are damaged"), "{detail}");
+    }
+    let breaker = sandbox.statistics().hooks[0].breaker;
+    assert_eq!(breaker, BreakerState::Open);
+
+    bound.failure_policy = FailurePolicy::Open;
+    bind(&sandbox, vec![bound.clone()]);
+    assert_eq!(passed(&sandbox, b"{}"), "{}");
+
+    bound.failure_policy = FailurePolicy::Closed;
+    bound.compiled = ready.clone();
+    bind(&sandbox, vec![bound.clone()]);
+    assert!(matches!(
+        filter(&sandbox, b"{}"),
+        Ok(FilteringVerdict::Pass(_))
+    ));
+    let breaker = sandbox.statistics().hooks[0].breaker;
+    assert_eq!(breaker, BreakerState::Closed);
+
+    bound.compiled = Compiled::not_ready(*ready.digest(), "once more");
+    bind(&sandbox, vec![bound]);
+    assert!(why(&sandbox).1.contains("once more"));
+}
+
+#[test]
+fn w1_an_initialiser_may_use_log_and_no_other_import() {
+    let with_start = |import: &str, call: &str| {
+        guest(
+            &[Hook::Filtering],
+            &format!(
+                "{import}\n(func $init {call})\n(start $init)\n{}",
+                guests::filter_function(PASS)
+            ),
+        )
+    };
+    for (import, call) in [
+        (
+            "(import \"tidegate:plugin/clock@0.1.0\" \"now\" (func $ask (result i64)))",
+            "(drop (call $ask))",
+        ),
+        (
+            "(import \"tidegate:plugin/random@0.1.0\" \"number\" (func $ask (result i64)))",
+            "(drop (call $ask))",
+        ),
+        (
+            "(import \"tidegate:plugin/context@0.1.0\" \"version\" (func $ask (result i32)))",
+            "(drop (call $ask))",
+        ),
+        (
+            "(import \"tidegate:plugin/config@0.1.0\" \"get\" (func $ask (param i32)))",
+            "(call $ask (i32.const 64))",
+        ),
+    ] {
+        let sandbox = sandbox();
+        let admitted = sandbox.admit(&with_start(import, call)).unwrap();
+        match sandbox.compile(&admitted).unwrap_err() {
+            CompileError::Refused(refusal) => {
+                assert_eq!(refusal.rule, "initialiser", "{refusal}");
+                assert!(refusal.detail.contains("may use `log`"), "{refusal}");
+            }
+            other => panic!("{other}"),
+        }
+    }
+    let sandbox = sandbox();
+    let logging = with_start(
+        "(import \"tidegate:plugin/log@0.1.0\" \"log\" (func $log (param i32 i32 i32)))",
+        "(call $log (i32.const 2) (i32.const 1024) (i32.const 0))",
+    );
+    compile(&sandbox, &logging);
+}
