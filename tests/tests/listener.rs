@@ -158,3 +158,58 @@ async fn t2_a_client_that_takes_nothing_for_the_write_timeout_is_slow() {
     let slow = "tidegate_realtime_disconnects_total{code=\"3008\"}";
     assert_eq!(node.metrics().await.get(slow), 1);
 }
+
+#[tokio::test]
+async fn refused_connections_are_told_at_info_level_once_a_minute_without_secrets() {
+    const SECRET_TEXT: &str = "eyJhbGciOiJIUzI1NiJ9.bm90IHNpZ25lZA.c2VjcmV0";
+    let node = builder().start();
+    let mut cursor = 0;
+    let next = async |cursor: &mut usize, reason: &str| {
+        node.log()
+            .next(cursor, |line| {
+                line["level"] == "INFO" && line.to_string().contains(reason)
+            })
+            .await
+            .to_string()
+    };
+    for _ in 0..2 {
+        let refused = Http::new(node.client_addr())
+            .header("Origin", "https://evil.example")
+            .header("Connection", "Upgrade")
+            .header("Upgrade", "websocket")
+            .header("Sec-WebSocket-Version", "13")
+            .header("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA==")
+            .get("/connection/websocket")
+            .await;
+        assert_eq!(refused.status, 403);
+    }
+    let said = next(&mut cursor, "forbidden_origin").await;
+    for part in [
+        "https://evil.example",
+        "client.allowed_origins",
+        "127.0.0.1",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+
+    let mut without = connecting(&node, "", "").await;
+    assert_eq!(without.ending().await, bad_request());
+    let said = next(&mut cursor, "token_absent").await;
+    assert!(said.contains("127.0.0.1"), "{said}");
+    assert!(
+        !said.contains("forbidden_origin"),
+        "the second was left out"
+    );
+    let mut wrong = connecting(&node, "", SECRET_TEXT).await;
+    assert!(matches!(wrong.ending().await, Ending::Closed(3500, _)));
+    next(&mut cursor, "token_invalid").await;
+
+    let refused = Http::new(node.client_addr())
+        .header("X-API-Key", SECRET_TEXT)
+        .post("/api/info", &json!({}))
+        .await;
+    assert_eq!(refused.status, 401);
+    let said = next(&mut cursor, "api_key_wrong").await;
+    assert!(said.contains("127.0.0.1"), "{said}");
+    assert!(!node.log().holds(SECRET_TEXT.as_bytes()));
+}

@@ -14,4 +14,5 @@ pub mod origin;
 pub mod reader;
 pub mod refusal;
 pub mod socket;
+mod stall;
 pub mod websocket;

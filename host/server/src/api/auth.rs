@@ -6,9 +6,10 @@ use axum::http::{HeaderMap, header, request};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use tidegate_control::{KeyRole, Store, Verified};
-use tidegate_realtime::ids::AppId;
+use tidegate_realtime::{ids::AppId, notices::Notices};
 
 use super::call::Method;
+use crate::transport::address::ClientAddress;
 
 const KEY_HEADER: &str = "x-api-key";
 
@@ -26,6 +27,7 @@ pub(super) struct Keys {
     store: Arc<Store>,
     configured: Vec<ConfiguredKey>,
     is_insecure: bool,
+    notices: Notices,
 }
 
 /// Whose request it is and what it may do.
@@ -62,6 +64,7 @@ impl Keys {
             store,
             configured,
             is_insecure,
+            notices: Notices::default(),
         }
     }
 
@@ -75,15 +78,38 @@ impl Keys {
                 query.as_deref()
             }
         };
-        presented
-            .filter(|key| !key.is_empty())
-            .and_then(|key| self.lookup(key))
-            .or_else(|| {
-                self.is_insecure.then(|| Caller {
-                    app: AppId::default_app(),
-                    narrowed: None,
-                })
+        let presented = presented.filter(|key| !key.is_empty());
+        let caller = presented.and_then(|key| self.lookup(key)).or_else(|| {
+            self.is_insecure.then(|| Caller {
+                app: AppId::default_app(),
+                narrowed: None,
             })
+        });
+        if caller.is_none() {
+            self.note(parts, presented.is_some());
+        }
+        caller
+    }
+
+    /// Tells the operator, now and then, of calls that a back end makes in vain.
+    fn note(&self, parts: &request::Parts, has_key: bool) {
+        let reason = if has_key {
+            "api_key_wrong"
+        } else {
+            "api_key_absent"
+        };
+        let Some(suppressed) = self.notices.due(reason) else {
+            return;
+        };
+        let address = parts.extensions.get::<ClientAddress>();
+        let address = address.map(|address| address.client.to_string());
+        tracing::info!(
+            client.addr = address,
+            reason,
+            suppressed,
+            hint = "send a key of the app in X-API-Key; `tidegate app keys` makes one",
+            "a call of the server API was refused"
+        );
     }
 
     fn lookup(&self, presented: &str) -> Option<Caller> {

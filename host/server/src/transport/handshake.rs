@@ -136,6 +136,9 @@ impl WebSocketEndpoint {
         match Arc::clone(&self).accept(app, address, &mut request).await {
             Ok(response) => response,
             Err(error) => {
+                if error == HandshakeError::ForbiddenOrigin {
+                    self.metrics.note_origin(request.headers(), address.client);
+                }
                 self.metrics.refuse(error.into(), address.peer.ip());
                 error.response()
             }

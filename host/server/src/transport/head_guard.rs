@@ -9,6 +9,7 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use hyper::rt::{Read, ReadBufCursor, Write};
@@ -17,6 +18,8 @@ use tokio::{
     io::{AsyncRead, ReadBuf},
     net::TcpStream,
 };
+
+use super::stall::WriteStall;
 
 /// One read of a head; most heads are shorter.
 const SCRATCH_BYTES: usize = 2 * 1024;
@@ -33,13 +36,16 @@ pub struct GuardedStream {
     io: TokioIo<TcpStream>,
     /// `None` behind the first head.
     head: Option<Head>,
+    stall: WriteStall,
 }
 
 impl GuardedStream {
-    pub fn new(stream: TcpStream) -> Self {
+    /// `write_stall` is how long the peer may take nothing of an answer.
+    pub fn new(stream: TcpStream, write_stall: Duration) -> Self {
         Self {
             io: TokioIo::new(stream),
             head: Some(Head::default()),
+            stall: WriteStall::new(write_stall),
         }
     }
 
@@ -123,7 +129,9 @@ impl Write for GuardedStream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        this.stall.watch(cx, written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -143,7 +151,9 @@ impl Write for GuardedStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, slices)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.io).poll_write_vectored(cx, slices);
+        this.stall.watch(cx, written)
     }
 }
 

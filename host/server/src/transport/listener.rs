@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -36,6 +36,9 @@ pub const HEAD_TIME: Duration = Duration::from_secs(5);
 
 /// Time for a whole request, body and answer; longer is 408.
 pub const REQUEST_TIME: Duration = Duration::from_secs(30);
+
+/// How long a client may take no byte of an answer; the same as for sessions.
+pub const WRITE_STALL_TIME: Duration = Duration::from_secs(5);
 
 /// Longest request head; longer is 431.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -79,11 +82,48 @@ impl Acceptor for TcpListener {
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
-        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        SocketAddr::V6(address) => {
+            let socket = TcpSocket::new_v6()?;
+            if address.ip().is_unspecified() {
+                // Whatever the system's habit is: every interface means IPv4 as well.
+                socket2::SockRef::from(&socket).set_only_v6(false)?;
+            }
+            socket
+        }
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Binds every interface: of IPv6, which has those of IPv4 in it, or of IPv4 on a host without IPv6.
+///
+/// # Errors
+/// As [`bind`], with the address that was tried last.
+pub fn bind_everywhere(port: u16) -> Result<TcpListener, (SocketAddr, io::Error)> {
+    with_fallback(port, bind)
+}
+
+fn with_fallback<T>(
+    port: u16,
+    bind: impl Fn(SocketAddr) -> io::Result<T>,
+) -> Result<T, (SocketAddr, io::Error)> {
+    let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+    match bind(all) {
+        Ok(bound) => Ok(bound),
+        Err(error) if is_without_ipv6(&error) => {
+            tracing::info!("this host has no IPv6; listening on IPv4 alone");
+            let of_ipv4 = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+            bind(of_ipv4).map_err(|error| (of_ipv4, error))
+        }
+        Err(error) => Err((all, error)),
+    }
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    let code = error.raw_os_error();
+    code == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+        || code == Some(rustix::io::Errno::ADDRNOTAVAIL.raw_os_error())
 }
 
 /// Serves HTTP, and what is upgraded from it, to clients.
@@ -173,7 +213,7 @@ impl Listener {
             .header_read_timeout(HEAD_TIME)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(GuardedStream::new(stream), service)
+            .serve_connection(GuardedStream::new(stream, WRITE_STALL_TIME), service)
             .with_upgrades();
         let mut served = pin!(served);
         let result = tokio::select! {

@@ -1,18 +1,23 @@
 //! What the listeners refuse: one reason, one count, one line in the log.
 //!
 //! Owns the closed set of reasons (threat model N4) and the metrics labelled by it. The line is at debug level, since
-//! a louder one would let anybody fill the log; it holds the reason and the peer, never what the peer sent.
+//! a louder one would let anybody fill the log; it holds the reason and the peer, never what the peer sent. Origins that
+//! are not allowed are told at info level as well, once a minute.
 
 use std::net::IpAddr;
 
+use http::{HeaderMap, header};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use tidegate_realtime::node::OpenRefused;
+use tidegate_realtime::{node::OpenRefused, notices::Notices};
 
 use super::admission::Refused;
+
+/// Longest origin that is logged.
+const SHOWN_ORIGIN_BYTES: usize = 256;
 
 /// Why a connection or a request came to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +30,8 @@ pub enum Refusal {
     HeadTimeout,
     /// No answer in time, usually since the body does not come.
     RequestTimeout,
+    /// The client takes nothing of its answer.
+    WriteStalled,
     /// Two ways to say where the body ends.
     TwoLengths,
     NotGet,
@@ -52,6 +59,7 @@ impl Refusal {
             Self::HeadTooLarge => "head_too_large",
             Self::HeadTimeout => "head_timeout",
             Self::RequestTimeout => "request_timeout",
+            Self::WriteStalled => "write_stalled",
             Self::TwoLengths => "two_lengths",
             Self::NotGet => "not_get",
             Self::AbsoluteTarget => "absolute_target",
@@ -79,10 +87,20 @@ impl Refusal {
             Some(Self::Malformed)
         } else if error.is_timeout() {
             Some(Self::HeadTimeout)
+        } else if has_stalled(error) {
+            Some(Self::WriteStalled)
         } else {
             None
         }
     }
+}
+
+/// Whether writing came to nothing for as long as it may.
+fn has_stalled(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error);
+    cause
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>())
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 impl From<Refused> for Refusal {
@@ -112,6 +130,7 @@ impl From<OpenRefused> for Refusal {
 pub struct TransportMetrics {
     refused: Family<ReasonLabel, Counter>,
     failed: Family<StatusLabel, Counter>,
+    notices: Notices,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -146,6 +165,22 @@ impl TransportMetrics {
         let reason = refusal.label();
         self.refused.get_or_create(&ReasonLabel { reason }).inc();
         tracing::debug!(client.addr = %peer, reason, "refused");
+    }
+
+    /// Tells the operator, now and then, which web pages are kept out: those of a new site often shall not be.
+    pub(super) fn note_origin(&self, headers: &HeaderMap, client: IpAddr) {
+        let reason = Refusal::ForbiddenOrigin.label();
+        let Some(suppressed) = self.notices.due(reason) else {
+            return;
+        };
+        // A header's text is printable ASCII; anything else is not shown.
+        let origin = headers.get(header::ORIGIN);
+        let origin = origin.map_or("", |origin| origin.to_str().unwrap_or("(not text)"));
+        let origin = &origin[..origin.len().min(SHOWN_ORIGIN_BYTES)];
+        tracing::info!(
+            client.addr = %client, reason, origin, setting = "client.allowed_origins", suppressed,
+            "a connection was refused"
+        );
     }
 
     /// Counts an answer of ours by its status, if it is a failure.

@@ -28,7 +28,9 @@ impl Running {
         let admission = Admission::new(config);
         let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
         let listener = Listener {
-            router: Router::new().route("/", get(show_address)),
+            router: Router::new()
+                .route("/", get(show_address))
+                .route("/endless", get(endless)),
             admission: Arc::clone(&admission),
             proxies: Arc::new(TrustedProxies::new(vec!["127.0.0.0/8".parse().unwrap()])),
             metrics: TransportMetrics::default(),
@@ -63,6 +65,42 @@ impl Drop for Running {
 
 async fn show_address(axum::Extension(address): axum::Extension<ClientAddress>) -> String {
     address.client.to_string()
+}
+
+/// Told when the answer of [`endless`] is given up.
+static ENDLESS_ENDED: Notify = Notify::const_new();
+
+struct TellOnDrop;
+
+impl Drop for TellOnDrop {
+    fn drop(&mut self) {
+        ENDLESS_ENDED.notify_one();
+    }
+}
+
+/// More than any buffer between the two ends holds.
+async fn endless() -> Body {
+    let chunk = bytes::Bytes::from_static(&[b'x'; 64 << 10]);
+    let chunks = futures_util::stream::repeat(chunk);
+    let end = TellOnDrop;
+    Body::from_stream(futures_util::StreamExt::map(chunks, move |chunk| {
+        let _ = &end;
+        io::Result::Ok(chunk)
+    }))
+}
+
+#[tokio::test]
+async fn t2_a_client_that_reads_nothing_of_its_answer_is_cut() {
+    let running = Running::start(AdmissionConfig::default()).await;
+    let mut stream = running.connect().await;
+    stream
+        .write_all(b"GET /endless HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    tokio::time::timeout(WRITE_STALL_TIME * 6, ENDLESS_ENDED.notified())
+        .await
+        .expect("the answer is given up");
+    drop(stream);
 }
 
 async fn read_to_end(stream: &mut TcpStream) -> String {
@@ -218,4 +256,17 @@ async fn stopping_finishes_the_request_under_way() {
     };
     let (answer, ()) = tokio::join!(read_to_end(&mut stream), wait);
     assert!(answer.ends_with("127.0.0.1"), "{answer}");
+}
+
+#[test]
+fn a_host_without_ipv6_listens_on_ipv4_and_a_port_that_is_taken_stays_an_error() {
+    let bound = with_fallback(8000, |address| match address {
+        SocketAddr::V6(_) => Err(rustix::io::Errno::AFNOSUPPORT.into()),
+        SocketAddr::V4(_) => Ok(address),
+    });
+    assert_eq!(bound.unwrap(), "0.0.0.0:8000".parse().unwrap());
+    let taken = with_fallback(8000, |_| -> io::Result<()> {
+        Err(rustix::io::Errno::ADDRINUSE.into())
+    });
+    assert_eq!(taken.unwrap_err().0, "[::]:8000".parse().unwrap());
 }
