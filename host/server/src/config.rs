@@ -445,11 +445,39 @@ impl std::fmt::Debug for Sources<'_> {
     }
 }
 
+/// A variable of the environment that Centrifugo would have read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoredVariable {
+    pub name: String,
+    /// What to do about it.
+    pub hint: String,
+}
+
+/// The variables that have no effect here and had one in Centrifugo.
+fn ignored(environment: &dyn Environment) -> Vec<IgnoredVariable> {
+    let names = environment.centrifugo_variables().into_iter();
+    names
+        .map(|name| {
+            let instead = environment::in_place_of(&name);
+            let is_key = keys::all()
+                .iter()
+                .any(|key| key.is_supported() && key.environment_name().as_ref() == Some(&instead));
+            let hint = if is_key {
+                format!("it has no effect; set {instead} instead")
+            } else {
+                "it has no effect, and Tidegate has no such key; unset it".to_owned()
+            };
+            IgnoredVariable { name, hint }
+        })
+        .collect()
+}
+
 /// A configuration with the origin of each of its values.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
     pub effective: Vec<Effective>,
+    pub ignored: Vec<IgnoredVariable>,
 }
 
 /// Reads, checks and builds the configuration.
@@ -481,7 +509,11 @@ pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
     let config = build::build(&settings, &mut problems);
     if problems.is_empty() {
         let effective = check::effective(&settings);
-        Ok(Loaded { config, effective })
+        Ok(Loaded {
+            config,
+            effective,
+            ignored: ignored(environment),
+        })
     } else {
         Err(ConfigError::Problems(Problems::new(file, problems)))
     }

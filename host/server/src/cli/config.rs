@@ -54,10 +54,22 @@ pub(super) fn run(command: ConfigCommand, output: Output) -> Result<(), Failure>
                 .iter()
                 .map(|switch| json!({"key": switch.key, "consequence": switch.consequence}))
                 .collect();
-            let value = json!({"values": check::to_json(&loaded.effective), "insecure": warnings});
+            let ignored: Vec<_> = loaded
+                .ignored
+                .iter()
+                .map(|variable| json!({"name": variable.name, "hint": variable.hint}))
+                .collect();
+            let value = json!({
+                "values": check::to_json(&loaded.effective),
+                "insecure": warnings,
+                "ignored_variables": ignored,
+            });
             output.result(&value, || check::render(&loaded.effective, file.as_deref()));
             for switch in switches {
                 output.note(&format!("insecure: {}: {}", switch.key, switch.consequence));
+            }
+            for variable in &loaded.ignored {
+                output.note(&format!("ignored: {}: {}", variable.name, variable.hint));
             }
             output.note("the configuration is good");
             Ok(())

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 /// Prefix of every variable that is ours.
 pub const PREFIX: &str = "TIDEGATE_";
 
+/// Prefix of the variables that Centrifugo reads and we do not.
+const CENTRIFUGO_PREFIX: &str = "CENTRIFUGO_";
+
 /// Variables of the command line rather than of the configuration.
 const COMMAND_LINE: &[&str] = &[
     "TIDEGATE_CONFIG",
@@ -16,7 +19,7 @@ const COMMAND_LINE: &[&str] = &[
 
 /// Where environment variables come from.
 pub trait Environment {
-    /// All variables whose name starts with [`PREFIX`].
+    /// All variables whose name starts with [`PREFIX`] or is Centrifugo's.
     fn all(&self) -> BTreeMap<String, String>;
 
     /// One variable; empty counts as not set.
@@ -30,16 +33,36 @@ pub trait Environment {
             .into_iter()
             .filter(|(name, value)| {
                 !value.is_empty()
+                    && name.starts_with(PREFIX)
                     && !COMMAND_LINE.contains(&name.as_str())
                     && !is_service_link(name)
             })
             .collect()
     }
+
+    /// Names of the variables that set keys of Centrifugo and nothing here.
+    fn centrifugo_variables(&self) -> Vec<String> {
+        let all = self.all().into_iter();
+        all.filter(|(name, value)| {
+            !value.is_empty() && name.starts_with(CENTRIFUGO_PREFIX) && !is_service_link(name)
+        })
+        .map(|(name, _)| name)
+        .collect()
+    }
+}
+
+/// What to set in place of a variable of Centrifugo, by the rule that both have: prefix, then the key's path.
+pub(super) fn in_place_of(name: &str) -> String {
+    let rest = name.strip_prefix(CENTRIFUGO_PREFIX).unwrap_or(name);
+    format!("{PREFIX}{rest}")
 }
 
 /// Kubernetes gives every pod the addresses of services; of one named `tidegate` they have our prefix.
 fn is_service_link(name: &str) -> bool {
-    let rest = name.strip_prefix(PREFIX).unwrap_or(name);
+    let rest = name
+        .strip_prefix(PREFIX)
+        .or_else(|| name.strip_prefix(CENTRIFUGO_PREFIX))
+        .unwrap_or(name);
     let is_port = |text: &str| text.starts_with(|char: char| char.is_ascii_digit());
     rest == "PORT"
         || rest.ends_with("SERVICE_HOST")
@@ -58,7 +81,7 @@ impl Environment for ProcessEnvironment {
     fn all(&self) -> BTreeMap<String, String> {
         std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, _)| name.starts_with(PREFIX))
+            .filter(|(name, _)| name.starts_with(PREFIX) || name.starts_with(CENTRIFUGO_PREFIX))
             .collect()
     }
 }

@@ -579,3 +579,33 @@ presense = true
         ],
     );
 }
+
+#[test]
+fn variables_of_centrifugo_are_named_with_what_to_set_instead() {
+    let variables = [
+        ("CENTRIFUGO_CLIENT_INSECURE", "true"),
+        ("CENTRIFUGO_GRPC_API_ENABLED", "true"),
+        ("CENTRIFUGO_HTTP_API_KEY", ""),
+        ("CENTRIFUGO_SERVICE_HOST", "10.0.0.1"),
+    ];
+    let loaded = load_text("", "toml", &variables).unwrap();
+    assert!(!loaded.config.client.is_insecure, "it has no effect");
+    let ignored: Vec<_> = loaded
+        .ignored
+        .iter()
+        .map(|variable| (variable.name.as_str(), variable.hint.as_str()))
+        .collect();
+    assert_eq!(
+        ignored,
+        [
+            (
+                "CENTRIFUGO_CLIENT_INSECURE",
+                "it has no effect; set TIDEGATE_CLIENT_INSECURE instead"
+            ),
+            (
+                "CENTRIFUGO_GRPC_API_ENABLED",
+                "it has no effect, and Tidegate has no such key; unset it"
+            ),
+        ]
+    );
+}
