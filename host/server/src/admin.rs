@@ -5,7 +5,8 @@
 //! [`tidegate_control::Store`]. The listener belongs to the node.
 //!
 //! Invariants: every route is a row of one table, which also makes the OpenAPI document (threat model M4);
-//! changes happen one at a time; a change that was begun ends, even when its caller goes away; a change that
+//! changes of an app happen one at a time, in the order in which they came, and an app
+//! never waits for another one's plugin to be compiled; a change that was begun ends, even when its caller goes away; a change that
 //! cannot be carried out leaves everything as it was.
 
 mod access;
@@ -24,6 +25,7 @@ mod schemas;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod watch;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -31,14 +33,15 @@ use std::{collections::BTreeSet, sync::Arc};
 use axum::Router;
 use sha2::{Digest as _, Sha256};
 use tidegate_control::{Actor, AppName, DesiredState, PluginName, Store, StoreError, Version};
-use tokio::{sync::Mutex, time::Instant};
-use tokio_util::task::TaskTracker;
+use tidegate_realtime::notices::Notices;
+use tokio::{sync::Notify, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::host::{
     Admitted, AppHost, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, PluginHost, Refused,
     Story,
 };
-use self::{access::Attempts, problem::Problem, quota::Quotas};
+use self::{access::Attempts, problem::Problem, quota::Quotas, turns::Turns};
 
 /// Settings of the admin API.
 #[derive(Default)]
@@ -56,9 +59,11 @@ pub struct Admin {
     store: Arc<Store>,
     host: Arc<dyn PluginHost>,
     apps: Arc<dyn AppHost>,
-    /// Held through a whole change, so that what is stored and what runs move together.
-    changes: Mutex<()>,
+    turns: Turns,
+    /// Told after each change that was carried out.
+    changed: Notify,
     attempts: Attempts,
+    notices: Notices,
     quotas: Quotas,
     /// SHA-256 of the configured key.
     configured_key: Option<[u8; 32]>,
@@ -87,8 +92,10 @@ impl Admin {
             store,
             host,
             apps,
-            changes: Mutex::new(()),
+            turns: Turns::default(),
+            changed: Notify::new(),
             attempts: Attempts::default(),
+            notices: Notices::default(),
             quotas: Quotas::default(),
             configured_key: config.key.map(|key| Sha256::digest(key).into()),
             namespaces: config.namespaces,
@@ -103,21 +110,47 @@ impl Admin {
         routes::router(self)
     }
 
-    /// Brings to run what is stored; the node calls it before it accepts connections.
+    /// Brings to run what is stored; the node calls it before it accepts connections. A plugin that cannot run
+    /// does not keep the others from it.
     ///
     /// # Errors
     /// [`StartError`]; nothing runs then.
     pub async fn start(&self) -> Result<(), StartError> {
-        let _turn = self.changes.lock().await;
+        let _applying = self.turns.to_apply().await;
         let desired = blocking(&self.store, Store::desired_state).await?;
         self.host
-            .apply(desired)
+            .start(desired)
             .await
             .map_err(StartError::Refused)?;
         for app in blocking(&self.store, Store::created_apps).await? {
             self.apps.open(&app.name, app.token_secret.reveal());
         }
         Ok(())
+    }
+
+    /// After each change, until `stop`: tries what could not run once more, and has it run if it can now. Nobody
+    /// waits for that.
+    pub async fn retry_after_changes(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.changed.notified() => {}
+            }
+            if !self.host.retry().await {
+                continue;
+            }
+            let _applying = self.turns.to_apply().await;
+            match blocking(&self.store, Store::desired_state).await {
+                Ok(desired) => {
+                    if let Err(refused) = self.host.apply(desired).await {
+                        tracing::warn!(rule = %refused.rule, "a plugin that can run again could not be brought to");
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "what should run could not be read");
+                }
+            }
+        }
     }
 
     /// Compiles a version and tries it; a refusal is written down.
@@ -146,13 +179,14 @@ impl Admin {
     }
 
     /// Stores a change and carries it out. If the host cannot, store and host go back to what was before.
-    /// The caller holds [`Self::changes`].
+    /// The caller has the app's turn.
     async fn change<T: Send + 'static>(
         &self,
         actor: &Actor,
         app: &AppName,
         change: impl FnOnce(&Store, &Actor, &AppName) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Problem> {
+        let _applying = self.turns.to_apply().await;
         let (who, place) = (actor.clone(), app.clone());
         let (snapshot, value, desired) = blocking(&self.store, move |store| {
             let snapshot = store.snapshot(&place)?;
@@ -161,6 +195,7 @@ impl Admin {
         })
         .await?;
         let Err(refused) = self.host.apply(desired).await else {
+            self.changed.notify_one();
             return Ok(value);
         };
         tracing::warn!(%app, rule = %refused.rule, "a change could not be carried out and is undone");

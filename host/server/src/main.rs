@@ -43,6 +43,10 @@ fn serve(options: Serve) -> Result<(), Failure> {
     telemetry::init(config.log.level.as_str(), config.log.file.as_deref())
         .map_err(|error| Failure::usage(error.to_string()))?;
 
+    for variable in &loaded.ignored {
+        tracing::warn!(variable = %variable.name, hint = %variable.hint, "a variable of Centrifugo is set");
+    }
+
     // Runtime: one worker and one shard a core.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -57,8 +61,8 @@ fn serve(options: Serve) -> Result<(), Failure> {
         let (stop, hurry) = (CancellationToken::new(), CancellationToken::new());
         let signals = signals(stop.clone(), hurry.clone());
         let served = async {
-            node.run(stop, hurry).await;
-            Ok(())
+            let served = node.run(stop, hurry).await;
+            served.map_err(|error| Failure::new(error.to_string()))
         };
         tokio::select! {
             served = served => served,

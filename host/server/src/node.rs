@@ -6,10 +6,13 @@
 //! grace period is over.
 
 mod files;
+mod services;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -24,17 +27,18 @@ use tidegate_control::{Actor, FirstKeys, OpenError, Store, StoreError};
 use tidegate_realtime::{
     hub::Hub,
     ids::AppId,
-    memory::{MemoryBroker, SWEEP_INTERVAL},
+    memory::MemoryBroker,
     metrics::RealtimeMetrics,
     node::{Node as RealtimeNode, NodeParts},
 };
 use tidegate_sandbox::{
-    CacheConfig, Clock, STATE_SWEEP_INTERVAL, Sandbox, SandboxConfig, SandboxError, StateQuotas,
-    UnfitSender, UnfitVersion,
+    CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, StateQuotas, UnfitSender,
+    UnfitVersion,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::services::{Services, checkpoint, sweep, sweep_state, warn_insecure};
 use crate::{
     admin::{Admin, AdminConfig, StartError},
     api::{self, ApiConfig, ConfiguredKey},
@@ -60,9 +64,6 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " tidegate");
 /// Over how long a drain spreads its disconnects (threat model O3): the first retry of the client libraries
 /// falls into half a second, so that an unspread drain would be a storm on the other nodes.
 const DRAIN_SPREAD: Duration = Duration::from_secs(10);
-
-/// How often insecure switches are warned about (threat model P5).
-const INSECURE_WARNING_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Connections of the admin listener; operators and tools, never clients.
 const ADMIN_CONNECTIONS: usize = 1_024;
@@ -108,6 +109,13 @@ pub enum BuildError {
     Demo(#[from] DemoError),
 }
 
+/// Why a node did not stop of its own free will.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the node had to stop: its {0} failed; the log has the cause, please report it")]
+    Service(&'static str),
+}
+
 /// A node that listens and has accepted nothing yet.
 #[derive(Debug)]
 pub struct Node {
@@ -124,6 +132,8 @@ pub struct Node {
     first_keys: Option<FirstKeys>,
     control: Arc<Admin>,
     unfit: mpsc::Receiver<UnfitVersion>,
+    store: Arc<Store>,
+    services: Services,
 }
 
 #[derive(Debug)]
@@ -150,7 +160,7 @@ impl Node {
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         let insecure = config.insecure_switches();
         let data_dir = config.data_dir.clone();
-        let (store, first_keys) = open_store(&config).await?;
+        let store = open_store(&config).await?;
         let (unfit_tx, unfit) = mpsc::channel(UNFIT_REPORTS);
         let sandbox = Sandbox::new(sandbox_config(&config, unfit_tx)?)?;
         let mut registry = Registry::default();
@@ -218,24 +228,26 @@ impl Node {
             tracker: tracker.clone(),
         });
         let router = client_router(&config, &store, &realtime, &readiness, &registry, endpoint)?;
-        let client_address = SocketAddr::new(
-            config
-                .http_server
-                .address
-                .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
-            config.http_server.port,
-        );
-        let client = bind(
-            "http_server.port",
-            client_address,
-            Listener {
-                router,
-                admission: Arc::clone(&admission),
-                proxies,
-                metrics: transport.clone(),
-                tracker: tracker.clone(),
-            },
-        )?;
+        let listener = Listener {
+            router,
+            admission: Arc::clone(&admission),
+            proxies,
+            metrics: transport.clone(),
+            tracker: tracker.clone(),
+        };
+        let port = config.http_server.port;
+        let client = match config.http_server.address {
+            Some(address) => bind("http_server.port", SocketAddr::new(address, port), listener)?,
+            None => {
+                let socket = listener::bind_everywhere(port);
+                let socket = socket.map_err(|(address, source)| BuildError::Bind {
+                    setting: "http_server.port",
+                    address,
+                    source,
+                })?;
+                bound("http_server.port", socket, listener)?
+            }
+        };
         let control = Arc::clone(&admin);
         let admin = if config.admin_api.is_enabled {
             Some(admin_listener(
@@ -244,6 +256,8 @@ impl Node {
         } else {
             None
         };
+        // Last, since keys are shown once: no start that fails can have made them.
+        let first_keys = first_keys(&config, &store).await?;
         tracing::info!(client.addr = %client.address, data_dir = %data_dir.display(), "the node is bound");
         Ok(Self {
             realtime,
@@ -259,6 +273,8 @@ impl Node {
             first_keys,
             control,
             unfit,
+            store,
+            services: Services::default(),
         })
     }
 
@@ -272,7 +288,14 @@ impl Node {
     }
 
     /// Serves until `stop`, then drains; `hurry` skips what is left of the drain.
-    pub async fn run(self, stop: CancellationToken, hurry: CancellationToken) {
+    ///
+    /// # Errors
+    /// [`RunError`] when the node drained because something in it failed.
+    pub async fn run(
+        self,
+        stop: CancellationToken,
+        hurry: CancellationToken,
+    ) -> Result<(), RunError> {
         let Self {
             realtime,
             broker,
@@ -287,26 +310,37 @@ impl Node {
             first_keys: _,
             control,
             unfit,
+            store,
+            services,
         } = self;
         // Sessions end before the tasks that write for them and keep their deadlines.
-        let services = TaskTracker::new();
-        let services_stop = CancellationToken::new();
+        let services_stop = services.stop().clone();
         let listeners_stop = CancellationToken::new();
-        realtime.hub().run(&services, &services_stop);
-        services.spawn(sweep(broker, services_stop.clone()));
-        services.spawn(return_unfit(control, unfit, services_stop.clone()));
-        services.spawn(sweep_state(sandbox, services_stop.clone()));
-        services.spawn(warn_insecure(insecure.clone(), services_stop.clone()));
+        for (name, service) in realtime.hub().services(&services_stop) {
+            services.spawn(name, service);
+        }
+        services.spawn("history sweep", sweep(broker, services_stop.clone()));
+        let returning = return_unfit(Arc::clone(&control), unfit, services_stop.clone());
+        services.spawn("return of unfit plugins", returning);
+        let retrying = control.retry_after_changes(services_stop.clone());
+        services.spawn("retry of plugins", retrying);
+        services.spawn("state sweep", sweep_state(sandbox, services_stop.clone()));
+        let warning = warn_insecure(insecure.clone(), services_stop.clone());
+        services.spawn("insecure warning", warning);
         for Bound {
             socket, listener, ..
         } in std::iter::once(client).chain(admin)
         {
-            tracker.spawn(listener.serve(socket, listeners_stop.clone()));
+            let serving = listener.serve(socket, listeners_stop.clone());
+            services.spawn_until("listener", &listeners_stop, &tracker, serving);
         }
         let switches = insecure.iter().map(|switch| switch.key.to_owned());
         readiness.start(switches.collect());
 
-        stop.cancelled().await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = services.fallen() => {}
+        }
         tracing::info!("the node drains");
         // Readiness first, so that balancers stop sending; then new handshakes get 503; then sessions go.
         readiness.drain();
@@ -316,9 +350,7 @@ impl Node {
             listeners_stop.cancel();
             tracker.close();
             tracker.wait().await;
-            services_stop.cancel();
-            services.close();
-            services.wait().await;
+            services.end().await;
         };
         tokio::select! {
             biased; // A finished drain is not a hurried one.
@@ -328,28 +360,51 @@ impl Node {
                 tracing::warn!(open = realtime.num_open(), "the drain took longer than shutdown.timeout");
             }
         }
+        checkpoint(store).await;
+        match services.fallen_name() {
+            Some(name) => Err(RunError::Service(name)),
+            None => Ok(()),
+        }
     }
 }
 
-async fn open_store(config: &Config) -> Result<(Arc<Store>, Option<FirstKeys>), BuildError> {
+async fn open_store(config: &Config) -> Result<Arc<Store>, BuildError> {
     let data_dir = config.data_dir.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        let unusable = |source| BuildError::DataDir {
+    in_data_dir(config, move || {
+        files::make_private_dir(&data_dir).map_err(|source| BuildError::DataDir {
             path: data_dir.clone(),
             source,
-        };
-        files::make_private_dir(&data_dir).map_err(unusable)?;
-        let store = Store::open(&data_dir)?;
+        })?;
+        Ok(Arc::new(Store::open(&data_dir)?))
+    })
+    .await
+}
+
+/// Makes the keys of a first start, and files of them for the commands on this machine.
+async fn first_keys(config: &Config, store: &Arc<Store>) -> Result<Option<FirstKeys>, BuildError> {
+    let (data_dir, store) = (config.data_dir.clone(), Arc::clone(store));
+    in_data_dir(config, move || {
         let first_keys = store.ensure_first_keys(&Actor::node())?;
         if let Some(keys) = &first_keys {
-            let admin = keys.operator.secret.reveal();
-            files::write_private(&data_dir.join("admin.key"), admin).map_err(unusable)?;
-            let api = keys.api.secret.reveal();
-            files::write_private(&data_dir.join("api.key"), api).map_err(unusable)?;
+            for (name, key) in [("admin.key", &keys.operator), ("api.key", &keys.api)] {
+                // The keys are made and about to be shown, so a file that cannot be written is no reason to fail.
+                if let Err(error) = files::write_private(&data_dir.join(name), key.secret.reveal()) {
+                    tracing::warn!(%error, file = name, "a first key could not be written to its file; keep the one that is shown");
+                }
+            }
         }
-        Ok((Arc::new(store), first_keys))
-    });
-    opened.await.unwrap_or_else(|panic| {
+        Ok(first_keys)
+    })
+    .await
+}
+
+/// Does something on a thread that may wait for the disk.
+async fn in_data_dir<T: Send + 'static>(
+    config: &Config,
+    work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+) -> Result<T, BuildError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panic| {
         Err(BuildError::DataDir {
             path: config.data_dir.clone(),
             source: io::Error::other(panic),
@@ -473,13 +528,24 @@ fn bind(
     address: SocketAddr,
     listener: Listener,
 ) -> Result<Bound, BuildError> {
-    let failed = |source| BuildError::Bind {
+    let socket = listener::bind(address).map_err(|source| BuildError::Bind {
         setting,
         address,
         source,
-    };
-    let socket = listener::bind(address).map_err(failed)?;
-    let address = socket.local_addr().map_err(failed)?;
+    })?;
+    bound(setting, socket, listener)
+}
+
+fn bound(
+    setting: &'static str,
+    socket: TcpListener,
+    listener: Listener,
+) -> Result<Bound, BuildError> {
+    let address = socket.local_addr().map_err(|source| BuildError::Bind {
+        setting,
+        address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        source,
+    })?;
     Ok(Bound {
         socket,
         address,
@@ -494,48 +560,4 @@ fn node_name(config: &Config) -> String {
         let host = host.nodename().to_string_lossy();
         format!("{host}_{}", config.http_server.port)
     })
-}
-
-async fn sweep(broker: Arc<MemoryBroker>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
-    // A sweep that had much to free is not followed by those it delayed.
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased; // Stop wins, so that shutdown is prompt.
-            () = stop.cancelled() => return,
-            () = async {
-                ticks.tick().await;
-                broker.sweep().await;
-            } => {}
-        }
-    }
-}
-
-async fn sweep_state(sandbox: Arc<Sandbox>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(STATE_SWEEP_INTERVAL);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        // All the keys of an app may end at the same moment.
-        let sandbox = Arc::clone(&sandbox);
-        if let Err(error) = tokio::task::spawn_blocking(move || sandbox.sweep_state()).await {
-            tracing::error!(%error, "the sweep of the plugins' state ended early");
-        }
-    }
-}
-
-async fn warn_insecure(switches: Vec<InsecureSwitch>, stop: CancellationToken) {
-    let mut ticks = tokio::time::interval(INSECURE_WARNING_INTERVAL);
-    while !switches.is_empty() {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        for InsecureSwitch { key, consequence } in &switches {
-            tracing::warn!(key, consequence, "an insecure switch is on");
-        }
-    }
 }

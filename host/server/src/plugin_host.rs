@@ -3,7 +3,11 @@
 //! Owns the translation between the control store's rows and the sandbox's bindings, and the compiled versions
 //! that the desired state names. Decides nothing. Compiling and instantiating happen on blocking threads.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use serde_json::json;
@@ -11,7 +15,7 @@ use tidegate_control::{DesiredBinding, DesiredState, Digest, Store};
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
-    FailurePolicy, Hook, Sandbox, Scope, StepEnd, StoryStep, UnfitVersion,
+    FailurePolicy, Hook, PluginLimits, Sandbox, Scope, StepEnd, StoryStep, UnfitVersion,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -49,9 +53,37 @@ struct Inner {
     store: Arc<Store>,
     /// Limits that the operator set for all plugins.
     config: PluginsConfig,
-    /// What runs, so that a change compiles only what is new. Written after each successful apply.
-    running: Mutex<HashMap<Digest, Compiled>>,
+    /// Written after each successful apply.
+    running: Mutex<Running>,
 }
+
+/// What came of the desired state.
+#[derive(Debug, Default)]
+struct Running {
+    /// The code that runs, so that a change compiles only what is new.
+    ready: HashMap<Digest, Compiled>,
+    /// Bindings that should run and cannot, by id.
+    waiting: BTreeMap<String, Waiting>,
+}
+
+/// A binding that answers its failure policy, because its plugin cannot run.
+#[derive(Debug, Clone)]
+struct Waiting {
+    row: DesiredBinding,
+    why: Refused,
+}
+
+/// When a desired state is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// Nothing runs yet, and all that can shall.
+    Start,
+    /// Something was changed, which is refused when it cannot be carried out.
+    Change,
+}
+
+/// The rule of bindings that this node cannot make sense of; trying again does not help.
+const BINDING_RULE: &str = "binding";
 
 impl SandboxHost {
     pub fn new(sandbox: Arc<Sandbox>, store: Arc<Store>, config: PluginsConfig) -> Self {
@@ -88,14 +120,41 @@ impl PluginHost for SandboxHost {
     fn prepare(&self, candidate: Candidate) -> Later<Result<(), Refused>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move || {
-            inner.compile(&candidate.artifact)?;
+            let compiled = inner.compile(&candidate.artifact)?;
+            // What could not run before can now: nothing shall say otherwise when it is applied.
+            inner.offer(candidate.digest, compiled);
             Ok(())
         }))
     }
 
     fn apply(&self, desired: DesiredState) -> Later<Result<(), Refused>> {
         let inner = Arc::clone(&self.inner);
-        Box::pin(blocking(move || inner.apply(&desired)))
+        Box::pin(blocking(move || inner.apply(&desired, Occasion::Change)))
+    }
+
+    fn start(&self, desired: DesiredState) -> Later<Result<(), Refused>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move || {
+            inner.prune();
+            inner.apply(&desired, Occasion::Start)
+        }))
+    }
+
+    fn retry(&self) -> Later<bool> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let tried = tokio::task::spawn_blocking(move || inner.retry()).await;
+            tried.unwrap_or_else(|panic| {
+                tracing::error!(%panic, "plugins that cannot run could not be tried again");
+                false
+            })
+        })
+    }
+
+    fn problem(&self, binding: &str) -> Option<Refused> {
+        let running = self.inner.running.lock();
+        let waiting = running.waiting.get(binding)?;
+        Some(waiting.why.clone())
     }
 
     fn explain(&self, trace: &str) -> Option<Story> {
@@ -135,6 +194,7 @@ impl PluginHost for SandboxHost {
             "instances_made": statistics.instances_made,
             "log_lines_dropped": statistics.log_lines_dropped,
             "hooks": hooks.collect::<Vec<_>>(),
+            "not_running": self.inner.not_running(),
         })
     }
 }
@@ -204,37 +264,137 @@ impl Inner {
         })
     }
 
-    fn apply(&self, desired: &DesiredState) -> Result<(), Refused> {
-        let mut compiled: HashMap<Digest, Compiled> = HashMap::new();
+    fn apply(&self, desired: &DesiredState, occasion: Occasion) -> Result<(), Refused> {
+        let mut next = Running::default();
+        let mut refused: HashMap<Digest, Refused> = HashMap::new();
         let mut bindings = Bindings::default();
         for row in &desired.bindings {
-            let ready = match compiled.get(&row.digest) {
-                Some(ready) => ready.clone(),
-                None => {
-                    let ready = self.ready(row)?;
-                    compiled.insert(row.digest, ready.clone());
-                    ready
-                }
+            let before = self.why_waiting(row);
+            let code = match (next.ready.get(&row.digest), refused.get(&row.digest)) {
+                (Some(ready), _) => Ok(ready.clone()),
+                (None, Some(why)) => Err(why.clone()),
+                (None, None) => self.code(row, before.as_ref()),
             };
-            let (app, binding) = self.binding(row, ready)?;
+            if let Err(why) = &code {
+                refused.insert(row.digest, why.clone());
+            }
+            let (app, binding) = match code.and_then(|code| self.binding(row, code)) {
+                Ok((app, binding)) => {
+                    if before.is_some() {
+                        tracing::info!(app = %row.app, plugin = %row.plugin, version = row.version, hook = %row.hook, "a plugin that could not run does now");
+                    }
+                    next.ready.insert(row.digest, binding.compiled.clone());
+                    (app, binding)
+                }
+                Err(why) if before.is_some() || occasion == Occasion::Start => {
+                    if before.is_none() {
+                        tracing::error!(
+                            app = %row.app, plugin = %row.plugin, version = row.version, hook = %row.hook,
+                            rule = %why.rule, detail = %why.detail, help = %why.help,
+                            "a plugin cannot run; its bindings answer their failure policy until it can"
+                        );
+                    }
+                    let stand_in = stand_in(row, &why);
+                    let row = row.clone();
+                    next.waiting.insert(row.id.clone(), Waiting { row, why });
+                    let Some(stand_in) = stand_in else { continue };
+                    stand_in
+                }
+                Err(why) => return Err(why),
+            };
             bindings.apps.entry(app).or_default().push(binding);
         }
         let applied = self.sandbox.apply(&bindings);
         applied.map_err(|error| Refused {
-            rule: "binding".to_owned(),
+            rule: BINDING_RULE.to_owned(),
             detail: error.to_string(),
             help: "unbind the plugin there, or activate a version that fits the binding".to_owned(),
         })?;
-        *self.running.lock() = compiled;
+        *self.running.lock() = next;
         Ok(())
     }
 
-    /// The version's code: what already runs, or from the store.
-    fn ready(&self, row: &DesiredBinding) -> Result<Compiled, Refused> {
-        let running = self.running.lock().get(&row.digest).cloned();
-        if let Some(running) = running {
-            return Ok(running);
+    /// Removes compiled code of versions that are gone.
+    fn prune(&self) {
+        match self.store.digests() {
+            Ok(digests) => {
+                let digests: Vec<_> = digests.iter().map(|digest| *digest.as_bytes()).collect();
+                self.sandbox.keep_only(&digests);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "compiled plugins that are gone could not be found")
+            }
         }
+    }
+
+    /// Why this very binding of this very code did not run so far.
+    fn why_waiting(&self, row: &DesiredBinding) -> Option<Refused> {
+        let running = self.running.lock();
+        let waiting = running.waiting.get(&row.id)?;
+        (waiting.row.digest == row.digest).then(|| waiting.why.clone())
+    }
+
+    /// Keeps code for the next apply, if bindings wait for it.
+    fn offer(&self, digest: Digest, compiled: Compiled) {
+        let mut running = self.running.lock();
+        if running
+            .waiting
+            .values()
+            .any(|waiting| waiting.row.digest == digest)
+        {
+            running.ready.insert(digest, compiled);
+        }
+    }
+
+    /// Makes code ready that could not be so far; answers whether any is.
+    fn retry(&self) -> bool {
+        let waiting: HashMap<Digest, DesiredBinding> = {
+            let running = self.running.lock();
+            let waiting = running.waiting.values();
+            let waiting = waiting.filter(|waiting| waiting.why.rule != BINDING_RULE);
+            waiting
+                .map(|waiting| (waiting.row.digest, waiting.row.clone()))
+                .collect()
+        };
+        let mut is_any = false;
+        for (digest, row) in waiting {
+            if let Ok(compiled) = self.stored_code(&row) {
+                self.offer(digest, compiled);
+                is_any = true;
+            }
+        }
+        is_any
+    }
+
+    fn not_running(&self) -> Vec<serde_json::Value> {
+        let running = self.running.lock();
+        let waiting = running.waiting.values().map(|Waiting { row, why }| {
+            json!({
+                "app": row.app,
+                "plugin": row.plugin,
+                "version": row.version,
+                "hook": row.hook,
+                "scope": row.scope,
+                "rule": why.rule,
+                "detail": why.detail,
+            })
+        });
+        waiting.collect()
+    }
+
+    /// The version's code: what already runs, or from the store. What could not be had is not tried again here:
+    /// a change of another app shall not wait for it.
+    fn code(&self, row: &DesiredBinding, before: Option<&Refused>) -> Result<Compiled, Refused> {
+        let running = self.running.lock().ready.get(&row.digest).cloned();
+        match (running, before) {
+            (Some(running), _) => Ok(running),
+            // A binding that was changed may make sense now, and its code is at hand.
+            (None, Some(why)) if why.rule != BINDING_RULE => Err(why.clone()),
+            (None, _) => self.stored_code(row),
+        }
+    }
+
+    fn stored_code(&self, row: &DesiredBinding) -> Result<Compiled, Refused> {
         let artifact = self.store.artifact(&row.digest).map_err(|error| Refused {
             rule: "artifact".to_owned(),
             detail: format!(
@@ -252,7 +412,7 @@ impl Inner {
         compiled: Compiled,
     ) -> Result<(AppId, Binding), Refused> {
         let unknown = |what: &str| Refused {
-            rule: "binding".to_owned(),
+            rule: BINDING_RULE.to_owned(),
             detail: format!("binding {} has {what} that this node does not know", row.id),
             help: "unbind it, or run the release that made it".to_owned(),
         };
@@ -277,8 +437,39 @@ impl Inner {
             failure_policy,
             limits: self.config.limits(hook),
         };
+        binding.check().map_err(|problem| Refused {
+            rule: BINDING_RULE.to_owned(),
+            detail: format!(
+                "{} version {} at {hook}: {problem}",
+                row.plugin, row.version
+            ),
+            help: "unbind the plugin there, or activate a version that fits the binding".to_owned(),
+        })?;
         Ok((app, binding))
     }
+}
+
+/// What answers in place of a binding that cannot be carried out: its failure policy. Where not even that can be
+/// made out, the question fails for the whole app rather than go unasked. `None` when nothing tells which question.
+fn stand_in(row: &DesiredBinding, why: &Refused) -> Option<(AppId, Binding)> {
+    let app = AppId::parse(row.app.as_str()).ok()?;
+    let hook = Hook::parse(row.hook.as_str())?;
+    let mut binding = Binding {
+        plugin: row.plugin.as_str().into(),
+        version: row.version,
+        compiled: Compiled::not_ready(*row.digest.as_bytes(), format!("{why}; {}", why.help)),
+        hook,
+        scope: Scope::parse(&row.scope.to_string()).unwrap_or(Scope::App),
+        position: i64::from(row.position),
+        config: "{}".into(),
+        failure_policy: FailurePolicy::parse(row.failure_policy.as_str()).unwrap_or_default(),
+        limits: PluginLimits::default(),
+    };
+    if binding.check().is_err() {
+        binding.scope = Scope::App;
+        binding.failure_policy = FailurePolicy::Closed;
+    }
+    Some((app, binding))
 }
 
 fn control_hook(hook: Hook) -> Option<tidegate_control::Hook> {

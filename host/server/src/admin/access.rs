@@ -63,6 +63,14 @@ impl Admin {
         let caller = bearer(parts).and_then(|key| self.verify(key, ip));
         caller.ok_or_else(|| {
             self.attempts.fail(ip, Instant::now());
+            if let Some(suppressed) = self.notices.due("admin_key") {
+                let address = ip.map(|ip| ip.to_string());
+                tracing::info!(
+                    client.addr = address,
+                    suppressed,
+                    "a call of the admin API without a valid key was refused"
+                );
+            }
             Problem::unauthorized()
         })
     }

@@ -30,7 +30,7 @@ pub(super) async fn create(call: Call) -> Result<Answer, Problem> {
         other => other.into(),
     })?;
     let actor = call.caller.actor.clone();
-    let _turn = call.admin.changes.lock().await;
+    let _turn = call.admin.turns.of(&name).await;
     let created = call
         .ask(move |store| store.create_app(&actor, &name))
         .await?;
@@ -43,7 +43,7 @@ pub(super) async fn create(call: Call) -> Result<Answer, Problem> {
 
 pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
     let (app, actor) = (call.app()?, call.caller.actor.clone());
-    let _turn = call.admin.changes.lock().await;
+    let _turn = call.admin.turns.of(&app).await;
     let name = app.clone();
     call.ask(move |store| store.delete_app(&actor, &name))
         .await?;

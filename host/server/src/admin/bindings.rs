@@ -28,7 +28,7 @@ pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
     let bindings = call.ask(move |store| store.bindings(&app)).await?;
     let items: Vec<Value> = bindings
         .iter()
-        .map(|binding| show(binding, secrets))
+        .map(|binding| show(&call, binding, secrets))
         .collect();
     Ok(Answer::ok(json!({ "items": items })))
 }
@@ -51,7 +51,7 @@ pub(super) async fn bind(call: Call) -> Result<Answer, Problem> {
     let kept = not_named(&request);
     let warning = unknown_namespace(&call, &request.scope);
     let (app, actor) = (call.app()?, call.caller.actor.clone());
-    let _turn = call.admin.changes.lock().await;
+    let _turn = call.admin.turns.of(&app).await;
     prepare_active(&call, &request.plugin).await?;
     let bound = call
         .admin
@@ -59,7 +59,7 @@ pub(super) async fn bind(call: Call) -> Result<Answer, Problem> {
             store.bind(actor, app, &request)
         })
         .await?;
-    let mut body = show(&bound.binding, Secrets::Redacted);
+    let mut body = show(&call, &bound.binding, Secrets::Redacted);
     body["is_new"] = json!(bound.is_new);
     if !bound.is_new {
         body["kept"] = json!(kept);
@@ -127,14 +127,14 @@ async fn prepare_active(call: &Call, plugin: &PluginName) -> Result<(), Problem>
 pub(super) async fn unbind(call: Call) -> Result<Answer, Problem> {
     let (app, actor) = (call.app()?, call.caller.actor.clone());
     let id = call.param("binding").to_owned();
-    let _turn = call.admin.changes.lock().await;
+    let _turn = call.admin.turns.of(&app).await;
     let binding = call
         .admin
         .change(&actor, &app, move |store, actor, app| {
             store.unbind(actor, app, &id)
         })
         .await?;
-    Ok(Answer::ok(show(&binding, Secrets::Redacted)))
+    Ok(Answer::ok(show(&call, &binding, Secrets::Redacted)))
 }
 
 /// Whether settings are shown as they are.
@@ -168,8 +168,8 @@ impl Secrets {
     }
 }
 
-/// A binding as JSON, its configuration embedded.
-pub(super) fn show(binding: &Binding, secrets: Secrets) -> Value {
+/// A binding as JSON, its configuration embedded, and why it does not run if it should.
+pub(super) fn show(call: &Call, binding: &Binding, secrets: Secrets) -> Value {
     let mut body = json!({
         "id": binding.id,
         "app": binding.app,
@@ -188,6 +188,9 @@ pub(super) fn show(binding: &Binding, secrets: Secrets) -> Value {
     }
     if let Some(version) = binding.active_version {
         body["active_version"] = json!(version);
+    }
+    if let Some(why) = call.admin.host.problem(&binding.id) {
+        body["problem"] = json!(why.to_string());
     }
     body
 }

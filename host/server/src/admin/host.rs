@@ -23,6 +23,23 @@ pub trait PluginHost: Send + Sync + 'static {
     /// before goes on.
     fn apply(&self, desired: DesiredState) -> Later<Result<(), Refused>>;
 
+    /// As [`Self::apply`] when the node starts: a binding that cannot be carried out does not keep the others from
+    /// running. It answers its failure policy, and [`Self::problem`] says why.
+    fn start(&self, desired: DesiredState) -> Later<Result<(), Refused>> {
+        self.apply(desired)
+    }
+
+    /// Tries what could not be carried out once more, without changing what runs. Answers whether [`Self::apply`]
+    /// would now carry out more of it.
+    fn retry(&self) -> Later<bool> {
+        Box::pin(std::future::ready(false))
+    }
+
+    /// Why a binding cannot be carried out, by its id.
+    fn problem(&self, _binding: &str) -> Option<Refused> {
+        None
+    }
+
     /// What happened under a trace id, while it is remembered.
     fn explain(&self, trace: &str) -> Option<Story>;
 

@@ -61,7 +61,7 @@ pub(super) async fn inspect(call: Call) -> Result<Answer, Problem> {
         .await?;
     let bindings: Vec<Value> = bindings
         .iter()
-        .map(|binding| bindings::show(binding, secrets))
+        .map(|binding| bindings::show(&call, binding, secrets))
         .collect();
     let mut body = json!(plugin);
     body["versions"] = json!(versions);
@@ -127,7 +127,7 @@ pub(super) async fn upload(call: Call) -> Result<Answer, Problem> {
             return Err(Problem::refused(refused));
         }
     };
-    let _turn = call.admin.changes.lock().await;
+    let _turn = call.admin.turns.of(&app).await;
     let note = call.query.get("note").unwrap_or_default().to_owned();
     let shown = name.clone();
     let uploaded = call
@@ -187,7 +187,7 @@ async fn switch(
     + 'static,
 ) -> Result<Answer, Problem> {
     let (app, name, actor) = (call.app()?, plugin(&call)?, call.caller.actor.clone());
-    let _turn = call.admin.changes.lock().await;
+    let _turn = call.admin.turns.of(&app).await;
     let (place, wanted) = (app.clone(), name.clone());
     let version = call.ask(move |store| find(store, &place, &wanted)).await?;
     call.admin
@@ -204,7 +204,7 @@ async fn switch(
 
 pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
     let (app, name, actor) = (call.app()?, plugin(&call)?, call.caller.actor.clone());
-    let _turn = call.admin.changes.lock().await;
+    let _turn = call.admin.turns.of(&app).await;
     call.ask(move |store| store.delete_plugin(&actor, &app, &name))
         .await?;
     Ok(Answer::empty())

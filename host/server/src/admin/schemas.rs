@@ -165,7 +165,11 @@ const SHAPES: &[Shape] = &[
             ("failure_policy", "string"),
             ("created_at", "time"),
         ],
-        &[("config", "any"), ("active_version", "integer")],
+        &[
+            ("config", "any"),
+            ("active_version", "integer"),
+            ("problem", "string"),
+        ],
     ),
     (
         "BoundBinding",
@@ -185,6 +189,7 @@ const SHAPES: &[Shape] = &[
             ("active_version", "integer"),
             ("kept", "[string]"),
             ("warnings", "[string]"),
+            ("problem", "string"),
         ],
     ),
     ("Bindings", &[("items", "[Binding]")], &[]),

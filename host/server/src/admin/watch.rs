@@ -40,7 +40,7 @@ impl Admin {
             who: ACTOR.to_owned(),
             ip: None,
         };
-        let _turn = self.changes.lock().await;
+        let _turn = self.turns.of(app).await;
         let (place, name) = (app.clone(), plugin.clone());
         let target = blocking(&self.store, move |store| {
             let active = store.plugin(&place, &name)?.active_version;

@@ -227,7 +227,16 @@ fn list(command: &List, output: Output) -> Result<(), Failure> {
         if bindings.is_empty() {
             return format!("{plugins}\n\nno plugin is asked anywhere; `tidegate plugin bind NAME HOOK` changes that");
         }
-        format!("{plugins}\n\n{}", binding_table(&bindings))
+        let mut text = format!("{plugins}\n\n{}", binding_table(&bindings));
+        for binding in bindings.iter().filter(|binding| binding["problem"].is_string()) {
+            text.push_str(&format!(
+                "\n{} does not run at {}: {}",
+                cell(&binding["plugin"]),
+                describe(binding),
+                cell(&binding["problem"])
+            ));
+        }
+        text
     });
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! A plugin host that does as it is told, and a client of the API.
 //!
 //! Uploads are text: `filtering rpc; anything` exports those hooks; `refuse …` is refused; a version that says
-//! `compile: RULE` breaks that rule when it is compiled, one that says `untried` fails its later trial, one that says `unfit` passes it and cannot be applied.
+//! `compile: RULE` breaks that rule when it is compiled, one that says `untried` fails its later trial, one that says `unfit` passes it and cannot be applied; one that says `slow` waits for [`FakeHost::compiler`] in both.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -24,7 +24,6 @@ use crate::admin::{
     schemas,
 };
 
-#[derive(Default)]
 pub(super) struct FakeHost {
     /// What runs.
     pub(super) running: Mutex<DesiredState>,
@@ -33,6 +32,37 @@ pub(super) struct FakeHost {
     artifacts: Mutex<Vec<(tidegate_control::Digest, String)>>,
     /// While set, applying waits for the gate.
     pub(super) gate: Mutex<Option<Arc<tokio::sync::Semaphore>>>,
+    /// Each `slow` version takes a permit.
+    pub(super) compiler: Arc<tokio::sync::Semaphore>,
+    /// Told when one waits for it.
+    pub(super) compiling: Arc<tokio::sync::Notify>,
+}
+
+impl Default for FakeHost {
+    fn default() -> Self {
+        Self {
+            running: Mutex::default(),
+            log: Mutex::default(),
+            artifacts: Mutex::default(),
+            gate: Mutex::default(),
+            compiler: Arc::new(tokio::sync::Semaphore::new(0)),
+            compiling: Arc::default(),
+        }
+    }
+}
+
+impl FakeHost {
+    /// Takes its time for `slow` versions.
+    fn compile(&self, text: &str) -> impl Future<Output = ()> + Send + 'static {
+        let compiler = text.contains("slow").then(|| self.compiler.clone());
+        let compiling = self.compiling.clone();
+        async move {
+            if let Some(compiler) = compiler {
+                compiling.notify_one();
+                compiler.acquire().await.unwrap().forget();
+            }
+        }
+    }
 }
 
 fn refusal(rule: &str) -> Refused {
@@ -63,7 +93,9 @@ impl PluginHost for FakeHost {
 
     fn try_out(&self, artifact: Arc<[u8]>) -> Later<Result<(), Refused>> {
         let text = String::from_utf8_lossy(&artifact).into_owned();
+        let compiled = self.compile(&text);
         Box::pin(async move {
+            compiled.await;
             match text.split_once("compile: ") {
                 Some((_, rule)) => Err(refusal(rule)),
                 None => Ok(()),
@@ -78,7 +110,9 @@ impl PluginHost for FakeHost {
             candidate.plugin, candidate.version
         ));
         self.artifacts.lock().push((candidate.digest, text.clone()));
+        let compiled = self.compile(&text);
         Box::pin(async move {
+            compiled.await;
             if text.contains("untried") {
                 return Err(refusal("trial"));
             }

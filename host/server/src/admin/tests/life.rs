@@ -366,3 +366,80 @@ async fn a_key_of_the_configuration_file_is_refused_by_name() {
         .await
         .is_problem(404, "not-found");
 }
+
+#[tokio::test]
+async fn what_one_app_has_compiled_delays_no_change_of_another() {
+    let bench = Arc::new(Bench::new());
+    let other = bench.key_of_other_app(KeyRole::AppAdmin);
+    let plugin = "/apps/other/plugins/filter";
+    for text in ["filtering; one", "filtering; two"] {
+        let path = format!("{plugin}/versions");
+        let got = bench.ask("POST", &path, text, &other).await;
+        got.is(201, "UploadedVersion");
+    }
+    for version in [1, 2] {
+        let body = json!({ "version": version }).to_string();
+        let path = format!("{plugin}/activate");
+        let got = bench.ask("POST", &path, &body, &other).await;
+        got.is(200, "Activation");
+    }
+    bench.upload("quick", "filtering").await;
+
+    // An upload, and then the activation of it, wait for the compiler.
+    for step in ["upload", "activate"] {
+        let slow = tokio::spawn({
+            let bench = bench.clone();
+            async move {
+                match step {
+                    "upload" => bench.upload("filter", "filtering; slow").await,
+                    _ => bench.activate("filter", 1).await,
+                }
+            }
+        });
+        bench.host.compiling.notified().await;
+        // Nothing of the other app waits with them: rolled back to 1 while the upload waits, then 2 again.
+        let (path, body) = match step {
+            "upload" => (format!("{plugin}/rollback"), "{}".to_owned()),
+            _ => (
+                format!("{plugin}/activate"),
+                json!({ "version": 2 }).to_string(),
+            ),
+        };
+        let got = bench.ask("POST", &path, &body, &other).await;
+        got.is(200, "Activation");
+        assert!(!slow.is_finished(), "the {step} waits");
+        bench.host.compiler.add_permits(1);
+        assert!(slow.await.unwrap().status < 300);
+    }
+}
+
+#[tokio::test]
+async fn changes_of_one_app_take_place_in_the_order_in_which_they_came() {
+    let bench = Arc::new(Bench::new());
+    for text in ["filtering; one slow", "filtering; two"] {
+        bench
+            .host
+            .compiler
+            .add_permits(usize::from(text.contains("slow")));
+        bench
+            .upload("filter", text)
+            .await
+            .is(201, "UploadedVersion");
+    }
+    bench.bind("filter", "filtering").await;
+    // Consumes what the upload told.
+    bench.host.compiling.notified().await;
+    let activate = |version| {
+        let bench = bench.clone();
+        tokio::spawn(async move { bench.activate("filter", version).await })
+    };
+    let first = activate(1);
+    bench.host.compiling.notified().await;
+    let second = activate(2);
+    tokio::task::yield_now().await;
+    bench.host.compiler.add_permits(1);
+    first.await.unwrap().is(200, "Activation");
+    let got = second.await.unwrap();
+    assert_eq!(got.is(200, "Activation")["previous_version"], 1);
+    assert_eq!(bench.running(), ["filter@2"]);
+}
