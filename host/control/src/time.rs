@@ -19,7 +19,8 @@ impl Timestamp {
         Self(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
-    pub(crate) fn from_millis(millis: i64) -> Self {
+    /// From milliseconds since 1970.
+    pub fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 

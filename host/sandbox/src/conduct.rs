@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -67,6 +67,8 @@ pub(crate) struct Conduct {
     /// What a call gets while the breaker is open; written at each opening.
     shut: Mutex<Failure>,
     pub(crate) shared_trace: SharedTrace,
+    /// The second, from 1, in which a failure was last logged as a warning.
+    warned_in: AtomicU64,
 }
 
 impl Conduct {
@@ -80,6 +82,7 @@ impl Conduct {
             is_reported: AtomicBool::new(false),
             shut: Mutex::new(Failure::new(FailureKind::BreakerOpen, "")),
             shared_trace: SharedTrace::default(),
+            warned_in: AtomicU64::new(0),
         }
     }
 
@@ -112,6 +115,12 @@ impl Conduct {
     /// The failure that calls get while the breaker is open.
     pub(crate) fn shut_failure(&self) -> Failure {
         self.shut.lock().clone()
+    }
+
+    /// Whether a failure may be logged as a warning: one a second may. Its breaker speaks for the others.
+    pub(crate) fn may_warn(&self, now_millis: u64) -> bool {
+        let second = now_millis / 1_000 + 1;
+        self.warned_in.swap(second, Ordering::Relaxed) != second
     }
 
     /// The call was answered, be it with a refusal.

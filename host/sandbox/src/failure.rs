@@ -7,8 +7,14 @@ use std::{fmt, sync::Arc};
 
 use wasmtime::{PoolConcurrencyLimitError, Trap};
 
-/// Longest detail kept; a backtrace of a few frames fits.
+/// Longest detail kept.
 const DETAIL_BYTES: usize = 1_024;
+/// Longest line of a backtrace kept; names of generic functions go on for ever.
+const FRAME_BYTES: usize = 160;
+/// Lines of a backtrace kept; the engine collects 16 frames, and inlined functions have lines of their own.
+const FRAMES: usize = 24;
+/// How the engine's backtrace begins where it is part of an error.
+const BACKTRACE: &str = "error while executing at wasm backtrace:";
 
 /// The kinds of failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,6 +75,8 @@ pub(crate) struct Failure {
     pub(crate) kind: FailureKind,
     /// For operators and authors; escaped, since parts of it come from the guest.
     pub(crate) detail: Arc<str>,
+    /// Where the guest was, innermost first; escaped.
+    pub(crate) frames: Arc<[Box<str>]>,
 }
 
 /// What ends a guest's call from within a host function or a check of its answer.
@@ -107,6 +115,7 @@ impl Failure {
         Self {
             kind,
             detail: escape(detail, DETAIL_BYTES).into(),
+            frames: Arc::default(),
         }
     }
 
@@ -131,8 +140,22 @@ impl Failure {
                 Phase::Call => FailureKind::BadValue,
             }
         };
-        Self::new(kind, &format!("{error:#}"))
+        let causes = error.chain().map(ToString::to_string);
+        let (backtraces, causes): (Vec<_>, Vec<_>) =
+            causes.partition(|cause| cause.starts_with(BACKTRACE));
+        Self {
+            frames: backtraces.iter().flat_map(|text| frames(text)).collect(),
+            ..Self::new(kind, &causes.join(": "))
+        }
     }
+}
+
+/// The lines of a backtrace below its heading.
+fn frames(backtrace: &str) -> impl Iterator<Item = Box<str>> {
+    let lines = backtrace.lines().skip(1).take(FRAMES);
+    // The engine aligns offsets with blanks.
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    lines.map(move |line| escape(&words(line), FRAME_BYTES).into())
 }
 
 /// Makes guest text fit for a log line: control characters escaped, cut at `max_bytes`.
@@ -179,5 +202,21 @@ mod tests {
         let kind = |denied| Failure::classify(&error, Phase::Call, denied).kind;
         assert_eq!(kind(true), FailureKind::Memory);
         assert_eq!(kind(false), FailureKind::Trap);
+    }
+    #[test]
+    fn frames_are_kept_apart_from_the_cause() {
+        let error = wasmtime::Error::from(Trap::UnreachableCodeReached).context(format!(
+            "{BACKTRACE}\n    0: 0xd5 - <unknown>!a\u{1b}\n    1: 0xd6 - <unknown>!b"
+        ));
+        let failure = Failure::classify(&error, Phase::Call, false);
+        assert_eq!(
+            &*failure.detail,
+            "wasm trap: wasm `unreachable` instruction executed"
+        );
+        let frames: Vec<&str> = failure.frames.iter().map(|frame| &**frame).collect();
+        assert_eq!(
+            frames,
+            ["0: 0xd5 - <unknown>!a\\u{1b}", "1: 0xd6 - <unknown>!b"]
+        );
     }
 }

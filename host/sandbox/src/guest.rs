@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tidegate_realtime::hooks::{Destination, Draft, Effect, Origin, Peer, TokenCheck};
 
 use crate::{
-    capabilities::{json::Parsed, kept::Kept, state::StateUse},
+    capabilities::{json::Parsed, kept::Kept, log::LogTail, state::StateUse},
     deadline::Deadline,
     failure::GuestFault,
     limits,
@@ -47,6 +47,8 @@ pub(crate) struct CallState {
     pub(crate) state: StateUse,
     /// The message's data, once a field of it was asked for.
     pub(crate) parsed: Parsed,
+    /// For the story, should the call fail.
+    pub(crate) log: LogTail,
 }
 
 /// What a call is about.

@@ -23,6 +23,7 @@ use crate::{
     Runtime,
     binding::{FailurePolicy, Hook, Scope},
     call::{Called, call},
+    capabilities::log::LogTail,
     convert::{self, DISCONNECT_REASON_BYTES, FilterAnswer, RouteAnswer},
     failure::{Failure, FailureKind},
     guest::{CallState, Destinations, Facts, GuestState},
@@ -301,9 +302,11 @@ impl<'a> Asker<'a> {
             let answer = match called.result {
                 Ok(answer) => answer,
                 Err(failure) => match unit.failure_policy {
-                    FailurePolicy::Closed => return Err(question.failed(unit, &failure)),
+                    FailurePolicy::Closed => {
+                        return Err(question.failed(unit, failure, called.state.log));
+                    }
                     FailurePolicy::Open => {
-                        question.passed_over(unit, failure);
+                        question.passed_over(unit, failure, called.state.log);
                         continue;
                     }
                 },
@@ -361,7 +364,7 @@ impl<'a> Asker<'a> {
             draft.tags = called.state.take_tags();
             let answer = match called.result {
                 Ok(answer) => answer,
-                Err(failure) => return Err(question.failed(unit, &failure)),
+                Err(failure) => return Err(question.failed(unit, failure, called.state.log)),
             };
             question.effects.append(&mut called.state.queued);
             let destinations = match called.state.edits {
@@ -419,7 +422,7 @@ struct Question<'a> {
 
 enum Step {
     Answered(&'static str),
-    Failed(Failure),
+    Failed(Failure, LogTail),
 }
 
 impl<'a> Question<'a> {
@@ -464,7 +467,7 @@ impl<'a> Question<'a> {
                 self.effects.append(&mut called.state.queued);
                 Ok(answer)
             }
-            Err(failure) => Err(self.failed(unit, &failure)),
+            Err(failure) => Err(self.failed(unit, failure, called.state.log)),
         }
     }
 
@@ -489,30 +492,45 @@ impl<'a> Question<'a> {
     }
 
     #[cold]
-    fn failed(&mut self, unit: &'a Arc<Unit>, failure: &Failure) -> HookFailure {
-        self.steps.push((unit, Step::Failed(failure.clone())));
+    fn failed(&mut self, unit: &'a Arc<Unit>, failure: Failure, log: LogTail) -> HookFailure {
+        self.steps.push((unit, Step::Failed(failure.clone(), log)));
         if failure.kind == FailureKind::BreakerOpen {
             let now = self.runtime.clock.now_millis();
             let trace_id = unit.conduct.shared_trace.get(now, || self.tell());
             return HookFailure { trace_id };
         }
         let trace_id = self.tell();
-        tracing::debug!(
-            app = %self.app, plugin = %unit.plugin, version = unit.version, hook = self.hook.as_str(),
-            trace_id = %trace_id, kind = failure.kind.as_str(), detail = %failure.detail,
-            "plugin call failed"
-        );
+        self.log(unit, &failure, &trace_id);
         HookFailure { trace_id }
     }
 
     #[cold]
-    fn passed_over(&mut self, unit: &'a Arc<Unit>, failure: Failure) {
+    fn passed_over(&mut self, unit: &'a Arc<Unit>, failure: Failure, log: LogTail) {
         slots::count(unit, CallEnd::PassedOver);
         // An open breaker was told when it opened; a story for each message would push that one out.
         if failure.kind != FailureKind::BreakerOpen {
-            self.trace_id.get_or_insert_with(new_trace_id);
+            let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
+            self.log(unit, &failure, &trace_id);
         }
-        self.steps.push((unit, Step::Failed(failure)));
+        self.steps.push((unit, Step::Failed(failure, log)));
+    }
+
+    /// Leads from the log to the story. What the plugin said itself is in its own lines.
+    fn log(&self, unit: &Unit, failure: &Failure, trace_id: &str) {
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    app = %self.app, plugin = %unit.plugin, version = unit.version, hook = self.hook.as_str(),
+                    trace_id, kind = failure.kind.as_str(), detail = %failure.detail,
+                    "plugin call failed"
+                )
+            };
+        }
+        if unit.conduct.may_warn(self.runtime.clock.now_millis()) {
+            line!(warn);
+        } else {
+            line!(debug);
+        }
     }
 
     /// Keeps the story so far and answers its id.
@@ -527,9 +545,11 @@ impl<'a> Question<'a> {
                 version: unit.version,
                 ended: match step {
                     Step::Answered(word) => StepEnd::Answered(word),
-                    Step::Failed(Failure { kind, detail }) => StepEnd::Failed {
-                        kind,
-                        detail,
+                    Step::Failed(failure, log) => StepEnd::Failed {
+                        kind: failure.kind,
+                        detail: failure.detail,
+                        log: log.into_lines(),
+                        frames: failure.frames,
                         is_passed_over: unit.failure_policy == FailurePolicy::Open,
                     },
                 },

@@ -1,6 +1,7 @@
 //! Stories: what happened in a question that failed, or that a plugin asked the id of.
 //!
-//! A small ring in memory; the newest push out the oldest. No payloads and no tokens are in it.
+//! A small ring in memory; the newest push out the oldest. No payloads and no tokens are in it, unless a plugin wrote
+//! them into its log before it failed.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -9,7 +10,7 @@ use tidegate_realtime::ids::AppId;
 
 use crate::{binding::Hook, capabilities::clock::unix_millis, failure::FailureKind};
 
-/// Stories kept. A few hundred bytes each.
+/// Stories kept. A few hundred bytes each; failed ones have up to 6 KiB of the plugin's log and stack.
 const CAPACITY: usize = 1_024;
 /// Random bytes of a trace id; shown as twice as many characters.
 const TRACE_ID_BYTES: usize = 6;
@@ -43,6 +44,10 @@ pub enum StepEnd {
     Failed {
         kind: FailureKind,
         detail: Arc<str>,
+        /// The last lines that the plugin logged in this call, a panic's message among them; escaped and cut.
+        log: Arc<[Box<str>]>,
+        /// Where the plugin was, innermost first.
+        frames: Arc<[Box<str>]>,
         /// Whether the policy let the question go on without the plugin.
         is_passed_over: bool,
     },

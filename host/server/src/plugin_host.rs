@@ -11,7 +11,7 @@ use std::{
 
 use parking_lot::Mutex;
 use serde_json::json;
-use tidegate_control::{DesiredBinding, DesiredState, Digest, Store};
+use tidegate_control::{DesiredBinding, DesiredState, Digest, Store, Timestamp};
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
@@ -161,7 +161,9 @@ impl PluginHost for SandboxHost {
         let story = self.inner.sandbox.explain(trace)?;
         let app = tidegate_control::AppName::parse(story.app.as_str()).ok()?;
         let steps: Vec<_> = story.steps.iter().map(step).collect();
+        let at = Timestamp::from_millis(i64::try_from(story.at_millis).unwrap_or(i64::MAX));
         let story = json!({
+            "at": at,
             "hook": story.hook.as_str(),
             "subject": &*story.subject,
             "at_unix_ms": story.at_millis,
@@ -491,10 +493,14 @@ fn step(step: &StoryStep) -> serde_json::Value {
         StepEnd::Failed {
             kind,
             detail,
+            log,
+            frames,
             is_passed_over,
         } => {
             row["failure"] = json!(kind.as_str());
             row["detail"] = json!(&**detail);
+            row["log"] = json!(&**log);
+            row["backtrace"] = json!(&**frames);
             row["passed_over"] = json!(is_passed_over);
         }
     }

@@ -432,11 +432,36 @@ async fn explain_tells_the_story_of_a_trace_id_that_a_client_got() {
         (&json!("filtering"), &json!(ROOM))
     );
     assert_eq!(story["plugins"][0]["plugin"], "guest-trap");
-    assert_eq!(story["plugins"][0]["failure"], "trap");
+    let step = &story["plugins"][0];
+    assert_eq!(step["failure"], "trap");
+    let why = step["log"].to_string();
+    assert!(why.contains("panicked at"), "{step}");
+    assert!(
+        step["backtrace"][0]
+            .as_str()
+            .is_some_and(|frame| frame.starts_with("0: ")),
+        "{step}"
+    );
+    let at = story["at"].as_str().unwrap_or_default();
+    assert!(at.ends_with('Z') && at.contains('T'), "{story}");
     let said = text(node.cli(&["explain", &trace]).await);
     assert!(
-        said.contains("guest-trap") && said.contains("trap"),
+        said.contains("guest-trap") && said.contains("trap") && said.contains("error: panicked at"),
         "{said}"
+    );
+    assert!(!said.contains("0: 0x"), "{said}");
+    let said = text(node.cli(&["explain", &trace, "--verbose"]).await);
+    assert!(said.contains("\n    0: 0x"), "{said}");
+    let logged = node
+        .log()
+        .next(&mut 0, |line| {
+            line["fields"]["message"] == "plugin call failed"
+        })
+        .await;
+    assert_eq!(logged["level"], "WARN");
+    assert_eq!(
+        (&logged["fields"]["trace_id"], &logged["fields"]["plugin"]),
+        (&json!(trace), &json!("guest-trap"))
     );
 
     let unknown = node.cli(&["explain", "nothing"]).await;

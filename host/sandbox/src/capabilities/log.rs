@@ -3,9 +3,12 @@
 //! The budget belongs to the plugin in its app, whatever the number of its instances. What goes over it is
 //! dropped and counted, never an error: a chatty plugin still works.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use crate::{
@@ -17,6 +20,10 @@ use crate::{
 
 /// Longest line after escaping.
 const LINE_BYTES: usize = 1_024;
+/// Lines of a call that are kept for its story: a panic's message has two or three.
+const TAIL_LINES: usize = 6;
+/// Longest of them after escaping. All stories of the node together keep a few MiB at most.
+const TAIL_LINE_BYTES: usize = 400;
 /// Lines a second.
 const LINES_PER_SECOND: u64 = 100;
 /// Bits that hold the number of lines; the rest hold the second.
@@ -67,9 +74,44 @@ impl LogBudget {
     }
 }
 
+/// The last lines that a call logged, whether there was a budget for them or not: they say why it failed.
+#[derive(Debug, Default)]
+pub(crate) struct LogTail(VecDeque<Box<str>>);
+
+impl LogTail {
+    fn push(&mut self, level: Level, message: &str) {
+        for (number, text) in message.lines().take(TAIL_LINES).enumerate() {
+            if self.0.len() >= TAIL_LINES {
+                self.0.pop_front();
+            }
+            let text = escape(text, TAIL_LINE_BYTES);
+            let line = match number {
+                0 => format!("{}: {text}", name(level)),
+                _ => format!("  {text}"),
+            };
+            self.0.push_back(line.into());
+        }
+    }
+
+    pub(crate) fn into_lines(self) -> Arc<[Box<str>]> {
+        self.0.into_iter().collect()
+    }
+}
+
+fn name(level: Level) -> &'static str {
+    match level {
+        Level::Trace => "trace",
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
+    }
+}
+
 impl Host for GuestState {
     fn log(&mut self, level: Level, message: String) -> wasmtime::Result<()> {
         self.call.enter_log()?;
+        self.call.log.push(level, &message);
         let unit = &self.unit;
         if !unit.log_budget.admit(unix_millis() / 1_000) {
             return Ok(());
@@ -109,5 +151,21 @@ mod tests {
             (100, 50)
         );
         assert!(budget.admit(8));
+    }
+    #[test]
+    fn the_tail_has_the_last_lines_escaped_and_cut() {
+        let mut tail = LogTail::default();
+        for n in 0..9 {
+            tail.push(Level::Info, &n.to_string());
+        }
+        tail.push(
+            Level::Error,
+            &format!("panicked:\n\u{1b}{}", "x".repeat(1_000)),
+        );
+        let lines = tail.into_lines();
+        assert_eq!(lines.len(), TAIL_LINES);
+        assert_eq!((&*lines[0], &*lines[4]), ("info: 5", "error: panicked:"));
+        assert!(lines[5].starts_with("  \\u{1b}xxx"), "{}", lines[5]);
+        assert!(lines[5].len() <= TAIL_LINE_BYTES + 2);
     }
 }

@@ -360,7 +360,15 @@ fn inspect(command: &Inspect, output: Output) -> Result<(), Failure> {
             }
         }
     })?;
-    output.result(&version, || describe_fields(&version, 0));
+    output.result(&version, || {
+        // As the other commands call it; and no line for a note that nobody wrote.
+        let mut shown = version.clone();
+        shown["version"] = shown["number"].take();
+        if shown["note"] == "" {
+            shown["note"].take();
+        }
+        describe_fields(&shown, 0)
+    });
     Ok(())
 }
 

@@ -56,6 +56,9 @@ pub(super) fn json_argument(text: &str) -> Result<Value, String> {
 
 pub(super) fn run(command: Token, output: Output) -> Result<(), Failure> {
     let config = load(command.config)?;
+    if command.claims.user.is_empty() {
+        output.note("note: without --user this is the token of an anonymous client");
+    }
     let (token, expires_at) = mint(&config, command.claims, SystemTime::now())?;
     output.result(&json!({"token": token, "expires_at": expires_at}), || {
         token.clone()
