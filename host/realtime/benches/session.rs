@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tidegate_protocol::{Codec, Command, Framing, Raw, codec::encode_commands};
 use tidegate_realtime::{
     config::{NamespaceOptions, Permission, RealtimeConfig},
-    driver::{Driver, Turn},
+    driver::{Budget, Driver, Turn},
     hooks::NoHooks,
     hub::{Hub, HubConfig},
     ids::AppId,
@@ -51,9 +51,10 @@ fn node() -> Arc<Node> {
 
 fn say(driver: &mut Driver, frame: &[u8]) {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    let mut turn = driver.on_frame(frame);
+    let mut turn = driver.on_frame(frame, &mut Budget::default());
     while turn == Turn::Wait {
-        if let std::task::Poll::Ready(next) = driver.poll_answer(&mut context) {
+        let mut budget = Budget::default();
+        if let std::task::Poll::Ready(next) = driver.poll_answer(&mut context, &mut budget) {
             turn = next;
         }
     }

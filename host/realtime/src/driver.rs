@@ -3,8 +3,10 @@
 //! Owns the session machine, what it waits for, and the commands that wait behind it. Frames come in from the
 //! transport, answers from hooks, broker and hub, signals from the link; replies go onto the link. What can be
 //! answered at once is, without a future; the rest is one boxed future, and no command is read until it is done.
-//! Dropping the driver is the cleanup: seats are left, the registration ends, the wait is cancelled.
+//! What exceeds the [`Budget`] of a poll waits in the same place, in the same order. Dropping the driver is the
+//! cleanup: seats are left, the registration ends, the wait is cancelled.
 
+mod budget;
 mod flows;
 #[cfg(test)]
 mod tests;
@@ -24,6 +26,7 @@ use tidegate_protocol::{
 };
 use tokio::time::Instant;
 
+pub use self::budget::Budget;
 pub use crate::session::Closing;
 use crate::{
     app::{App, Open, Registration},
@@ -41,7 +44,7 @@ use crate::{
 pub enum Turn {
     /// Read on.
     Read,
-    /// Read nothing; poll [`Driver::poll_answer`].
+    /// Read nothing; poll [`Driver::poll_answer`], with the budget of that poll.
     Wait,
     /// Send the closing frame and end the connection. For [`DisconnectCode::Slow`] what is queued was dropped.
     Close(Closing),
@@ -70,7 +73,7 @@ pub struct Driver {
     link: Arc<Link>,
     session: Session,
     waiting: Option<Pin<Box<dyn Future<Output = Resolved> + Send>>>,
-    /// Commands of a frame behind one that waits.
+    /// Commands of a frame behind one that waits, or beyond the budget; never empty.
     #[expect(
         clippy::box_collection,
         reason = "an idle session pays one pointer for it"
@@ -122,8 +125,9 @@ impl Driver {
         &self.session
     }
 
-    /// Takes a frame of commands. Must not be called while the last turn was [`Turn::Wait`].
-    pub fn on_frame(&mut self, frame: &[u8]) -> Turn {
+    /// Takes a frame of commands and carries out what the budget pays for. Must not be called while the last
+    /// turn was [`Turn::Wait`].
+    pub fn on_frame(&mut self, frame: &[u8], budget: &mut Budget) -> Turn {
         let now = Now::read();
         let mut commands = match Commands::new(self.link.codec(), frame, &Limits::default()) {
             Ok(commands) => commands,
@@ -133,6 +137,11 @@ impl Driver {
             }
         };
         while let Some(command) = commands.next() {
+            if !budget.spend() {
+                let rest = std::iter::once(command).chain(commands).collect();
+                self.queue = Some(Box::new(rest));
+                return self.after(Turn::Wait, now);
+            }
             let turn = self.on_command(command, now);
             match turn {
                 Turn::Read => {}
@@ -149,34 +158,42 @@ impl Driver {
         self.after(Turn::Read, now)
     }
 
-    /// Waits for the answer that the last turn asked for, and goes on with the commands behind it.
-    pub fn poll_answer(&mut self, context: &mut task::Context<'_>) -> Poll<Turn> {
+    /// Waits for the answer that the last turn asked for, and goes on with the commands behind it. Pending with
+    /// a spent budget has woken the task already.
+    pub fn poll_answer(
+        &mut self,
+        context: &mut task::Context<'_>,
+        budget: &mut Budget,
+    ) -> Poll<Turn> {
         loop {
-            let Some(waiting) = &mut self.waiting else {
-                match self.after(Turn::Read, Now::read()) {
-                    Turn::Wait => continue,
-                    turn => return Poll::Ready(turn),
-                }
-            };
-            let Poll::Ready(resolved) = waiting.as_mut().poll(context) else {
-                return Poll::Pending;
+            let resolved = match &mut self.waiting {
+                None => None,
+                Some(waiting) => match waiting.as_mut().poll(context) {
+                    Poll::Ready(resolved) => Some(resolved),
+                    Poll::Pending => return Poll::Pending,
+                },
             };
             self.waiting = None;
             let now = Now::read();
-            let turn = match self.resolve(resolved, now) {
-                Turn::Read => self.on_queue(now),
-                turn => turn,
+            let turn = match resolved.map(|resolved| self.resolve(resolved, now)) {
+                None | Some(Turn::Read) => self.on_queue(now, budget),
+                Some(turn) => turn,
             };
             match self.after(turn, now) {
                 // The next future has to be polled once, so that it can wake the task.
-                Turn::Wait => {}
+                Turn::Wait if self.waiting.is_some() => {}
+                Turn::Wait => {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 turn => return Poll::Ready(turn),
             }
         }
     }
 
+    /// Whether an answer or a further turn is waited for.
     pub fn is_waiting(&self) -> bool {
-        self.waiting.is_some()
+        self.waiting.is_some() || self.queue.is_some()
     }
 
     /// Takes note of a pong of the transport's own kind.
@@ -224,7 +241,7 @@ impl Driver {
     }
 
     fn idle_turn(&self) -> Turn {
-        if self.waiting.is_some() {
+        if self.is_waiting() {
             Turn::Wait
         } else {
             Turn::Read
@@ -258,10 +275,16 @@ impl Driver {
         }
     }
 
-    fn on_queue(&mut self, now: Now) -> Turn {
+    fn on_queue(&mut self, now: Now, budget: &mut Budget) -> Turn {
         while let Some(queue) = &mut self.queue {
-            let Some(command) = queue.pop_front() else {
+            if !budget.spend() {
+                return Turn::Wait;
+            }
+            let command = queue.pop_front();
+            if queue.is_empty() {
                 self.queue = None;
+            }
+            let Some(command) = command else {
                 break;
             };
             match self.on_command(command, now) {

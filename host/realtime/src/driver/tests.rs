@@ -1,5 +1,6 @@
 //! Connections on wires in memory, with hub, memory broker and hooks of closures.
 
+mod fairness;
 mod reconnect;
 mod selectors;
 
@@ -138,12 +139,29 @@ struct Client {
 impl Client {
     /// Says a frame and waits until everything in it was carried out.
     async fn say(&mut self, frame: &str) -> Turn {
-        let mut turn = self.driver.on_frame(frame.as_bytes());
+        let mut turn = self
+            .driver
+            .on_frame(frame.as_bytes(), &mut Budget::default());
         if turn == Turn::Wait {
-            turn = std::future::poll_fn(|context| self.driver.poll_answer(context)).await;
+            turn = std::future::poll_fn(|context| {
+                self.driver.poll_answer(context, &mut Budget::default())
+            })
+            .await;
         }
         self.driver.link().flush();
         turn
+    }
+
+    /// Says a frame and answers whether it is still waited for after one poll.
+    fn begins(&mut self, frame: &str) -> bool {
+        let mut budget = Budget::default();
+        let turn = self.driver.on_frame(frame.as_bytes(), &mut budget);
+        let mut context = task::Context::from_waker(Waker::noop());
+        turn == Turn::Wait
+            && self
+                .driver
+                .poll_answer(&mut context, &mut budget)
+                .is_pending()
     }
 
     fn signals(&mut self) -> Turn {
@@ -616,12 +634,7 @@ async fn a_driver_dropped_while_it_waits_leaves_nothing_behind() {
         ..Scripted::default()
     });
     let mut client = world.join().await;
-    let turn = client
-        .driver
-        .on_frame(br#"{"id":2,"subscribe":{"channel":"room"}}"#);
-    assert_eq!(turn, Turn::Wait);
-    let mut context = task::Context::from_waker(Waker::noop());
-    assert!(client.driver.poll_answer(&mut context).is_pending());
+    assert!(client.begins(r#"{"id":2,"subscribe":{"channel":"room"}}"#));
     drop(client);
     assert_eq!(world.node.num_open(), 0);
     let app = world.node.app(&AppId::default_app()).unwrap();

@@ -4,7 +4,8 @@
 //! of the thread, feeds the parser frame by frame, and takes over writing only when the wire is full; everything
 //! else is written by the hub's flusher or at the end of a turn. Invariants: no task and no channel besides
 //! this future; commands are taken one after another, and while one is worked on, or the wire is full, nothing
-//! more is read (back pressure by TCP); nothing behind a violation is processed.
+//! more is read (back pressure by TCP); a poll that has spent its budget gives way to the worker's other
+//! sessions; nothing behind a violation is processed.
 
 use std::{
     cell::RefCell,
@@ -18,7 +19,7 @@ use std::{
 use bytes::Bytes;
 use tidegate_protocol::{DisconnectCode, frame::close_frame};
 use tidegate_realtime::{
-    driver::{Closing, Driver, Turn},
+    driver::{Budget, Closing, Driver, Turn},
     hub::Hub,
     link::{FlushOutcome, Link},
 };
@@ -57,11 +58,12 @@ thread_local! {
 
 /// The protocol side of a session, driven by the session's future.
 pub trait Conversation: Send + Unpin + 'static {
-    /// Takes the payload of one frame. Not called while the last turn was [`Turn::Wait`].
-    fn on_frame(&mut self, payload: &[u8]) -> Turn;
+    /// Takes the payload of one frame and spends the budget on it. Not called while the last turn was
+    /// [`Turn::Wait`].
+    fn on_frame(&mut self, payload: &[u8], budget: &mut Budget) -> Turn;
 
     /// Goes on with what is under way; called after [`Turn::Wait`] whenever the future is woken.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Turn>;
+    fn poll_answer(&mut self, cx: &mut Context<'_>, budget: &mut Budget) -> Poll<Turn>;
 
     /// Takes note of a pong frame.
     fn on_pong(&mut self);
@@ -80,12 +82,12 @@ pub trait Conversation: Send + Unpin + 'static {
 }
 
 impl Conversation for Driver {
-    fn on_frame(&mut self, payload: &[u8]) -> Turn {
-        Self::on_frame(self, payload)
+    fn on_frame(&mut self, payload: &[u8], budget: &mut Budget) -> Turn {
+        Self::on_frame(self, payload, budget)
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
-        Self::poll_answer(self, cx)
+    fn poll_answer(&mut self, cx: &mut Context<'_>, budget: &mut Budget) -> Poll<Turn> {
+        Self::poll_answer(self, cx, budget)
     }
 
     fn on_pong(&mut self) {
@@ -168,7 +170,7 @@ enum Next {
 enum ReadOutcome {
     /// All bytes were used, and there may be more in the socket.
     More,
-    /// The conversation takes no more now.
+    /// The conversation takes no more now, or the poll's budget is spent.
     Paused,
     Blocked,
     Close(Closing),
@@ -214,15 +216,15 @@ impl<C: Conversation> WebSocketSession<C> {
         self
     }
 
-    fn step(&mut self, cx: &mut Context<'_>) -> Next {
+    fn step(&mut self, cx: &mut Context<'_>, budget: &mut Budget) -> Next {
         match &self.state {
-            State::Open { .. } => self.step_open(cx),
+            State::Open { .. } => self.step_open(cx, budget),
             State::Closing { .. } => self.step_closing(cx),
             State::Draining { .. } => self.step_draining(cx),
         }
     }
 
-    fn step_open(&mut self, cx: &mut Context<'_>) -> Next {
+    fn step_open(&mut self, cx: &mut Context<'_>, budget: &mut Budget) -> Next {
         let State::Open {
             conversation,
             is_waiting,
@@ -232,7 +234,7 @@ impl<C: Conversation> WebSocketSession<C> {
         };
         let mut turn = conversation.on_signals();
         if turn == Turn::Wait {
-            turn = match conversation.poll_answer(cx) {
+            turn = match conversation.poll_answer(cx, budget) {
                 Poll::Ready(turn) => turn,
                 Poll::Pending => Turn::Wait,
             };
@@ -248,7 +250,11 @@ impl<C: Conversation> WebSocketSession<C> {
             FlushOutcome::Blocked => return self.wait_for_room(),
             FlushOutcome::Broken => return self.lose_peer(),
         }
-        match self.read(cx) {
+        if budget.is_spent() {
+            cx.waker().wake_by_ref();
+            return Next::Wait;
+        }
+        match self.read(cx, budget) {
             ReadOutcome::More | ReadOutcome::Paused => Next::Again,
             ReadOutcome::Blocked => Next::Wait,
             ReadOutcome::Close(closing) => self.close(&closing),
@@ -291,10 +297,10 @@ impl<C: Conversation> WebSocketSession<C> {
     }
 
     /// One round of reading: what was carried over, or one system call.
-    fn read(&mut self, cx: &mut Context<'_>) -> ReadOutcome {
+    fn read(&mut self, cx: &mut Context<'_>, budget: &mut Budget) -> ReadOutcome {
         if !self.carry.is_empty() {
             let carried = std::mem::take(&mut self.carry);
-            let (outcome, left) = self.consume(&carried);
+            let (outcome, left) = self.consume(&carried, budget);
             self.carry = carried.slice(carried.len() - left..);
             return outcome;
         }
@@ -303,10 +309,12 @@ impl<C: Conversation> WebSocketSession<C> {
             Poll::Ready(Err(_)) => return ReadOutcome::PeerClosed(None),
             Poll::Ready(Ok(())) => {}
         }
+        // Reads count too: a message may come in thousands of pieces.
+        budget.spend();
         SCRATCH.with_borrow_mut(|scratch| match self.link.wire().try_read(scratch) {
             Ok(0) => ReadOutcome::PeerClosed(None),
             Ok(len) => {
-                let (outcome, left) = self.consume(&scratch[..len]);
+                let (outcome, left) = self.consume(&scratch[..len], budget);
                 if left > 0 && matches!(outcome, ReadOutcome::Paused) {
                     self.carry = Bytes::copy_from_slice(&scratch[len - left..len]);
                 }
@@ -319,10 +327,10 @@ impl<C: Conversation> WebSocketSession<C> {
     }
 
     /// Hands the messages in `bytes` to the conversation; answers how many bytes it left.
-    fn consume(&mut self, bytes: &[u8]) -> (ReadOutcome, usize) {
+    fn consume(&mut self, bytes: &[u8], budget: &mut Budget) -> (ReadOutcome, usize) {
         let mut rest = bytes;
         let mut answers = Answers::default();
-        let outcome = self.consume_messages(&mut rest, &mut answers);
+        let outcome = self.consume_messages(&mut rest, &mut answers, budget);
         if let Some(pong) = answers.pong {
             // An overflow has signalled itself.
             let _ = self.link.push_raw(pong);
@@ -330,7 +338,12 @@ impl<C: Conversation> WebSocketSession<C> {
         (outcome, rest.len())
     }
 
-    fn consume_messages(&mut self, rest: &mut &[u8], answers: &mut Answers) -> ReadOutcome {
+    fn consume_messages(
+        &mut self,
+        rest: &mut &[u8],
+        answers: &mut Answers,
+        budget: &mut Budget,
+    ) -> ReadOutcome {
         let State::Open {
             conversation,
             is_waiting,
@@ -340,8 +353,11 @@ impl<C: Conversation> WebSocketSession<C> {
         };
         loop {
             let turn = match self.reader.read(rest, answers) {
-                Input::Message(payload) => conversation.on_frame(payload.as_bytes()),
-                Input::Ping if self.pings.spend() => Turn::Read,
+                Input::Message(payload) => conversation.on_frame(payload.as_bytes(), budget),
+                Input::Ping if self.pings.spend() => {
+                    budget.spend();
+                    Turn::Read
+                }
                 Input::Ping => {
                     let closing = DisconnectCode::TooManyRequests.into();
                     conversation.on_violation(&closing, "ping_flood");
@@ -349,6 +365,7 @@ impl<C: Conversation> WebSocketSession<C> {
                 }
                 Input::Pong => {
                     conversation.on_pong();
+                    budget.spend();
                     Turn::Read
                 }
                 Input::Close => return ReadOutcome::PeerClosed(answers.close.take()),
@@ -366,6 +383,7 @@ impl<C: Conversation> WebSocketSession<C> {
                 }
             };
             match turn {
+                Turn::Read if budget.is_spent() => return ReadOutcome::Paused,
                 Turn::Read => {}
                 Turn::Wait => {
                     *is_waiting = true;
@@ -481,8 +499,9 @@ impl<C: Conversation> Future for WebSocketSession<C> {
         let this = self.get_mut();
         // Before anything is looked at, so that no signal is missed.
         this.link.register_waker(cx.waker());
+        let mut budget = Budget::default();
         loop {
-            match this.step(cx) {
+            match this.step(cx, &mut budget) {
                 Next::Again => {}
                 Next::Wait => return Poll::Pending,
                 Next::Done => return Poll::Ready(()),

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tidegate_protocol::{Codec, Framing};
 use tidegate_realtime::{
     hub::HubConfig,
@@ -21,7 +23,8 @@ struct Echo {
 }
 
 impl Conversation for Echo {
-    fn on_frame(&mut self, payload: &[u8]) -> Turn {
+    fn on_frame(&mut self, payload: &[u8], budget: &mut Budget) -> Turn {
+        budget.spend();
         match payload {
             b"close" => Turn::Close(DisconnectCode::ForceNoReconnect.into()),
             b"wait" => {
@@ -39,7 +42,7 @@ impl Conversation for Echo {
         }
     }
 
-    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Turn> {
+    fn poll_answer(&mut self, cx: &mut Context<'_>, _: &mut Budget) -> Poll<Turn> {
         let Some(waiting) = &mut self.waiting else {
             return Poll::Ready(Turn::Read);
         };
@@ -84,6 +87,7 @@ struct Connected {
     link: Arc<Link>,
     release: Arc<parking_lot::Mutex<Option<oneshot::Sender<()>>>>,
     stalled: oneshot::Receiver<()>,
+    polls: Arc<AtomicUsize>,
     tracker: TaskTracker,
     stop: CancellationToken,
 }
@@ -117,13 +121,18 @@ impl Connected {
             max_message_bytes: 65_536,
             write_timeout,
         };
-        tracker.spawn(WebSocketSession::new(hub, link, echo, limits, None));
+        let polls = Arc::default();
+        tracker.spawn(Counted {
+            future: WebSocketSession::new(hub, link, echo, limits, None),
+            polls: Arc::clone(&polls),
+        });
         tracker.close();
         Self {
             client,
             link: shared,
             release,
             stalled,
+            polls,
             tracker,
             stop,
         }
@@ -220,6 +229,46 @@ async fn frames_are_answered_in_order() {
         connected.read_until(6).await,
         [echoed("a"), echoed("b")].concat()
     );
+    connected.assert_ends().await;
+}
+
+/// How often a future was polled.
+struct Counted<F> {
+    future: F,
+    polls: Arc<AtomicUsize>,
+}
+
+impl<F: Future + Unpin> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.future).poll(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_never_pauses_gives_way_to_others() {
+    const FRAMES: usize = 2_000;
+    let connected = Connected::start();
+    // All of it is there before the session's task runs for the first time.
+    connected.send(&vec![text("abc"); FRAMES]);
+    let expected = echoed("abc").repeat(FRAMES);
+    assert_eq!(connected.read_until(expected.len()).await, expected);
+    let polls = connected.polls.load(Ordering::Relaxed);
+    assert!(polls >= FRAMES / 64, "{polls} polls");
+    connected.assert_ends().await;
+}
+
+#[tokio::test]
+async fn a_flood_of_pongs_gives_way_to_others() {
+    const FRAMES: usize = 2_000;
+    let connected = Connected::start();
+    connected.send(&vec![frame(0x8a, b""); FRAMES]);
+    connected.send(&[text("a")]);
+    assert_eq!(connected.read_until(3).await, echoed("a"));
+    let polls = connected.polls.load(Ordering::Relaxed);
+    assert!(polls >= FRAMES / 64, "{polls} polls");
     connected.assert_ends().await;
 }
 
