@@ -16,6 +16,7 @@ use smallvec::SmallVec;
 
 use crate::{
     config::RealtimeConfig,
+    entrance::Entrance,
     ids::{AppId, ClientId},
     link::Link,
 };
@@ -25,6 +26,7 @@ pub struct App {
     id: AppId,
     settings: ArcSwap<RealtimeConfig>,
     sessions: Mutex<Sessions>,
+    entrance: Entrance,
     /// Open connections, connected or not.
     num_open: AtomicUsize,
 }
@@ -60,6 +62,7 @@ impl App {
             id,
             settings: ArcSwap::from_pointee(settings),
             sessions: Mutex::default(),
+            entrance: Entrance::default(),
             num_open: AtomicUsize::new(0),
         })
     }
@@ -70,6 +73,10 @@ impl App {
 
     pub fn settings(&self) -> arc_swap::Guard<Arc<RealtimeConfig>> {
         self.settings.load()
+    }
+
+    pub(crate) fn entrance(&self) -> &Entrance {
+        &self.entrance
     }
 
     /// Sessions follow with their next command.
@@ -180,6 +187,10 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
+    pub(crate) fn user(&self) -> &str {
+        &self.user
+    }
+
     /// Makes the session findable, after its connect reply was pushed.
     pub(crate) fn enter(&self, link: &Arc<Link>) {
         let mut sessions = self.app.sessions.lock();

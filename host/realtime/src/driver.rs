@@ -30,6 +30,7 @@ pub use self::budget::Budget;
 pub use crate::session::Closing;
 use crate::{
     app::{App, Open, Registration},
+    entrance::Entering,
     hooks::{Peer, Progress},
     hub::Membership,
     link::{Link, Signal},
@@ -54,14 +55,14 @@ pub enum Turn {
 struct Resolved {
     answer: Answer<Membership>,
     /// The user's place, for a connect that succeeded.
-    registration: Option<Registration>,
+    entry: Option<(Registration, Entering)>,
 }
 
 impl From<Answer<Membership>> for Resolved {
     fn from(answer: Answer<Membership>) -> Self {
         Self {
             answer,
-            registration: None,
+            entry: None,
         }
     }
 }
@@ -210,28 +211,12 @@ impl Driver {
         }
         let now = Now::read();
         for signal in signals {
-            let turn = match signal {
-                Signal::Message(frame) => {
-                    if self.session.is_connected() {
-                        // An overflow comes back as a signal.
-                        let _ = self.link.push(frame);
-                    }
-                    Turn::Read
-                }
-                Signal::Unsubscribe {
-                    channel,
-                    code,
-                    reason,
-                } if channel.is_empty() => self.unsubscribe_all(code, &reason, now),
-                signal => {
-                    if matches!(signal, Signal::Deadline) {
-                        self.scheduled = None;
-                    }
-                    self.step(now, |session, context, sink| {
-                        session.on_signal(&signal, context, sink)
-                    })
-                }
-            };
+            if matches!(signal, Signal::Deadline) {
+                self.scheduled = None;
+            }
+            let turn = self.step(now, |session, context, sink| {
+                session.on_signal(&signal, context, sink)
+            });
             if matches!(turn, Turn::Close(_)) {
                 return self.after(turn, now);
             }
@@ -246,24 +231,6 @@ impl Driver {
         } else {
             Turn::Read
         }
-    }
-
-    fn unsubscribe_all(&mut self, code: u32, reason: &Arc<str>, now: Now) -> Turn {
-        let channels: Vec<Arc<str>> = self.session.channels().map(Arc::from).collect();
-        for channel in channels {
-            let signal = Signal::Unsubscribe {
-                channel,
-                code,
-                reason: Arc::clone(reason),
-            };
-            let turn = self.step(now, |session, context, sink| {
-                session.on_signal(&signal, context, sink)
-            });
-            if matches!(turn, Turn::Close(_)) {
-                return turn;
-            }
-        }
-        Turn::Read
     }
 
     fn on_command(&mut self, command: Result<Command, DecodeError>, now: Now) -> Turn {
@@ -341,10 +308,7 @@ impl Driver {
 
     /// Hands an answer to the machine.
     fn resolve(&mut self, resolved: Resolved, now: Now) -> Turn {
-        let Resolved {
-            answer,
-            registration,
-        } = resolved;
+        let Resolved { answer, entry } = resolved;
         let metrics = self.node.metrics();
         let counted = match &answer {
             Answer::Publish(outcome) => Some((&metrics.publishes, outcome.is_ok())),
@@ -362,10 +326,10 @@ impl Driver {
         let turn = self.step(now, |session, context, sink| {
             session.answer(answer, context, sink)
         });
-        if let Some(registration) = registration
+        if let Some((registration, entering)) = entry
             && self.session.is_connected()
         {
-            registration.enter(&self.link);
+            entering.enter(&registration, &self.link);
             self.registration = Some(registration);
         }
         turn
@@ -396,6 +360,7 @@ impl Driver {
                 Arc::clone(&self.node),
                 Arc::clone(&self.app),
                 Arc::clone(&self.link),
+                Entering::begin(&self.app),
                 *ask,
                 now,
             ))),

@@ -9,6 +9,7 @@ pub mod broker_contract;
 pub mod channel;
 pub mod config;
 pub mod driver;
+mod entrance;
 mod flusher;
 pub mod hooks;
 pub mod hub;

@@ -68,8 +68,6 @@ pub enum Signal {
     Deadline,
     /// The outbox overflowed; what was queued is gone.
     Slow,
-    /// An encoded push from outside the session; sent if the client is connected.
-    Message(Frame),
 }
 
 /// What became of a pushed frame.
@@ -300,8 +298,7 @@ impl<W: Wire + ?Sized> Link<W> {
             Signal::Disconnect { .. }
             | Signal::Unsubscribe { .. }
             | Signal::Gap(_)
-            | Signal::Refresh { .. }
-            | Signal::Message(_) => false,
+            | Signal::Refresh { .. } => false,
         };
         if is_known {
             return;

@@ -186,13 +186,21 @@ struct Pending {
 #[derive(Debug)]
 enum PendingKind {
     Connect,
-    Subscribe,
+    Subscribe(Joining),
     Publish,
     Rpc,
     History,
     RefreshIdentity,
     RefreshSubscription(ChannelKey),
     ReadTops,
+}
+
+/// A subscription that somebody is still asked about.
+#[derive(Debug)]
+struct Joining {
+    channel: Arc<str>,
+    /// The server API has taken it away before it was there, with this code and reason.
+    taken: Option<Box<(u32, Arc<str>)>>,
 }
 
 #[derive(Debug)]
@@ -297,6 +305,8 @@ impl<S: Seat> Session<S> {
         if let Some(rate) = context.settings.client.command_rate {
             match self.bucket.take(rate, context.now.instant) {
                 RateVerdict::Within => {}
+                // `send` is never answered.
+                RateVerdict::Over if matches!(request, Request::Send(_)) => return Step::Done,
                 RateVerdict::Over => {
                     sink.reply(&Reply::from_error(id, ErrorCode::TooManyRequests.into()));
                     return Step::Done;
@@ -340,10 +350,15 @@ impl<S: Seat> Session<S> {
             (Answer::Connect(answer), PendingKind::Connect) => {
                 return self.connect_answered(id, answer, context, sink);
             }
-            (Answer::Subscribe(answer), PendingKind::Subscribe) => {
+            (Answer::Subscribe(answer), PendingKind::Subscribe(joining)) => {
                 let outcome = answer.and_then(|seated| self.seat(id, *seated, context, sink));
                 match outcome {
-                    Ok(()) => return Step::Done,
+                    Ok(()) => {
+                        if let Some((code, reason)) = joining.taken.as_deref() {
+                            self.take_away(&joining.channel, *code, reason, sink);
+                        }
+                        return Step::Done;
+                    }
                     Err(failure) => Err(failure),
                 }
             }
@@ -390,9 +405,7 @@ impl<S: Seat> Session<S> {
                 code,
                 reason,
             } => {
-                if self.unsubscribe_any(channel) {
-                    push_unsubscribe(channel, *code, reason, sink);
-                }
+                self.take_away(channel, *code, reason, sink);
                 Step::Done
             }
             Signal::Gap(key) => self.on_gap(key, sink),
@@ -408,7 +421,6 @@ impl<S: Seat> Session<S> {
                 step
             }
             Signal::Deadline => self.on_deadline(context, sink),
-            Signal::Message(_) => Step::Done,
         }
     }
 
@@ -478,20 +490,32 @@ impl<S: Seat> Session<S> {
         }
     }
 
-    /// Ends a subscription, whoever made it; an empty name ends none.
-    fn unsubscribe_any(&mut self, channel: &str) -> bool {
-        let found = self.position_of(channel);
-        if let Some(index) = found {
-            self.subscriptions.swap_remove(index);
+    /// Ends a subscription by order of the server API, whoever made it; an empty name ends all. One that is
+    /// still asked about ends as soon as it is there.
+    fn take_away(&mut self, channel: &str, code: u32, reason: &Arc<str>, sink: &mut dyn Sink) {
+        if let Some(Pending {
+            kind: PendingKind::Subscribe(joining),
+            ..
+        }) = &mut self.pending
+            && (channel.is_empty() || *joining.channel == *channel)
+        {
+            joining.taken = Some(Box::new((code, Arc::clone(reason))));
         }
-        found.is_some()
-    }
-
-    /// The channels of the session's subscriptions.
-    pub fn channels(&self) -> impl Iterator<Item = &str> {
-        self.subscriptions
-            .iter()
-            .map(|subscription| subscription.seat.key().channel())
+        let ended = if channel.is_empty() {
+            std::mem::take(&mut self.subscriptions)
+        } else {
+            let index = self.position_of(channel);
+            index
+                .map(|index| self.subscriptions.swap_remove(index))
+                .into_iter()
+                .collect()
+        };
+        for subscription in ended {
+            let key = subscription.seat.key().clone();
+            // Left first: nothing of the channel may follow the push.
+            drop(subscription);
+            push_unsubscribe(key.channel(), code, reason, sink);
+        }
     }
 
     fn applicant(&self, is_subscribed: bool, context: &Context<'_>) -> Applicant {

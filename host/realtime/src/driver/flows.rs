@@ -12,6 +12,7 @@ use crate::{
     broker::{HistoryLimit, HistoryOrder, HistoryPage, HistoryQuery},
     channel::BadName,
     config::RealtimeConfig,
+    entrance::Entering,
     hooks::{
         AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion, AuthorizationReason,
         AuthorizationVerdict, Effect, Grant, Hooks, Identity, Peer, Progress, RpcQuestion,
@@ -41,6 +42,7 @@ pub(super) async fn connect(
     node: Arc<Node>,
     app: Arc<App>,
     link: Arc<Link>,
+    entering: Entering,
     ask: ConnectAsk,
     now: Now,
 ) -> Resolved {
@@ -62,7 +64,7 @@ pub(super) async fn connect(
     }
     Resolved {
         answer: Answer::Connect(admitted.map(Box::new)),
-        registration,
+        entry: registration.map(|registration| (registration, entering)),
     }
 }
 

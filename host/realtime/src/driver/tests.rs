@@ -1,6 +1,7 @@
 //! Connections on wires in memory, with hub, memory broker and hooks of closures.
 
 mod fairness;
+mod pending;
 mod reconnect;
 mod selectors;
 
@@ -318,6 +319,8 @@ struct Scripted {
     fails: bool,
     drops: bool,
     is_pending: bool,
+    /// Leaves it to the token who somebody is.
+    knows_nobody: bool,
 }
 
 impl Scripted {
@@ -345,10 +348,22 @@ impl Hooks for Scripted {
             user: "user".into(),
             ..Identity::default()
         };
-        Progress::Ready(Ok(Outcome {
-            verdict: AuthenticationVerdict::Accept(Box::new(identity)),
+        let verdict = if self.knows_nobody {
+            AuthenticationVerdict::NotMine
+        } else {
+            AuthenticationVerdict::Accept(Box::new(identity))
+        };
+        let outcome = Ok(Outcome {
+            verdict,
             effects: Vec::new(),
-        }))
+        });
+        if self.is_pending {
+            return Progress::Pending(Box::pin(async move {
+                tokio::task::yield_now().await;
+                outcome
+            }));
+        }
+        Progress::Ready(outcome)
     }
 
     fn authorize(&self, _: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {

@@ -23,6 +23,7 @@ use crate::{
     broker::{BrokerError, HistoryLimit, HistoryOrder, HistoryQuery},
     channel::BadName,
     config::MAX_PAGE_BYTES,
+    entrance::Selection,
     hooks::{Draft, Origin, Progress},
     ids::{AppId, ChannelKey, ClientId, SessionId},
     link::{Link, Signal},
@@ -96,6 +97,19 @@ fn select(app: &App, user: &str, client: &str, session: &str) -> Vec<Arc<Link>> 
         links.retain(|link| session.is_some() && session == link.session());
     }
     links
+}
+
+/// Leaves a signal with the sessions that are meant, those that are being let in included.
+fn tell(app: &App, selection: Selection, signal: &Signal) {
+    app.entrance().tell(selection, signal, |selection| {
+        let Selection {
+            user,
+            client,
+            session,
+            spared: _,
+        } = selection;
+        select(app, user, client, session)
+    });
 }
 
 impl Node {
@@ -313,20 +327,17 @@ impl Node {
                 (code.code(), code.text().into())
             }
         };
-        let spared: Vec<_> = request
-            .whitelist
-            .iter()
-            .filter_map(|client| ClientId::parse(client))
-            .collect();
-        let reason: Arc<str> = reason;
-        for link in select(&app, &request.user, &request.client, &request.session) {
-            if !spared.contains(&link.client()) {
-                link.signal(Signal::Disconnect {
-                    code,
-                    reason: Arc::clone(&reason),
-                });
-            }
-        }
+        let selection = Selection {
+            user: request.user,
+            client: request.client,
+            session: request.session,
+            spared: request
+                .whitelist
+                .iter()
+                .filter_map(|client| ClientId::parse(client))
+                .collect(),
+        };
+        tell(&app, selection, &Signal::Disconnect { code, reason });
         Progress::Ready(Ok(EmptyResult {}))
     }
 
@@ -338,13 +349,18 @@ impl Node {
         };
         let channel: Arc<str> = request.channel.into();
         let code = UnsubscribeCode::Server;
-        for link in select(&app, &request.user, &request.client, &request.session) {
-            link.signal(Signal::Unsubscribe {
-                channel: Arc::clone(&channel),
-                code: code.code(),
-                reason: code.text().into(),
-            });
-        }
+        let selection = Selection {
+            user: request.user,
+            client: request.client,
+            session: request.session,
+            spared: Vec::new(),
+        };
+        let signal = Signal::Unsubscribe {
+            channel,
+            code: code.code(),
+            reason: code.text().into(),
+        };
+        tell(&app, selection, &signal);
         Progress::Ready(Ok(EmptyResult {}))
     }
 
@@ -363,13 +379,18 @@ impl Node {
             session,
         } = request;
         let expires_at = u64::try_from(expire_at).ok().filter(|at| *at > 0);
-        for link in select(&app, &user, &client, &session) {
-            link.signal(Signal::Refresh {
-                is_expired: expired,
-                expires_at,
-                info: info.as_bytes().clone(),
-            });
-        }
+        let selection = Selection {
+            user,
+            client,
+            session,
+            spared: Vec::new(),
+        };
+        let signal = Signal::Refresh {
+            is_expired: expired,
+            expires_at,
+            info: info.as_bytes().clone(),
+        };
+        tell(&app, selection, &signal);
         Progress::Ready(Ok(EmptyResult {}))
     }
 

@@ -9,7 +9,7 @@ use tidegate_protocol::{
 use super::{
     Admission, Ask, ConnectAsk, Context, Expiry, Failure, MAX_LABEL_BYTES, MadeBy, Outcome,
     PendingKind, Phase, Pings, Requested, Seat, Seated, Session, Sink, Step, close,
-    subscribe::{Beginning, MERGE_LIMITS},
+    subscribe::{Beginning, merge_limits},
 };
 use crate::{
     config::RealtimeConfig,
@@ -127,7 +127,7 @@ impl<S: Seat> Session<S> {
         // Of native pings the client's library knows nothing, and it shall not expect any other.
         if self.pings == Pings::Messages {
             result.ping = u32::try_from(client.ping_interval.as_secs()).unwrap_or(u32::MAX);
-            result.pong = !client.pong_timeout.is_zero();
+            result.pong = true;
         }
         if let Some(address) = context.address {
             result.session = address.session.reveal();
@@ -141,7 +141,7 @@ impl<S: Seat> Session<S> {
             result.time = i64::try_from(now.unix_millis).unwrap_or(i64::MAX);
         }
         // All seats are opened before the reply is made, and none is live before it was pushed.
-        let mut limits = MERGE_LIMITS;
+        let mut limits = merge_limits(client);
         let mut beginnings = Vec::with_capacity(seats.len());
         for seated in &mut seats {
             let buffered = seated.seat.open();

@@ -161,7 +161,7 @@ impl<S: Seat> Session<S> {
             Pings::Messages => sink.ping(),
             Pings::Native => sink.native_ping(),
         }
-        if !client.pong_timeout.is_zero() && self.pong_due.is_none() {
+        if self.pong_due.is_none() {
             self.pong_due = Some(now + client.pong_timeout);
         }
         self.next_ping = now + client.ping_interval;
@@ -196,9 +196,11 @@ impl<S: Seat> Session<S> {
         if self.subscriptions[index].is_server_side() {
             return Some(close(DisconnectCode::SubscriptionExpired));
         }
-        let ended = self.subscriptions.swap_remove(index);
+        let key = self.subscriptions[index].seat.key().clone();
+        // Left first: nothing of the channel may follow the push.
+        drop(self.subscriptions.swap_remove(index));
         let code = UnsubscribeCode::Expired;
-        push_unsubscribe(ended.seat.key().channel(), code.code(), code.text(), sink);
+        push_unsubscribe(key.channel(), code.code(), code.text(), sink);
         None
     }
 

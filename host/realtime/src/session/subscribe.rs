@@ -8,12 +8,12 @@ use tidegate_protocol::{
 };
 
 use super::{
-    Ask, Context, Expiry, Failure, MAX_LABEL_BYTES, MadeBy, Outcome, PendingKind, Rare, Seat,
-    Seated, Session, Sink, SubscribeAsk, Subscription, Terms, Wishes, terms,
+    Ask, Context, Expiry, Failure, Joining, MAX_LABEL_BYTES, MadeBy, Outcome, PendingKind, Rare,
+    Seat, Seated, Session, Sink, SubscribeAsk, Subscription, Terms, Wishes, terms,
 };
 use crate::{
     broker::{HistoryPage, publication_cost},
-    config::{DEFAULT_PAGE_LIMIT, MAX_PAGE_BYTES},
+    config::{ClientConfig, DEFAULT_PAGE_LIMIT, MAX_PAGE_BYTES},
     hub::{Activation, Buffered},
     ids::ChannelKey,
     recovery::{Merged, RecoveryLimits, merge},
@@ -22,12 +22,18 @@ use crate::{
 /// Flag of a subscribe request: error 112 in place of `recovered: false`.
 const FLAG_MUST_RECOVER: i64 = 2;
 
-/// The limits of a merge. The history was read within the app's own limit; what is broadcast meanwhile may
-/// come on top of it.
-pub(super) const MERGE_LIMITS: RecoveryLimits = RecoveryLimits {
-    max_publications: 10 * DEFAULT_PAGE_LIMIT,
-    max_bytes: MAX_PAGE_BYTES,
-};
+/// Publications that may be broadcast while a history is read and come on top of it.
+const MAX_MEANWHILE: usize = 10 * DEFAULT_PAGE_LIMIT;
+
+/// The limits of a merge. The history was read within the app's own limit.
+pub(super) fn merge_limits(client: &ClientConfig) -> RecoveryLimits {
+    RecoveryLimits {
+        max_publications: client
+            .recovery_max_publications
+            .saturating_add(MAX_MEANWHILE),
+        max_bytes: MAX_PAGE_BYTES,
+    }
+}
 
 impl<S: Seat> Session<S> {
     pub(super) fn subscribe(
@@ -110,7 +116,11 @@ impl<S: Seat> Session<S> {
             wishes,
             channel: request.channel.into(),
         };
-        self.wait(id, PendingKind::Subscribe);
+        let joining = Joining {
+            channel: Arc::clone(&ask.channel),
+            taken: None,
+        };
+        self.wait(id, PendingKind::Subscribe(joining));
         Ok(Outcome::Ask(Ask::Subscribe(Box::new(ask))))
     }
 
@@ -129,7 +139,12 @@ impl<S: Seat> Session<S> {
             terms,
             page,
         } = seated;
-        let beginning = Beginning::of(&terms, page, &seat.open(), MERGE_LIMITS);
+        let beginning = Beginning::of(
+            &terms,
+            page,
+            &seat.open(),
+            merge_limits(&context.settings.client),
+        );
         let Some(result) = beginning.result() else {
             seat.go_live(&Activation::Withdraw);
             return Err(DisconnectCode::InsufficientState.into());

@@ -65,7 +65,12 @@ proptest! {
                 model.remove(&channel);
             }
             let known: std::collections::BTreeSet<_> =
-                harness.session.channels().map(str::to_owned).collect();
+                harness
+                    .session
+                    .subscriptions
+                    .iter()
+                    .map(|subscription| subscription.seat.key().channel().to_owned())
+                    .collect();
             prop_assert_eq!(&known, &model);
             prop_assert!(model.len() <= limit);
         }

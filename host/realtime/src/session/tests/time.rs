@@ -301,3 +301,22 @@ fn a_client_in_a_loop_of_errors_is_closed() {
     }
     harness.closes(r#"{"id":2,"presence":{"channel":"news"}}"#, 3509);
 }
+
+#[test]
+fn what_is_sent_without_an_id_is_not_answered_beyond_the_rate_either() {
+    let mut settings = settings();
+    settings.client.command_rate = std::num::NonZeroU32::new(1);
+    let mut harness = Harness::connected_with(settings);
+    let mut num_replies = 0;
+    // The connect command took one of the four.
+    for _ in 0..4 {
+        assert!(matches!(
+            harness.run(r#"{"id":2,"unsubscribe":{"channel":"x"}}"#),
+            Step::Done
+        ));
+        num_replies += harness.take().len();
+    }
+    assert_eq!(num_replies, 4);
+    assert!(matches!(harness.run(r#"{"send":{"data":1}}"#), Step::Done));
+    assert!(harness.take().is_empty());
+}

@@ -1,0 +1,218 @@
+//! The entrance of an app: calls of the server API about connections that are only being let in.
+//!
+//! A connection can be found by its user once it was let in, and until then a plugin may take its time. What is
+//! ordered meanwhile is kept here and carried out when the connection enters, or else a user could be
+//! disconnected, and be there a moment later with an answer from before. Kept while somebody is entering, and no
+//! longer. Invariant: of a call and an entry at the same time, exactly one sees the other. Locks: this one is
+//! taken before the one of the app's sessions.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use parking_lot::Mutex;
+use tidegate_protocol::DisconnectCode;
+
+use crate::{
+    app::{App, Registration},
+    ids::{ClientId, SessionId},
+    link::{Link, Signal},
+};
+
+/// Calls kept at a time. Connections are let in within a plugin's deadline, so this is a burst of tens of
+/// thousands of calls a second; who misses the oldest of them is told to connect again.
+const MAX_CALLS: usize = 1024;
+
+/// Whom a call means: the user's sessions, narrowed to a client and to a session where they are named.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Selection {
+    pub(crate) user: String,
+    pub(crate) client: String,
+    pub(crate) session: String,
+    /// Clients that are not meant after all.
+    pub(crate) spared: Vec<ClientId>,
+}
+
+impl Selection {
+    fn means(&self, user: &str, link: &Link) -> bool {
+        self.user == user
+            && (self.client.is_empty() || ClientId::parse(&self.client) == Some(link.client()))
+            && (self.session.is_empty()
+                || SessionId::parse(&self.session)
+                    .is_some_and(|session| link.session() == Some(session)))
+            && !self.spared.contains(&link.client())
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Entrance(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    num_entering: usize,
+    calls: VecDeque<(Selection, Signal)>,
+    /// The number of the first of `calls`; each call has the next one.
+    first: u64,
+}
+
+impl Waiting {
+    fn next(&self) -> u64 {
+        self.first + self.calls.len() as u64
+    }
+}
+
+impl Entrance {
+    /// Sends a signal to the sessions that `find` finds, and to those that enter later but have begun already.
+    pub(crate) fn tell(
+        &self,
+        selection: Selection,
+        signal: &Signal,
+        find: impl FnOnce(&Selection) -> Vec<Arc<Link>>,
+    ) {
+        let mut waiting = self.0.lock();
+        let mut found = find(&selection);
+        found.retain(|link| !selection.spared.contains(&link.client()));
+        if waiting.num_entering > 0 {
+            if waiting.calls.len() == MAX_CALLS {
+                waiting.calls.pop_front();
+                waiting.first += 1;
+            }
+            waiting.calls.push_back((selection, signal.clone()));
+        }
+        drop(waiting);
+        for link in found {
+            link.signal(signal.clone());
+        }
+    }
+}
+
+/// A connection that is being let in.
+#[must_use = "dropping it says that the connection does not enter"]
+pub(crate) struct Entering {
+    app: Arc<App>,
+    /// The number that the next call had.
+    since: u64,
+}
+
+impl Entering {
+    /// Before anybody is asked about the connection.
+    pub(crate) fn begin(app: &Arc<App>) -> Self {
+        let mut waiting = app.entrance().0.lock();
+        waiting.num_entering += 1;
+        Self {
+            since: waiting.next(),
+            app: Arc::clone(app),
+        }
+    }
+
+    /// Makes the session findable and hands it what was ordered since it began.
+    pub(crate) fn enter(self, registration: &Registration, link: &Arc<Link>) {
+        let waiting = self.app.entrance().0.lock();
+        registration.enter(link);
+        let user = registration.user();
+        let mut missed: Vec<Signal> = Vec::new();
+        if self.since < waiting.first {
+            let code = DisconnectCode::ServerError;
+            missed.push(Signal::Disconnect {
+                code: code.code(),
+                reason: code.text().into(),
+            });
+        }
+        let known = usize::try_from(self.since.saturating_sub(waiting.first)).unwrap_or(usize::MAX);
+        let calls = waiting.calls.iter().skip(known);
+        missed.extend(
+            calls
+                .filter(|(selection, _)| selection.means(user, link))
+                .map(|(_, signal)| signal.clone()),
+        );
+        drop(waiting);
+        for signal in missed {
+            link.signal(signal);
+        }
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        let mut waiting = self.app.entrance().0.lock();
+        waiting.num_entering -= 1;
+        if waiting.num_entering == 0 {
+            waiting.first = waiting.next();
+            waiting.calls = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_protocol::{Codec, Framing};
+
+    use super::*;
+    use crate::{
+        config::RealtimeConfig,
+        hub::{Hub, HubConfig},
+        ids::AppId,
+        test_wire::TestWire,
+    };
+
+    fn link() -> Arc<Link> {
+        let hub = Hub::new(HubConfig::default());
+        let wire = TestWire::default();
+        hub.link(ClientId::random(), Codec::Json, Framing::WebSocket, wire)
+    }
+
+    fn app() -> Arc<App> {
+        App::new(AppId::default_app(), RealtimeConfig::default())
+    }
+
+    fn of_ann() -> Selection {
+        Selection {
+            user: "ann".to_owned(),
+            ..Selection::default()
+        }
+    }
+
+    /// How many signals somebody got who entered as this user.
+    fn enter(app: &Arc<App>, entering: Entering, user: &str) -> usize {
+        let link = link();
+        let registration = app.reserve(&user.into(), link.client(), None).unwrap();
+        entering.enter(&registration, &link);
+        link.take_signals().len()
+    }
+
+    #[test]
+    fn who_began_before_a_call_hears_of_it_and_nobody_else_does() {
+        let app = app();
+        let call = || {
+            app.entrance()
+                .tell(of_ann(), &Signal::Drain, |_| Vec::new())
+        };
+        call();
+        let before = Entering::begin(&app);
+        let other = Entering::begin(&app);
+        call();
+        let after = Entering::begin(&app);
+        assert_eq!(enter(&app, before, "ann"), 1);
+        assert_eq!(enter(&app, other, "bob"), 0);
+        assert_eq!(enter(&app, after, "ann"), 0);
+    }
+
+    #[test]
+    fn calls_are_kept_while_somebody_enters_and_only_so_many() {
+        let app = app();
+        let call = || {
+            app.entrance()
+                .tell(of_ann(), &Signal::Drain, |_| Vec::new())
+        };
+        let num_kept = || app.entrance().0.lock().calls.len();
+        call();
+        assert_eq!(num_kept(), 0);
+        let entering = Entering::begin(&app);
+        for _ in 0..=MAX_CALLS {
+            call();
+        }
+        assert_eq!(num_kept(), MAX_CALLS);
+        // Nobody knows any more whether the first of them meant bob.
+        let told = enter(&app, entering, "bob");
+        assert_eq!(told, 1);
+        assert_eq!(num_kept(), 0);
+    }
+}
