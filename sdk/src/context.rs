@@ -96,8 +96,8 @@ pub fn remote_address() -> Option<String> {
     host::remote_address()
 }
 
-/// A header of the client's HTTP request, or an emulated one of its connect command. `name` is in lower case.
-/// Only those that the operator allowed are there.
+/// A header of the client's HTTP request. `name` is in lower case. Only those that the operator allowed are there
+/// (`plugins.allowed_headers`), and none that a client wrote into its connect command.
 pub fn header(name: &str) -> Option<String> {
     host::header(name)
 }

@@ -80,12 +80,13 @@ impl Message {
     }
 
     /// Names the message: a second one with the same key in the same channel within five minutes is not published
-    /// again.
+    /// again. A key has 1 to 64 bytes; any other fails the call.
     pub fn set_idempotency_key(&self, key: &str) {
         host::set_idempotency_key(key);
     }
 
-    /// Lets subscribers that agreed to it receive a difference instead of the whole, or not.
+    /// Lets subscribers that agreed to it receive a difference instead of the whole, or not. Nodes do not have this
+    /// yet: `true` fails the call.
     pub fn set_delta(&self, on: bool) {
         host::set_delta(on);
     }

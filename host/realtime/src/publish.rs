@@ -97,6 +97,12 @@ pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outl
         version,
         version_epoch,
     } = publishing;
+    if draft.delta == Some(true) {
+        return Progress::Ready(Err(Failure::error(
+            ErrorCode::NotAvailable,
+            "not available: delta compression; publish without `delta`",
+        )));
+    }
     if draft.hops >= MAX_HOPS {
         node.metrics().hop_limit.inc();
         tracing::warn!(
@@ -419,29 +425,66 @@ fn position_of(
     Ok(position)
 }
 
-/// A `message` push to each session, encoded once per codec and framing.
+/// A `message` push to each session, encoded once per codec and framing. All forms are made before the first
+/// is sent: a message that not everybody can be sent goes to nobody.
 fn send_to_links(links: &[Arc<Link>], data: Bytes) -> Result<Published, Failure> {
     let reply = Reply::from_push(Push {
         message: Some(Box::new(Message { data: data.into() })),
         ..Push::default()
     });
     let mut frames: SmallVec<[((Codec, Framing), Frame); 2]> = SmallVec::new();
+    let form_of = |link: &Link| (link.codec(), link.framing());
     for link in links {
-        let form = (link.codec(), link.framing());
-        let known = frames.iter().find(|(known, _)| *known == form);
-        let frame = match known {
-            Some((_, frame)) => frame.clone(),
-            None => {
-                let frame = Frame::reply(form.0, form.1, &reply).map_err(|error| {
-                    tracing::debug!(%error, "a message cannot be sent to its user");
-                    Failure::from(ErrorCode::Internal)
-                })?;
-                frames.push((form, frame.clone()));
-                frame
-            }
-        };
-        // A session that takes nothing more is about to be closed; there is nobody else to tell.
-        let _ = link.send(frame);
+        let form = form_of(link);
+        if frames.iter().any(|(known, _)| *known == form) {
+            continue;
+        }
+        let frame = Frame::reply(form.0, form.1, &reply).map_err(|error| {
+            tracing::debug!(%error, "a message cannot be sent to its user");
+            Failure::from(ErrorCode::Internal)
+        })?;
+        frames.push((form, frame));
+    }
+    for link in links {
+        let form = form_of(link);
+        if let Some((_, frame)) = frames.iter().find(|(known, _)| *known == form) {
+            // A session that takes nothing more is about to be closed; there is nobody else to tell.
+            let _ = link.send(frame.clone());
+        }
     }
     Ok(Published::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        hub::{Hub, HubConfig},
+        test_wire::TestWire,
+    };
+
+    #[test]
+    fn a_message_that_one_session_cannot_be_sent_goes_to_none() {
+        let hub = Hub::new(HubConfig::default());
+        let wires = [TestWire::default(), TestWire::default()];
+        let codecs = [Codec::Protobuf, Codec::Json];
+        let links: Vec<Arc<Link>> = codecs
+            .into_iter()
+            .zip(&wires)
+            .map(|(codec, wire)| {
+                let client = ClientId::random();
+                hub.link(client, codec, Framing::WebSocket, wire.clone()) as Arc<Link>
+            })
+            .collect();
+        let bytes_of = |wire: &TestWire| {
+            links.iter().for_each(|link| {
+                link.flush();
+            });
+            wire.bytes().len()
+        };
+        assert!(send_to_links(&links, Bytes::from_static(b"\xff")).is_err());
+        assert_eq!(wires.each_ref().map(bytes_of), [0, 0]);
+        assert!(send_to_links(&links, Bytes::from_static(b"1")).is_ok());
+        assert!(wires.iter().all(|wire| bytes_of(wire) > 0));
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tidegate_realtime::{
     hooks::{Destination, Target},
     ids::ClientId,
+    session::MAX_LABEL_BYTES,
 };
 
 use crate::{
@@ -20,7 +21,8 @@ const MAX_TAGS: usize = 16;
 const TAG_KEY_BYTES: usize = 64;
 const TAG_VALUE_BYTES: usize = 256;
 const MAX_DESTINATIONS: usize = 64;
-const IDEMPOTENCY_KEY_BYTES: usize = 255;
+/// What the node accepts of everybody.
+const IDEMPOTENCY_KEY_BYTES: usize = MAX_LABEL_BYTES;
 
 impl GuestState {
     /// Counts the host call and gives the edits of the message in hand, if there is one.
@@ -126,7 +128,13 @@ impl Host for GuestState {
     }
 
     fn set_delta(&mut self, on: bool) -> wasmtime::Result<()> {
-        self.edits()?.delta = Some(on);
+        let edits = self.edits()?;
+        if on {
+            return Err(bad(
+                "delta compression is not available on this node".to_owned()
+            ));
+        }
+        edits.delta = Some(false);
         Ok(())
     }
 

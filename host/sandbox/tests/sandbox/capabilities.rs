@@ -149,7 +149,7 @@ fn tags_and_options_reach_the_draft() {
              {TEXT}
              (call $tag (i32.const 1024) (i32.const 3) (i32.const 1027) (i32.const 5))
              (call $untag (i32.const 1032) (i32.const 4))
-             (call $skip) (call $idem (i32.const 1024) (i32.const 3)) (call $delta (i32.const 1))
+             (call $skip) (call $idem (i32.const 1024) (i32.const 3)) (call $delta (i32.const 0))
              {PASS}"
         )),
     );
@@ -165,7 +165,37 @@ fn tags_and_options_reach_the_draft() {
     );
     assert!(done.skip_history);
     assert_eq!(done.idempotency_key.as_deref(), Some("key"));
-    assert_eq!(done.delta, Some(true));
+    assert_eq!(done.delta, Some(false));
+}
+
+#[test]
+fn message_options_that_the_node_does_not_honour_fail_the_call() {
+    let sandbox = sandbox();
+    let import = |name, parameters| {
+        format!(
+            "(import \"tidegate:plugin/message@0.1.0\" \"{name}\" (func $it (param {parameters})))\n"
+        )
+    };
+    let key = |len: u32| {
+        format!(
+            "{}(call $it (i32.const 1024) (i32.const {len}))",
+            import("set-idempotency-key", "i32 i32")
+        )
+    };
+    let delta = |on: u32| format!("{}(call $it (i32.const {on}))", import("set-delta", "i32"));
+    for (part, is_good) in [
+        (key(64), true),
+        (key(65), false),
+        (key(0), false),
+        (delta(0), true),
+        (delta(1), false),
+    ] {
+        let text = format!("{part}{PASS}");
+        let compiled = compile(&sandbox, &filtering(&text));
+        bind(&sandbox, vec![binding(&compiled, Hook::Filtering)]);
+        let answer = ready(sandbox.filter(draft("room", b"{}")));
+        assert_eq!(answer.is_ok(), is_good, "{part}");
+    }
 }
 
 #[test]
