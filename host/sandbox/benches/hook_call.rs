@@ -97,8 +97,12 @@ fn floor(criterion: &mut Criterion, name: &str, len: usize) {
 
 /// Filters a draft again and again: a passed draft is the next input, so no allocation is measured.
 fn run(criterion: &mut Criterion, name: &str, sandbox: &Sandbox, len: usize) {
-    let data = vec![b'1'; len];
-    let mut held = Some(draft("room", &data));
+    run_on(criterion, name, sandbox, &vec![b'1'; len]);
+}
+
+/// The same with this message.
+fn run_on(criterion: &mut Criterion, name: &str, sandbox: &Sandbox, data: &[u8]) {
+    let mut held = Some(draft("room", data));
     criterion.bench_function(name, |bencher| {
         bencher.iter(|| {
             let draft = held.take().expect("the draft came back");
@@ -142,5 +146,45 @@ fn hook_call(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, hook_call);
+/// What a question to the host costs: the second figure minus the first is ten more of them.
+fn capabilities(criterion: &mut Criterion) {
+    let sandbox = sandbox();
+    let fields = |count: usize| {
+        filtering(&format!(
+            "(import \"tidegate:plugin/json@0.1.0\" \"text\" (func $text (param i32 i32 i32)))
+             (data (i32.const 1024) \"/type\")
+             {}
+             {PASS}",
+            "(call $text (i32.const 1024) (i32.const 5) (i32.const 64))".repeat(count)
+        ))
+    };
+    for (len, size) in [(128, "128B"), (4 << 10, "4KiB")] {
+        let padding = "x".repeat(len - r#"{"pad":"","type":"buy"}"#.len());
+        let data = format!(r#"{{"pad":"{padding}","type":"buy"}}"#);
+        for count in [1, 11] {
+            let compiled = compile(&sandbox, &fields(count));
+            bind(&sandbox, vec![binding(&compiled, Hook::Filtering)]);
+            let name = format!("hook_call/{size}/filter_json_{count}");
+            run_on(criterion, &name, &sandbox, data.as_bytes());
+        }
+    }
+    for count in [1, 11] {
+        let increment = "(call $increment (i32.const 1024) (i32.const 4) (i64.const 1) (i64.const 60000) (i32.const 64))";
+        let compiled = compile(
+            &sandbox,
+            &filtering(&format!(
+                "(import \"tidegate:plugin/state@0.1.0\" \"increment\" (func $increment (param i32 i32 i64 i64 i32)))
+                 (data (i32.const 1024) \"sent\")
+                 {}
+                 {PASS}",
+                increment.repeat(count)
+            )),
+        );
+        bind(&sandbox, vec![binding(&compiled, Hook::Filtering)]);
+        let name = format!("hook_call/128B/filter_state_{count}");
+        run(criterion, &name, &sandbox, 128);
+    }
+}
+
+criterion_group!(benches, hook_call, capabilities);
 criterion_main!(benches);
