@@ -5,7 +5,7 @@ use crate::{hooks::SessionTarget, ids::ClientId};
 
 #[tokio::test]
 async fn plugins_end_connections_and_subscriptions_of_their_app() {
-    let world = World::new(NoHooks);
+    let world = World::new(Scripted::default());
     let (mut one, mut two) = (world.join().await, world.join().await);
     for client in [&mut one, &mut two] {
         client
