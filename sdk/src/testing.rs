@@ -43,6 +43,9 @@ use crate::{
     sessions::Target,
 };
 
+/// What is left of a call of a new host: the deadline of the quickest hooks.
+const DEFAULT_REMAINING_MS: u32 = 5;
+
 /// The moment of a new host's clock: 2026-01-01 00:00 UTC.
 const DEFAULT_NOW_MS: u64 = 1_767_225_600_000;
 
@@ -109,6 +112,7 @@ impl Host {
         state.facts.client_id = "00000000-0000-4000-8000-000000000000".to_owned();
         state.facts.transport = "websocket".to_owned();
         state.facts.now_ms = DEFAULT_NOW_MS;
+        state.facts.remaining_ms = DEFAULT_REMAINING_MS;
         Self { state }
     }
 
@@ -275,6 +279,12 @@ impl Host {
     fn end_of(&self, ttl: Duration) -> u64 {
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         self.state.facts.now_ms.saturating_add(ttl)
+    }
+
+    /// Sets what is left of the call's deadline. It stays the same during the call: the test kit does not interrupt.
+    pub fn remaining(mut self, left: Duration) -> Self {
+        self.state.facts.remaining_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+        self
     }
 
     /// Sets where random numbers start.

@@ -20,7 +20,7 @@ use tidegate_realtime::{
     ids::{AppId, ClientId},
 };
 use tidegate_sandbox::{
-    Binding, Bindings, FailurePolicy, Hook, PluginLimits, Sandbox, SandboxConfig, Scope,
+    Binding, Bindings, FailurePolicy, Hook, Isolation, PluginLimits, Sandbox, SandboxConfig, Scope,
 };
 use tidegate_tests::guests;
 
@@ -54,6 +54,7 @@ impl Bound {
             position: 0,
             config: config.to_string().into(),
             failure_policy: FailurePolicy::Closed,
+            isolation: Isolation::default(),
             limits: PluginLimits::default(),
         });
         let bindings = Bindings {
@@ -151,12 +152,15 @@ impl Bound {
     }
 }
 
-/// Every hook runs on the caller's thread.
+/// The answer, from whichever lane.
 #[track_caller]
 fn ready<V>(answered: Answered<V>) -> Result<Outcome<V>, HookFailure> {
     match answered {
         Progress::Ready(answer) => answer,
-        Progress::Pending(_) => panic!("the question went aside"),
+        Progress::Pending(answer) => tokio::runtime::Builder::new_current_thread()
+            .build()
+            .expect("a runtime for one answer")
+            .block_on(answer),
     }
 }
 

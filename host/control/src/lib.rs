@@ -23,7 +23,7 @@ mod values;
 pub use self::{
     error::{OpenError, StoreError},
     key::{Key, KeyRole, NewKey, Secret, Verified},
-    names::{AppName, FailurePolicy, Hook, PluginName, Scope},
+    names::{AppName, FailurePolicy, Hook, Isolation, PluginName, Scope},
     store::{DATABASE_FILE, FirstKeys, Snapshot, Store},
     time::Timestamp,
     values::{

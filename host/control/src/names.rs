@@ -1,4 +1,4 @@
-//! Words with rules: app and plugin names, hooks, scopes, failure policies.
+//! Words with rules: app and plugin names, hooks, scopes, failure policies, isolation.
 //!
 //! Whoever holds one of these types holds a checked value.
 
@@ -47,6 +47,16 @@ pub enum FailurePolicy {
     Closed,
     /// The message passes as if the plugin were not bound; for filtering only.
     Open,
+}
+
+/// How long an instance of the plugin lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Isolation {
+    /// For many calls.
+    #[default]
+    Shared,
+    /// For one.
+    PerCall,
 }
 
 impl AppName {
@@ -209,6 +219,30 @@ impl FromStr for FailurePolicy {
     }
 }
 
+impl Isolation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::PerCall => "per-call",
+        }
+    }
+}
+
+impl FromStr for Isolation {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        match text {
+            "shared" => Ok(Self::Shared),
+            "per-call" => Ok(Self::PerCall),
+            _ => Err(StoreError::invalid(
+                "isolation",
+                "an isolation is 'shared' or 'per-call'",
+            )),
+        }
+    }
+}
+
 impl fmt::Display for AppName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -252,6 +286,12 @@ impl Serialize for Scope {
 }
 
 impl Serialize for FailurePolicy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl Serialize for Isolation {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.as_str())
     }

@@ -120,6 +120,11 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     ALTER TABLE apps ADD COLUMN token_secret TEXT;
     ALTER TABLE apps ADD COLUMN deleted_at INTEGER;
     ",
+    // 4: how long instances live.
+    "
+    ALTER TABLE bindings ADD COLUMN isolation TEXT NOT NULL DEFAULT 'shared'
+        CHECK (isolation IN ('shared', 'per-call'));
+    ",
 ];
 
 /// Brings the file to the newest schema, each step in its own transaction.

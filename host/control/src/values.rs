@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr};
 use serde::{Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AppName, FailurePolicy, Hook, PluginName, Scope, Secret, Timestamp};
+use crate::{AppName, FailurePolicy, Hook, Isolation, PluginName, Scope, Secret, Timestamp};
 
 /// Largest artifact: an upload has at most 4 MiB (threat model W1), and a core module grows a little when it
 /// becomes the component that is kept.
@@ -116,6 +116,8 @@ pub struct BindingRequest {
     pub config: Option<String>,
     /// `None` keeps what an existing binding has; a new one is closed.
     pub failure_policy: Option<FailurePolicy>,
+    /// `None` keeps what an existing binding has; a new one is shared.
+    pub isolation: Option<Isolation>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +131,7 @@ pub struct Binding {
     /// JSON text, empty for none.
     pub config: String,
     pub failure_policy: FailurePolicy,
+    pub isolation: Isolation,
     pub created_at: Timestamp,
     /// `None` while the plugin has no active version: the binding then does nothing.
     pub active_version: Option<u32>,
@@ -161,6 +164,7 @@ pub struct DesiredBinding {
     /// JSON text, empty for none.
     pub config: String,
     pub failure_policy: FailurePolicy,
+    pub isolation: Isolation,
 }
 
 /// A line of the audit log.

@@ -74,6 +74,7 @@ fn the_writer() {
             position: None,
             config: Some(number.to_string()),
             failure_policy: Some(FailurePolicy::Closed),
+            isolation: None,
         };
         store.bind(&actor, &app, &request).unwrap();
         report(format!("config {number}"));

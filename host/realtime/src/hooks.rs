@@ -60,6 +60,26 @@ pub enum SessionTarget {
 #[error("plugin call failed (trace {trace_id})")]
 pub struct HookFailure {
     pub trace_id: Arc<str>,
+    /// Whether too many questions of the app waited already. The client is then told so, with error 111.
+    pub is_overload: bool,
+}
+
+impl HookFailure {
+    /// A plugin failed, or could not be called.
+    pub fn new(trace_id: Arc<str>) -> Self {
+        Self {
+            trace_id,
+            is_overload: false,
+        }
+    }
+
+    /// The app asks more than its plugins answer.
+    pub fn overload(trace_id: Arc<str>) -> Self {
+        Self {
+            trace_id,
+            is_overload: true,
+        }
+    }
 }
 
 /// A plugin's deliberate no. Codes and text were checked by the implementor: errors 400..=1999 or 103,

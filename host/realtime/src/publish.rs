@@ -14,6 +14,7 @@ use tidegate_protocol::{
     ClientInfo, Codec, ErrorCode, Frame, Framing, Message, Publication, Push, Raw, Reply,
     StreamPosition, UnsubscribeCode,
 };
+use tokio::sync::oneshot;
 
 use crate::{
     app::App,
@@ -133,31 +134,6 @@ pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outl
         .and_then(move |answer| job.filtered(answer))
 }
 
-/// Runs what plugins asked for in a call that succeeded; `hops` is that of the message in hand.
-pub(crate) fn run_effects(node: &Arc<Node>, app: &Arc<App>, effects: Vec<Effect>, hops: u8) {
-    for effect in effects {
-        match effect {
-            Effect::Publish { channel, data } => publish_effect(node, app, channel, data, hops),
-            Effect::Disconnect {
-                target,
-                code,
-                reason,
-            } => signal(app, &target, || Signal::Disconnect {
-                code,
-                reason: Arc::clone(&reason),
-            }),
-            Effect::Unsubscribe { target, channel } => signal(app, &target, || {
-                let code = UnsubscribeCode::Server;
-                Signal::Unsubscribe {
-                    channel: Arc::clone(&channel),
-                    code: code.code(),
-                    reason: code.text().into(),
-                }
-            }),
-        }
-    }
-}
-
 /// Leaves a signal with the sessions; where there are none, nothing happens.
 fn signal(app: &App, target: &SessionTarget, signal: impl Fn() -> Signal) {
     let links = match target {
@@ -169,7 +145,68 @@ fn signal(app: &App, target: &SessionTarget, signal: impl Fn() -> Signal) {
     }
 }
 
-fn publish_effect(node: &Arc<Node>, app: &Arc<App>, channel: Arc<str>, data: Bytes, hops: u8) {
+/// Runs what plugins asked for in a call that succeeded, one after the other, so that their messages to a channel
+/// stay in order; `hops` is that of the message in hand. Pending if one of them is.
+pub(crate) fn run_effects(
+    node: &Arc<Node>,
+    app: &Arc<App>,
+    effects: Vec<Effect>,
+    hops: u8,
+) -> Progress<()> {
+    let mut effects = effects.into_iter();
+    while let Some(effect) = effects.next() {
+        match run_effect(node, app, effect, hops) {
+            Progress::Ready(outcome) => note_effect(app, &outcome),
+            Progress::Pending(first) => {
+                let (node, app) = (Arc::clone(node), Arc::clone(app));
+                return Progress::Pending(Box::pin(async move {
+                    note_effect(&app, &first.await);
+                    for effect in effects {
+                        let outcome = run_effect(&node, &app, effect, hops).wait().await;
+                        note_effect(&app, &outcome);
+                    }
+                }));
+            }
+        }
+    }
+    Progress::Ready(())
+}
+
+fn run_effect(node: &Arc<Node>, app: &Arc<App>, effect: Effect, hops: u8) -> Outlet {
+    match effect {
+        Effect::Publish { channel, data } => publish_effect(node, app, channel, data, hops),
+        Effect::Disconnect {
+            target,
+            code,
+            reason,
+        } => {
+            signal(app, &target, || Signal::Disconnect {
+                code,
+                reason: Arc::clone(&reason),
+            });
+            Progress::Ready(Ok(None))
+        }
+        Effect::Unsubscribe { target, channel } => {
+            signal(app, &target, || {
+                let code = UnsubscribeCode::Server;
+                Signal::Unsubscribe {
+                    channel: Arc::clone(&channel),
+                    code: code.code(),
+                    reason: code.text().into(),
+                }
+            });
+            Progress::Ready(Ok(None))
+        }
+    }
+}
+
+fn publish_effect(
+    node: &Arc<Node>,
+    app: &Arc<App>,
+    channel: Arc<str>,
+    data: Bytes,
+    hops: u8,
+) -> Outlet {
     let checked = {
         let settings = app.settings();
         let resolved = settings.channel.resolve(&channel);
@@ -180,19 +217,12 @@ fn publish_effect(node: &Arc<Node>, app: &Arc<App>, channel: Arc<str>, data: Byt
             )
         })
     };
-    let outlet = match checked {
+    match checked {
         Ok(()) => {
             let hops = hops.saturating_add(1);
             publish(node, app, Publishing::by_plugin(app, channel, data, hops))
         }
         Err(failure) => Progress::Ready(Err(failure)),
-    };
-    match outlet {
-        Progress::Ready(outcome) => note_effect(app, &outcome),
-        Progress::Pending(rest) => {
-            let app = Arc::clone(app);
-            node.spawn(async move { note_effect(&app, &rest.await) });
-        }
     }
 }
 
@@ -386,12 +416,27 @@ impl Job {
         }
     }
 
-    /// The plugins' effects follow a message that was carried out.
+    /// The plugins' effects follow a message that was carried out, and come before its answer: whoever sends one
+    /// message after the other finds what plugins made of them in that order, too.
     fn finish(self, outcome: Result<Option<StreamPosition>, Failure>) -> Outlet {
-        if outcome.is_ok() && !self.effects.is_empty() {
-            run_effects(&self.node, &self.app, self.effects, self.hops);
+        if outcome.is_err() || self.effects.is_empty() {
+            return Progress::Ready(outcome);
         }
-        Progress::Ready(outcome)
+        match run_effects(&self.node, &self.app, self.effects, self.hops) {
+            Progress::Ready(()) => Progress::Ready(outcome),
+            Progress::Pending(rest) => {
+                // On a task of the node: whoever published may go away, and the message was carried out.
+                let (done, is_done) = oneshot::channel();
+                self.node.spawn(async move {
+                    rest.await;
+                    let _ = done.send(());
+                });
+                Progress::Pending(Box::pin(async move {
+                    let _ = is_done.await;
+                    outcome
+                }))
+            }
+        }
     }
 }
 

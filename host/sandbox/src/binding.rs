@@ -52,8 +52,16 @@ impl Hook {
         }
     }
 
-    /// What a binding may raise the deadline to. All calls run on the session's worker for now, so even the
-    /// slow hooks are held to a tenth of a second.
+    /// Whether it is asked on plugin threads, however well its plugins conduct themselves.
+    pub(crate) fn is_always_aside(self) -> bool {
+        match self {
+            Self::Authentication | Self::Authorization | Self::Rpc => true,
+            Self::Filtering | Self::Routing => false,
+        }
+    }
+
+    /// What a binding may raise the deadline to. The clients of the slow hooks wait, but their app has few
+    /// threads, so they too are held to a tenth of a second.
     pub fn deadline_cap(self) -> Duration {
         match self {
             Self::Authentication | Self::Authorization | Self::Rpc => Duration::from_millis(100),
@@ -143,6 +151,33 @@ impl FailurePolicy {
     }
 }
 
+/// How long an instance lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub enum Isolation {
+    /// Instances serve many calls, one after the other.
+    #[default]
+    Shared,
+    /// Every call gets an instance of its own, which costs about ten microseconds and nothing lives on.
+    PerCall,
+}
+
+impl Isolation {
+    pub const ALL: [Self; 2] = [Self::Shared, Self::PerCall];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::PerCall => "per-call",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|isolation| isolation.as_str() == text)
+    }
+}
+
 /// Limits of one binding; `None` takes the default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PluginLimits {
@@ -166,6 +201,7 @@ pub struct Binding {
     /// JSON text; `{}` when the operator gave none.
     pub config: Arc<str>,
     pub failure_policy: FailurePolicy,
+    pub isolation: Isolation,
     pub limits: PluginLimits,
 }
 
@@ -197,6 +233,9 @@ mod tests {
         }
         for policy in [FailurePolicy::Closed, FailurePolicy::Open] {
             assert_eq!(FailurePolicy::parse(policy.as_str()), Some(policy));
+        }
+        for isolation in Isolation::ALL {
+            assert_eq!(Isolation::parse(isolation.as_str()), Some(isolation));
         }
     }
 }

@@ -1,9 +1,14 @@
-//! One call into a guest: arm the deadline, contain what goes wrong, keep the instance only if nothing did.
+//! One call into a guest: get leave and an instance, arm the deadline, contain what goes wrong, keep the instance
+//! only if nothing did, and write down what it says about the plugin.
+//!
+//! The quick way, inline with an instance at hand, costs one relaxed load for the breaker and one acquire load for
+//! the generation beside the call itself, and reads a clock one time in 64.
 
 use std::{
     mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
@@ -12,12 +17,15 @@ use wasmtime::Store;
 use crate::{
     Runtime,
     breaker::Permit,
-    deadline::Deadline,
+    deadline::{Deadline, processor_time},
     failure::{Failure, FailureKind, Phase},
     guest::{CallState, GuestState},
     instance::{Export, Instance},
-    metrics::CallEnd,
-    slots,
+    instances::Stage,
+    lane::{LONGEST_WAIT, Turn},
+    limits,
+    metrics::{Also, CallEnd},
+    slots, ticker,
     unit::Unit,
 };
 
@@ -27,35 +35,80 @@ pub(crate) struct Called<V> {
     pub(crate) state: CallState,
 }
 
+/// A call that can be made: there is leave, and an instance.
+pub(crate) struct Seated {
+    instance: Box<Instance>,
+    permit: Permit,
+    /// What the ticker shows.
+    now: u64,
+    /// What is left of the deadline.
+    ticks: u64,
+}
+
+/// Why a call cannot be made.
+pub(crate) enum NotBegun {
+    /// There is no instance to be had without waiting, and a session's worker does not wait.
+    NoRoom,
+    Failed(Failure),
+}
+
+/// Prepares a call of the unit's plugin.
+#[inline]
+pub(crate) fn begin(
+    runtime: &Runtime,
+    unit: &Arc<Unit>,
+    turn: Turn,
+    stage: Stage,
+) -> Result<Seated, NotBegun> {
+    let permit = match unit.conduct.admit(runtime) {
+        Ok(permit) => permit,
+        Err(failure) => {
+            slots::count(runtime, unit, CallEnd::Failed(failure.kind));
+            return Err(NotBegun::Failed(failure));
+        }
+    };
+    let ticks = match turn {
+        Turn::Aside { charged } if !charged.is_zero() => {
+            if charged >= LONGEST_WAIT {
+                return Err(too_late(runtime, unit, permit, charged));
+            }
+            // A burst behind a fresh version waits longer than a call may take; each still gets half its time.
+            ticker::ticks(unit.deadline - charged.min(unit.deadline / 2))
+        }
+        Turn::Inline | Turn::Overflow | Turn::Aside { .. } => unit.deadline_ticks,
+    };
+    let seated = Seating {
+        permit,
+        now: runtime.engine.ticker.now(),
+        ticks,
+    };
+    match slots::take(runtime, unit) {
+        Some(instance) => Ok(seated.with(instance)),
+        None => seated.with_new_instance(runtime, unit, turn, stage),
+    }
+}
+
 /// Calls the unit's plugin. `ask` makes the call and checks the answer; an answer that does not hold up is a
 /// failure and costs the instance like any other. `is_refusal` is for counting.
 pub(crate) fn call<V>(
-    runtime: &Runtime,
-    (unit, permit): (&Arc<Unit>, Permit),
+    (runtime, turn): (&Runtime, Turn),
+    (unit, seated): (&Arc<Unit>, Seated),
     state: CallState,
     ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
     is_refusal: impl FnOnce(&V) -> bool,
 ) -> Called<V> {
-    let now = runtime.engine.ticker.now();
-    let mut instance = match slots::take(unit, now) {
-        Some(instance) => instance,
-        None => match build(runtime, unit, now) {
-            Ok(instance) => instance,
-            Err(failure) => {
-                slots::give_back(unit, None, CallEnd::Failed(failure.kind));
-                unit.conduct.failed(runtime, permit, &failure);
-                return Called {
-                    result: Err(failure),
-                    state,
-                };
-            }
-        },
-    };
-    let started = instance.next_call_is_sampled().then(Instant::now);
-    runtime.engine.ticker.arm();
+    let Seated {
+        mut instance,
+        permit,
+        now,
+        ticks,
+    } = seated;
+    let timing = Timing::start(turn, instance.next_call_is_sampled());
     let mut state = state;
-    state.deadline = Deadline::new(unit.deadline_ticks, now);
+    state.deadline = Deadline::new(ticks, now);
     let first_look = state.deadline.first_look();
+    let input_bytes = state.input_bytes;
+    runtime.engine.ticker.arm();
     instance.store.set_epoch_deadline(first_look);
     instance.store.data_mut().call = state;
     let Instance { store, export, .. } = &mut *instance;
@@ -70,6 +123,12 @@ pub(crate) fn call<V>(
         }
         Err(_) => Err(Failure::host_panic()),
     };
+    timing.stop(
+        runtime,
+        unit,
+        &state.deadline,
+        (result.is_ok(), input_bytes),
+    );
     match &result {
         Ok(value) => {
             let end = if is_refusal(value) {
@@ -77,40 +136,216 @@ pub(crate) fn call<V>(
             } else {
                 CallEnd::Answered
             };
-            let kept = (!instance.is_spent()).then_some(instance);
-            slots::give_back(unit, kept, end);
+            let kept = if instance.is_spent() {
+                note_memory(runtime, unit, &instance, input_bytes);
+                None
+            } else {
+                Some(instance)
+            };
+            slots::give_back(runtime, unit, (kept, now), end);
             unit.conduct.succeeded(permit);
         }
         Err(failure) => {
             drop(instance);
-            slots::give_back(unit, None, CallEnd::Failed(failure.kind));
-            unit.conduct.failed(runtime, permit, failure);
+            fail(runtime, unit, permit, failure);
         }
-    }
-    if let Some(used) = state.deadline.used() {
-        let over = used.saturating_sub(unit.deadline);
-        if !over.is_zero() {
-            unit.conduct.overran(runtime, over);
-        }
-    }
-    if let Some(started) = started {
-        runtime
-            .metrics
-            .durations
-            .observe(started.elapsed().as_secs_f64());
     }
     Called { result, state }
 }
 
-#[cold]
-fn build(runtime: &Runtime, unit: &Arc<Unit>, now: u64) -> Result<Box<Instance>, Failure> {
-    slots::drop_idle(now);
-    let built = match Instance::build(runtime, unit) {
-        Err(failure) if failure.kind == FailureKind::NoSlot => {
-            slots::drop_all_idle();
-            Instance::build(runtime, unit)
+/// Leave to call, before there is an instance.
+struct Seating {
+    permit: Permit,
+    now: u64,
+    ticks: u64,
+}
+
+impl Seating {
+    #[inline]
+    fn with(self, instance: Box<Instance>) -> Seated {
+        let Self { permit, now, ticks } = self;
+        Seated {
+            instance,
+            permit,
+            now,
+            ticks,
         }
-        built => built,
-    };
-    built.map(Box::new)
+    }
+
+    #[cold]
+    fn with_new_instance(
+        mut self,
+        runtime: &Runtime,
+        unit: &Arc<Unit>,
+        turn: Turn,
+        stage: Stage,
+    ) -> Result<Seated, NotBegun> {
+        let left = ticker::TICK * u32::try_from(self.ticks - 1).unwrap_or(u32::MAX);
+        match build(runtime, unit, turn, stage, left, self.now) {
+            Some(Ok(Built { instance, took })) => {
+                if turn.is_aside() {
+                    let left = left.saturating_sub(took);
+                    if left.is_zero() {
+                        return Err(too_late(runtime, unit, self.permit, took));
+                    }
+                    self.ticks = ticker::ticks(left);
+                } else {
+                    unit.conduct.called_inline(took);
+                }
+                Ok(self.with(instance))
+            }
+            Some(Err(failure)) => {
+                fail(runtime, unit, self.permit, &failure);
+                Err(NotBegun::Failed(failure))
+            }
+            None if turn.is_aside() || stage == Stage::UnderWay => {
+                let failure = Failure::new(
+                    FailureKind::NoSlot,
+                    "all instances that the node may have are in use; lower the load, or give the node more memory mappings",
+                );
+                fail(runtime, unit, self.permit, &failure);
+                Err(NotBegun::Failed(failure))
+            }
+            None => {
+                unit.conduct.abandoned(runtime, self.permit);
+                Err(NotBegun::NoRoom)
+            }
+        }
+    }
+}
+
+/// Makes an instance as soon as there is a slot; `None` when there is none in time.
+fn build(
+    runtime: &Runtime,
+    unit: &Arc<Unit>,
+    turn: Turn,
+    stage: Stage,
+    left: Duration,
+    now: u64,
+) -> Option<Result<Built, Failure>> {
+    let patience = turn.patience(left);
+    for _ in 0..2 {
+        let (slot, waited) = runtime.instances.slot(stage, patience, now)?;
+        let before = processor_time();
+        match Instance::build(runtime, unit, slot) {
+            // The pool belongs to the process, and something else in it has what we were counting on.
+            Err(failure) if failure.kind == FailureKind::NoSlot => {
+                runtime.instances.evict(1);
+            }
+            Err(failure) => return Some(Err(failure)),
+            Ok(instance) => {
+                return Some(Ok(Built {
+                    instance: Box::new(instance),
+                    took: waited + processor_time().saturating_sub(before),
+                }));
+            }
+        }
+    }
+    None
+}
+
+/// A fresh instance, and what it cost the call that needed it: waiting for the slot, and the work, in which the
+/// guest may have had a start function of its own.
+struct Built {
+    instance: Box<Instance>,
+    took: Duration,
+}
+
+#[cold]
+fn fail(runtime: &Runtime, unit: &Arc<Unit>, permit: Permit, failure: &Failure) {
+    slots::give_back(runtime, unit, (None, 0), CallEnd::Failed(failure.kind));
+    unit.conduct.failed(runtime, permit, failure);
+}
+
+#[cold]
+fn too_late(runtime: &Runtime, unit: &Arc<Unit>, permit: Permit, waited: Duration) -> NotBegun {
+    let failure = Failure::new(
+        FailureKind::NoSlot,
+        &format!(
+            "the call waited {} ms for its turn, and its deadline is {} ms; the app's plugins take more time than it has",
+            waited.as_millis(),
+            unit.deadline.as_millis()
+        ),
+    );
+    fail(runtime, unit, permit, &failure);
+    NotBegun::Failed(failure)
+}
+
+/// How the time of a call is taken.
+enum Timing {
+    /// Not at all, which is most inline calls.
+    Untimed,
+    /// An inline call that was drawn: by the clock, because it holds a session's worker while it waits, too.
+    Sampled(Instant),
+    /// Aside, where a call costs a hop anyway: by the thread's processor time, so that a busy machine does not
+    /// count against the plugin.
+    Processor { before: Duration, is_sampled: bool },
+}
+
+impl Timing {
+    #[inline]
+    fn start(turn: Turn, is_sampled: bool) -> Self {
+        match turn {
+            Turn::Inline | Turn::Overflow if is_sampled => Self::Sampled(Instant::now()),
+            Turn::Inline | Turn::Overflow => Self::Untimed,
+            Turn::Aside { .. } => Self::Processor {
+                before: processor_time(),
+                is_sampled,
+            },
+        }
+    }
+
+    #[inline]
+    fn stop(
+        self,
+        runtime: &Runtime,
+        unit: &Arc<Unit>,
+        deadline: &Deadline,
+        (is_answered, input_bytes): (bool, usize),
+    ) {
+        // There only if the call got half-way to its deadline.
+        let slow = deadline.used();
+        let used = match self {
+            Self::Untimed => slow,
+            Self::Sampled(started) => {
+                let took = started.elapsed();
+                runtime.metrics.durations.observe(took.as_secs_f64());
+                unit.conduct.called_inline(took);
+                slow
+            }
+            Self::Processor { before, is_sampled } => {
+                let took = processor_time().saturating_sub(before);
+                if is_sampled {
+                    runtime.metrics.durations.observe(took.as_secs_f64());
+                }
+                slots::count_also(runtime, unit, Also::Aside);
+                unit.conduct.called_aside(took);
+                Some(took)
+            }
+        };
+        if let Some(slow) = slow {
+            unit.conduct.was_slow(runtime, slow, unit.deadline);
+        }
+        if let Some(used) = used
+            && is_answered
+            && limits::is_near(used.as_nanos(), unit.deadline.as_nanos())
+        {
+            slots::count_also(runtime, unit, Also::NearDeadline);
+            let percent = used.as_nanos() * 100 / unit.deadline.as_nanos().max(1);
+            unit.conduct
+                .note_near(runtime, "deadline", percent, input_bytes);
+        }
+    }
+}
+
+/// An instance that is thrown away because it grew: how near it came to its memory is the author's business.
+#[cold]
+fn note_memory(runtime: &Runtime, unit: &Arc<Unit>, instance: &Instance, input_bytes: usize) {
+    let used = instance.store.data().limiter.memory() as u128;
+    if limits::is_near(used, unit.memory_bytes as u128) {
+        slots::count_also(runtime, unit, Also::NearMemory);
+        let percent = used * 100 / (unit.memory_bytes as u128).max(1);
+        unit.conduct
+            .note_near(runtime, "memory", percent, input_bytes);
+    }
 }

@@ -4,6 +4,7 @@
 //! enemy had written them. None of them blocks, and none asks a hook: what a plugin wants done is queued in
 //! the call's state and done after the call.
 
+mod budget;
 pub(crate) mod clock;
 mod config;
 mod context;
@@ -33,6 +34,7 @@ pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     plugin::log::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::config::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::context::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    plugin::budget::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::clock::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::random::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::message::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;

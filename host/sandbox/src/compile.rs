@@ -14,9 +14,11 @@ use std::{
     collections::HashMap,
     env,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use wasmtime::component::{Component, InstancePre};
 
 use crate::{
@@ -28,6 +30,7 @@ use crate::{
     generated::exports::tidegate::plugin as exports,
     guest::GuestState,
     instance::Instance,
+    instances::{Patience, Stage},
     limits, stubs,
     unit::Unit,
 };
@@ -48,6 +51,9 @@ pub enum Compilation {
     /// In a process of its own, limited and killable.
     Child(CompileChild),
 }
+
+/// How long a trial waits for an instance to come free.
+const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// SHA-256 of a component.
 pub type ComponentDigest = [u8; 32];
@@ -336,7 +342,16 @@ fn fits_the_pool(component: &Component) -> Result<(), AdmissionRefused> {
 fn try_out(runtime: &Arc<Runtime>, compiled: &Compiled) -> Result<(), CompileError> {
     for hook in compiled.hooks() {
         let unit = Arc::new(Unit::trial(compiled, *hook, runtime));
-        Instance::build(runtime, &unit).map_err(|failure| match failure.kind {
+        // A trial waits its turn like a call: the pool may be full of instances that are in use.
+        let until = Patience::Until(Instant::now() + TRIAL_PATIENCE);
+        let now = runtime.engine.ticker.now();
+        let slot = runtime.instances.slot(Stage::UnderWay, until, now);
+        let (slot, _) = slot.ok_or_else(|| {
+            CompileError::Failed(
+                "all plugin instances that the node may have are in use; try again".to_owned(),
+            )
+        })?;
+        Instance::build(runtime, &unit, slot).map_err(|failure| match failure.kind {
             FailureKind::NoSlot | FailureKind::HostPanic | FailureKind::BreakerOpen => {
                 CompileError::Failed(format!(
                     "no instance could be made to try the plugin out: {}",

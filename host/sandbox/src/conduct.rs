@@ -1,4 +1,4 @@
-//! How a version conducts itself at a hook: its breaker, and what follows from its openings.
+//! How a version conducts itself at a hook: its breaker and its lane, and what follows from changes of either.
 //!
 //! One per app, plugin, hook and version, shared by the bindings of the version there and by all workers; it
 //! outlives changes of settings and ends with the version. Owns the text and the trace that clients get while
@@ -21,12 +21,15 @@ use crate::{
     binding::Hook,
     breaker::{Breaker, Opening, Permit, Strike},
     failure::{Failure, FailureKind},
+    lane::{Lane, Move, Standing},
 };
 
 /// Openings within [`PROBATION_MILLIS`] after a swap that send the version back.
 const OPENINGS_UNTIL_RETURN: u32 = 3;
 /// How long after a swap the former version is believed to be the better one.
 const PROBATION_MILLIS: u64 = 600_000;
+/// Calls that come near a limit are logged this often at most; all are counted.
+const NOTE_MILLIS: u64 = 10_000;
 /// How long clients share one trace id for the same reason. Stories would otherwise push each other out.
 const SHARED_TRACE_MILLIS: u64 = 1_000;
 
@@ -58,6 +61,7 @@ pub(crate) struct Subject {
 #[derive(Debug)]
 pub(crate) struct Conduct {
     pub(crate) breaker: Breaker,
+    pub(crate) standing: Standing,
     subject: Subject,
     /// The lower version that this one replaced, if it did. Going back is not watched: it has nowhere to go.
     former: Option<u32>,
@@ -67,6 +71,10 @@ pub(crate) struct Conduct {
     /// What a call gets while the breaker is open; written at each opening.
     shut: Mutex<Failure>,
     pub(crate) shared_trace: SharedTrace,
+    /// Shared by the questions that found the queue of the aside lane full.
+    pub(crate) queue_trace: SharedTrace,
+    /// When a call near its limits was last logged, plus one.
+    noted_millis: AtomicU64,
     /// The second, from 1, in which a failure was last logged as a warning.
     warned_in: AtomicU64,
 }
@@ -76,12 +84,15 @@ impl Conduct {
         let version = subject.version;
         Self {
             breaker: Breaker::default(),
+            standing: Standing::default(),
             subject,
             former: former.filter(|former| *former < version),
             since_millis: now_millis,
             is_reported: AtomicBool::new(false),
             shut: Mutex::new(Failure::new(FailureKind::BreakerOpen, "")),
             shared_trace: SharedTrace::default(),
+            queue_trace: SharedTrace::default(),
+            noted_millis: AtomicU64::new(0),
             warned_in: AtomicU64::new(0),
         }
     }
@@ -160,17 +171,112 @@ impl Conduct {
                 return;
             }
         };
+        if strike == Strike::Interrupt {
+            self.moved(self.standing.interrupted());
+        }
         if let Some(opening) = self.breaker.failed(permit, strike, now) {
             self.opened(runtime, opening, &failure.detail, now);
         }
     }
 
-    /// The call took so much longer than its deadline.
+    /// The call was not made after all.
+    pub(crate) fn abandoned(&self, runtime: &Runtime, permit: Permit) {
+        self.breaker.abandoned(permit, runtime.clock.now_millis());
+    }
+
+    /// Whether the version may be asked inline, or will not be called at all because its breaker is open.
+    #[inline]
+    pub(crate) fn is_inline(&self, runtime: &Runtime) -> bool {
+        self.standing.is_inline() || self.is_shut(runtime)
+    }
+
+    /// Whether the breaker keeps the plugin from being called.
+    #[inline]
+    pub(crate) fn is_shut(&self, runtime: &Runtime) -> bool {
+        !self.breaker.is_clean() && self.breaker.is_shut(runtime.clock.now_millis())
+    }
+
+    /// A call made aside took so much processor time.
+    pub(crate) fn called_aside(&self, took: Duration) {
+        self.moved(self.standing.called_aside(took));
+    }
+
+    /// A timed call made inline took so much time.
+    pub(crate) fn called_inline(&self, took: Duration) {
+        self.moved(self.standing.called_inline(took));
+    }
+
+    /// The call got at least half-way to its deadline.
     #[cold]
-    pub(crate) fn overran(&self, runtime: &Runtime, by: Duration) {
+    pub(crate) fn was_slow(&self, runtime: &Runtime, took: Duration, deadline: Duration) {
+        self.called_inline(took);
+        let over = took.saturating_sub(deadline);
+        if over.is_zero() {
+            return;
+        }
         let now = runtime.clock.now_millis();
-        if let Some(opening) = self.breaker.overran(by, now) {
+        if let Some(opening) = self.breaker.overran(over, now) {
             self.opened(runtime, opening, "", now);
+        }
+    }
+
+    /// Tells the author, now and then, that calls come near what they may use.
+    #[cold]
+    pub(crate) fn note_near(
+        &self,
+        runtime: &Runtime,
+        limit: &'static str,
+        percent: u128,
+        input_bytes: usize,
+    ) {
+        let now = runtime.clock.now_millis() + 1;
+        let before = self.noted_millis.load(Ordering::Relaxed);
+        let is_due = before == 0 || now.saturating_sub(before) >= NOTE_MILLIS;
+        let is_ours = is_due
+            && self
+                .noted_millis
+                .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if is_ours {
+            let Subject {
+                app,
+                plugin,
+                hook,
+                version,
+            } = &self.subject;
+            tracing::warn!(
+                %app, %plugin, version, hook = hook.as_str(), limit, percent, input_bytes,
+                "a plugin call came near a limit"
+            );
+        }
+    }
+
+    fn moved(&self, moved: Option<Move>) {
+        let Some(moved) = moved else { return };
+        let lane = match moved {
+            Move::ToInline => Lane::Inline,
+            Move::ToAside => Lane::Aside,
+        };
+        let Subject {
+            app,
+            plugin,
+            hook,
+            version,
+        } = &self.subject;
+        if !hook.is_always_aside() {
+            tracing::info!(
+                %app, %plugin, version, hook = hook.as_str(), lane = lane.as_str(),
+                "plugin changed its lane"
+            );
+        }
+    }
+
+    /// The lane of its calls.
+    pub(crate) fn lane(&self) -> Lane {
+        if self.standing.is_inline() && !self.subject.hook.is_always_aside() {
+            Lane::Inline
+        } else {
+            Lane::Aside
         }
     }
 

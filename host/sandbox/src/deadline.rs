@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::time::Instant;
 use wasmtime::{StoreContextMut, Trap, UpdateDeadline};
 
 use crate::{
@@ -27,16 +26,9 @@ pub(crate) struct Deadline {
     ticks: u64,
     /// What the ticker showed when the call began.
     armed_at: u64,
-    /// There from the first look on.
-    half_way: Option<HalfWay>,
+    /// The thread's processor time at the first look; none before.
+    half_way: Option<Duration>,
     granted: u8,
-}
-
-#[derive(Debug)]
-struct HalfWay {
-    /// Processor time of the thread.
-    processor: Duration,
-    at: Instant,
 }
 
 impl Deadline {
@@ -61,13 +53,14 @@ impl Deadline {
         self.ticks.saturating_sub(1).saturating_sub(used)
     }
 
-    /// The time that the call took at least, if it got as far as the first look. Calls that did not are not
-    /// timed, since reading a clock would cost them a tenth of their time.
+    /// The time that the call took, if it got as far as the first look: up to there by the ticks, from there on by
+    /// the thread's processor time, so that a machine without a core for it does not count against the plugin.
+    /// Other calls are not timed, since reading a clock would cost them a tenth of their time.
     #[inline]
     pub(crate) fn used(&self) -> Option<Duration> {
-        let half_way = self.half_way.as_ref()?;
+        let half_way = self.half_way?;
         let before = TICK * u32::try_from(first_half(self.ticks) - 1).unwrap_or(u32::MAX);
-        Some(before + half_way.at.elapsed())
+        Some(before + processor_time().saturating_sub(half_way))
     }
 }
 
@@ -97,15 +90,10 @@ impl Deadline {
     /// it may go on for, or that it ends.
     fn look(&mut self, used: Duration, ticker: &Ticker) -> Option<u64> {
         let ticks = second_half(self.ticks);
-        match &self.half_way {
-            None => {
-                self.half_way = Some(HalfWay {
-                    processor: used,
-                    at: Instant::now(),
-                });
-            }
+        match self.half_way {
+            None => self.half_way = Some(used),
             Some(half_way) => {
-                let ran = used.saturating_sub(half_way.processor);
+                let ran = used.saturating_sub(half_way);
                 if self.granted >= GRANTS || ran >= must_run(ticks) {
                     return None;
                 }

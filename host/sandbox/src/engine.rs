@@ -13,6 +13,8 @@ use crate::{SandboxError, limits, ticker::Ticker};
 /// Slots asked for first, and the fewest with which a pool is still worth having.
 const POOL_SLOTS: u32 = 1_024;
 const FEWEST_POOL_SLOTS: u32 = 64;
+/// Mappings of a slot (2) and of the instance in it (4).
+const MAPPINGS_PER_SLOT: u64 = 6;
 /// Memory of a slot that stays mapped between instances.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
@@ -23,6 +25,18 @@ pub enum Allocation {
     Pool { slots: u32 },
     /// Mapped one by one, because the address space could not be reserved.
     OnDemand,
+}
+
+impl Allocation {
+    /// Instances that there may be at once.
+    pub(crate) fn instances(self) -> usize {
+        let slots = match self {
+            Self::Pool { slots } => slots,
+            // Nothing bounds them but the mappings, which were too few for a pool: a modest number.
+            Self::OnDemand => FEWEST_POOL_SLOTS,
+        };
+        slots as usize
+    }
 }
 
 pub(crate) struct SandboxEngine {
@@ -74,9 +88,35 @@ impl SandboxEngine {
     }
 }
 
+/// The slots to ask for on a machine that allows a process so many memory mappings. A slot takes
+/// [`MAPPINGS_PER_SLOT`] when its instance lives, and as many again are left to everything else in the process.
+fn slots_within(max_mappings: u64) -> u32 {
+    let fitting = max_mappings / (2 * MAPPINGS_PER_SLOT);
+    let mut slots = POOL_SLOTS;
+    while u64::from(slots) > fitting && slots > 0 {
+        slots /= 2;
+    }
+    slots
+}
+
+/// What the kernel allows; where it does not say, its usual limit.
+fn max_mappings() -> u64 {
+    std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(65_530)
+}
+
 /// Tries the pool, halves it while the address space does not allow it, and ends with none.
 fn with_largest_pool() -> Result<(Engine, Allocation), SandboxError> {
-    let mut slots = POOL_SLOTS;
+    let allowed = max_mappings();
+    let mut slots = slots_within(allowed);
+    if slots < POOL_SLOTS {
+        tracing::warn!(
+            max_map_count = allowed,
+            "the kernel allows few memory mappings, which bounds the plugin instances; raise vm.max_map_count"
+        );
+    }
     while slots >= FEWEST_POOL_SLOTS {
         let mut config = settings();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(slots)));
@@ -168,6 +208,25 @@ mod tests {
         let identity = |engine: &Engine| crate::cache::engine_id(engine);
         let pool = SandboxEngine::shared().unwrap();
         assert_eq!(identity(&pool.engine), identity(&for_compiling().unwrap()));
+    }
+
+    #[test]
+    fn the_pool_is_halved_until_its_mappings_fit() {
+        for (mappings, slots) in [
+            (1 << 20, 1_024),
+            (65_530, 1_024),
+            (12_287, 512),
+            (2_000, 128),
+            (800, 64),
+            (700, 32),
+            (0, 0),
+        ] {
+            assert_eq!(slots_within(mappings), slots, "{mappings}");
+        }
+        assert!(
+            slots_within(700) < FEWEST_POOL_SLOTS,
+            "then there is no pool"
+        );
     }
 
     #[test]

@@ -35,7 +35,9 @@ pub(crate) struct GuestState {
 #[derive(Debug, Default)]
 pub(crate) struct CallState {
     pub(crate) facts: Facts,
-    pub(crate) host_calls: u32,
+    host_calls: u32,
+    /// Size of what the guest was given to look at.
+    pub(crate) input_bytes: usize,
     pub(crate) deadline: Deadline,
     /// Time of the call, read when the guest first asks and the same from then on (threat model W8).
     pub(crate) now_millis: Option<u64>,
@@ -95,10 +97,19 @@ pub(crate) struct Edits {
 }
 
 impl CallState {
-    pub(crate) fn new(facts: Facts, trace_id: Option<Arc<str>>) -> Self {
+    pub(crate) fn new(facts: Facts, input_bytes: usize, trace_id: Option<Arc<str>>) -> Self {
         Self {
             facts,
+            input_bytes,
             trace_id,
+            ..Self::default()
+        }
+    }
+
+    /// No call: the instance is being made, which has a deadline of its own.
+    pub(crate) fn starting(deadline: Deadline) -> Self {
+        Self {
+            deadline,
             ..Self::default()
         }
     }

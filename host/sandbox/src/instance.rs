@@ -1,19 +1,18 @@
 //! One live sandbox: a store, the instance in it, and the one hook it is called at.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use wasmtime::Store;
 
 use crate::{
     Runtime,
-    binding::Hook,
+    binding::{Hook, Isolation},
     deadline::{self, Deadline},
     failure::{Failure, FailureKind, Phase},
     generated::exports::tidegate::plugin as exports,
     guest::{CallState, GuestState},
-    limits,
-    metrics::Metrics,
-    ticker,
+    instances::Slot,
+    limits, ticker,
     unit::Unit,
 };
 
@@ -30,12 +29,13 @@ pub(crate) struct Instance {
     pub(crate) store: Store<GuestState>,
     pub(crate) export: Export,
     calls_left: u32,
-    metrics: Arc<Metrics>,
+    /// Given up when the instance is dropped, after the store: fields are dropped in this order.
+    _slot: Slot,
 }
 
 impl Instance {
     /// Makes an instance, under a deadline of its own because start functions run guest code.
-    pub(crate) fn build(runtime: &Runtime, unit: &Arc<Unit>) -> Result<Self, Failure> {
+    pub(crate) fn build(runtime: &Runtime, unit: &Arc<Unit>, slot: Slot) -> Result<Self, Failure> {
         let ticks = ticker::ticks(limits::INSTANTIATION_DEADLINE);
         let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
         let first_look = deadline.first_look();
@@ -44,10 +44,7 @@ impl Instance {
             limiter: limits::StoreLimiter::new(unit.memory_bytes),
             unit: Arc::clone(unit),
             kept: runtime.keeper.of(&unit.app, &unit.plugin),
-            call: CallState {
-                deadline,
-                ..CallState::default()
-            },
+            call: CallState::starting(deadline),
         };
         let mut store = Store::new(&runtime.engine.engine, state);
         store.limiter(|state| &mut state.limiter);
@@ -60,19 +57,20 @@ impl Instance {
             let was_denied = store.data().limiter.was_denied;
             Failure::classify(&error, Phase::Instantiation, was_denied)
         })?;
-        // A fifth of jitter, so that workers do not make all their instances anew at the same moment.
-        let jitter = limits::CALLS_PER_INSTANCE / 5;
-        let calls_left = limits::CALLS_PER_INSTANCE - jitter + rand::random_range(0..=2 * jitter);
-        runtime.metrics.instances.fetch_add(1, Ordering::Relaxed);
-        runtime
-            .metrics
-            .instances_made
-            .fetch_add(1, Ordering::Relaxed);
+        let calls_left = match unit.isolation {
+            Isolation::Shared => {
+                // A fifth of jitter, so that workers do not make all their instances anew at the same moment.
+                let jitter = limits::CALLS_PER_INSTANCE / 5;
+                limits::CALLS_PER_INSTANCE - jitter + rand::random_range(0..=2 * jitter)
+            }
+            Isolation::PerCall => 1,
+        };
+        runtime.instances.count_made();
         Ok(Self {
             store,
             export,
             calls_left,
-            metrics: Arc::clone(&runtime.metrics),
+            _slot: slot,
         })
     }
 
@@ -87,12 +85,6 @@ impl Instance {
     #[inline]
     pub(crate) fn is_spent(&self) -> bool {
         self.calls_left == 0 || self.store.data().limiter.is_high()
-    }
-}
-
-impl Drop for Instance {
-    fn drop(&mut self) {
-        self.metrics.instances.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

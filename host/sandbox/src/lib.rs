@@ -28,6 +28,7 @@ mod failure;
 mod generated;
 mod guest;
 mod instance;
+mod instances;
 mod lane;
 mod limits;
 mod metrics;
@@ -41,7 +42,9 @@ mod unit;
 
 pub use activation::{ApplyError, BindingProblem};
 pub use admit::{AdmissionRefused, Admitted, MAX_UPLOAD_BYTES};
-pub use binding::{BadScope, Binding, Bindings, FailurePolicy, Hook, PluginLimits, Scope};
+pub use binding::{
+    BadScope, Binding, Bindings, FailurePolicy, Hook, Isolation, PluginLimits, Scope,
+};
 pub use breaker::BreakerState;
 pub use cache::CacheConfig;
 pub use clock::Clock;
@@ -52,6 +55,7 @@ pub use compile::{
 pub use conduct::{UnfitSender, UnfitVersion};
 pub use engine::Allocation;
 pub use failure::FailureKind;
+pub use lane::{AsideStatistics, Lane};
 pub use limits::{DEFAULT_MEMORY_BYTES, MEMORY_CAP_BYTES, STATE_SWEEP_INTERVAL, StateQuotas};
 pub use metrics::HookStatistics;
 pub use sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxStatistics};

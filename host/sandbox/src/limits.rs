@@ -72,11 +72,18 @@ pub(crate) fn hostcall_fuel(max_message_bytes: usize) -> usize {
     (2 * max_message_bytes + (64 << 10)).min(8 << 20)
 }
 
+/// Whether so much of a limit was used that its author should hear of it: seven tenths.
+pub(crate) fn is_near(used: u128, limit: u128) -> bool {
+    used * 10 >= limit * 7
+}
+
 /// Counts what one store holds. Owned by the store's state.
 #[derive(Debug)]
 pub(crate) struct StoreLimiter {
     memory_cap: usize,
     memory: usize,
+    /// What the guest had before it first grew.
+    initial: usize,
     tables: usize,
     /// Growth granted last, taken back if it then failed.
     granted: usize,
@@ -90,6 +97,7 @@ impl StoreLimiter {
         Self {
             memory_cap,
             memory: 0,
+            initial: 0,
             tables: 0,
             granted: 0,
             was_denied: false,
@@ -97,9 +105,15 @@ impl StoreLimiter {
     }
 
     /// Whether the instance has grown past half of what it may: better made anew than denied in the
-    /// middle of a call.
+    /// middle of a call. A guest that starts beyond that may use half of what is left.
     pub(crate) fn is_high(&self) -> bool {
         self.memory > self.memory_cap / 2
+            && self.memory > self.initial + (self.memory_cap - self.initial) / 2
+    }
+
+    /// Bytes of all memories.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory
     }
 }
 
@@ -119,6 +133,9 @@ impl ResourceLimiter for StoreLimiter {
         self.memory = total;
         self.granted = growth;
         PEAK.fetch_max(total, Ordering::Relaxed);
+        if current == 0 {
+            self.initial = total;
+        }
         Ok(true)
     }
 
@@ -165,8 +182,23 @@ mod tests {
         let mut limiter = StoreLimiter::new(100);
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 60, None).unwrap());
-        assert!(limiter.was_denied && limiter.is_high());
+        assert!(limiter.was_denied);
         assert!(limiter.memory_growing(60, 100, None).unwrap());
+    }
+
+    #[test]
+    fn half_the_cap_is_high_unless_the_guest_started_there() {
+        let mut small = StoreLimiter::new(100);
+        assert!(small.memory_growing(0, 10, None).unwrap());
+        assert!(small.memory_growing(10, 50, None).unwrap());
+        assert!(!small.is_high());
+        assert!(small.memory_growing(50, 56, None).unwrap());
+        assert!(small.is_high());
+        let mut large = StoreLimiter::new(100);
+        assert!(large.memory_growing(0, 60, None).unwrap());
+        assert!(!large.is_high());
+        assert!(large.memory_growing(60, 81, None).unwrap());
+        assert!(large.is_high());
     }
 
     #[test]

@@ -3,30 +3,25 @@
 //! Each worker has a shard of its own for each binding it calls; reading sums the shards. Labels come from
 //! the control store and from enums, never from a guest.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
-    },
+mod export;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use parking_lot::Mutex;
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric},
-    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, histogram::Histogram},
-    registry::Registry,
-};
+use prometheus_client::metrics::histogram::Histogram;
 use rustc_hash::FxHashMap;
 use tidegate_realtime::ids::AppId;
 
+pub(crate) use self::export::Sources;
 use crate::{
     binding::Hook,
     breaker::{Breaker, BreakerState},
-    clock::Clock,
     conduct::Conduct,
     failure::FailureKind,
+    lane::Lane,
 };
 
 /// What a call came to, for counting.
@@ -63,16 +58,40 @@ impl CallEnd {
     }
 }
 
+/// What is counted beside a call's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Also {
+    /// It ran aside.
+    Aside,
+    /// It used seven tenths of its deadline or more.
+    NearDeadline,
+    /// It left its instance with seven tenths of its memory used or more.
+    NearMemory,
+}
+
+const N_ALSO: usize = 3;
+
 /// One worker's counts for one binding. Written by that worker alone, hence load and store instead of add.
 #[derive(Debug, Default)]
-pub(crate) struct Shard([AtomicU64; N_ENDS]);
+pub(crate) struct Shard {
+    ends: [AtomicU64; N_ENDS],
+    also: [AtomicU64; N_ALSO],
+}
 
 impl Shard {
     #[inline]
     pub(crate) fn count(&self, end: CallEnd) {
-        let counter = &self.0[end.index()];
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        add_one(&self.ends[end.index()]);
     }
+
+    pub(crate) fn count_also(&self, also: Also) {
+        add_one(&self.also[also as usize]);
+    }
+}
+
+#[inline]
+fn add_one(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// All counts of a plugin at a hook of an app, over all generations and workers.
@@ -104,6 +123,10 @@ impl ShardGuard {
     #[inline]
     pub(crate) fn count(&self, end: CallEnd) {
         self.shard.count(end);
+    }
+
+    pub(crate) fn count_also(&self, also: Also) {
+        self.shard.count_also(also);
     }
 }
 
@@ -157,11 +180,17 @@ impl Tally {
     fn totals(&self) -> [u64; N_ENDS] {
         let mut totals = [0; N_ENDS];
         for shard in &self.shards.lock().all {
-            for (total, counter) in totals.iter_mut().zip(&shard.0) {
+            for (total, counter) in totals.iter_mut().zip(&shard.ends) {
                 *total += counter.load(Ordering::Relaxed);
             }
         }
         totals
+    }
+
+    fn total_also(&self, also: Also) -> u64 {
+        let shards = self.shards.lock();
+        let counts = shards.all.iter().map(|shard| &shard.also[also as usize]);
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 }
 
@@ -178,6 +207,14 @@ pub struct HookStatistics {
     pub failed: Vec<(FailureKind, u64)>,
     /// Failures over which an open policy passed.
     pub passed_over: u64,
+    /// Calls that ran aside.
+    pub aside: u64,
+    /// Answered calls that used seven tenths of their deadline or more.
+    pub near_deadline: u64,
+    /// Instances that were left with seven tenths of their memory used or more.
+    pub near_memory: u64,
+    /// Where the version bound last runs.
+    pub lane: Lane,
     /// Of the version bound last.
     pub breaker: BreakerState,
     /// How often its breaker has opened.
@@ -191,10 +228,6 @@ type TallyKey = (AppId, Arc<str>, Hook);
 #[derive(Debug)]
 pub(crate) struct Metrics {
     tallies: Mutex<FxHashMap<TallyKey, Arc<Tally>>>,
-    /// Written when instances are made and dropped.
-    pub(crate) instances: AtomicI64,
-    /// Instances made so far.
-    pub(crate) instances_made: AtomicU64,
     pub(crate) log_lines_dropped: Arc<AtomicU64>,
     breaker_openings: AtomicU64,
     /// Time of a sample of calls.
@@ -209,8 +242,6 @@ impl Default for Metrics {
         ];
         Self {
             tallies: Mutex::default(),
-            instances: AtomicI64::new(0),
-            instances_made: AtomicU64::new(0),
             log_lines_dropped: Arc::default(),
             breaker_openings: AtomicU64::new(0),
             durations: Histogram::new(buckets),
@@ -241,18 +272,6 @@ impl Metrics {
         all.sort_by(|a, b| (&a.app, &a.plugin, a.hook).cmp(&(&b.app, &b.plugin, b.hook)));
         all
     }
-
-    pub(crate) fn register(self: &Arc<Self>, clock: &Clock, registry: &mut Registry) {
-        registry.register(
-            "tidegate_plugin_call_duration_seconds",
-            "Time of a sample of one in 64 plugin calls",
-            self.durations.clone(),
-        );
-        registry.register_collector(Box::new(Export {
-            metrics: Arc::clone(self),
-            clock: clock.clone(),
-        }));
-    }
 }
 
 impl Tally {
@@ -281,100 +300,44 @@ impl Tally {
                 .filter(|(_, count)| *count > 0)
                 .collect(),
             passed_over: of(CallEnd::PassedOver),
+            aside: self.total_also(Also::Aside),
+            near_deadline: self.total_also(Also::NearDeadline),
+            near_memory: self.total_also(Also::NearMemory),
+            lane: conduct
+                .as_ref()
+                .map_or(Lane::Aside, |conduct| conduct.lane()),
             breaker: breaker.map_or(BreakerState::Closed, |breaker| breaker.state(now_millis)),
             breaker_openings: breaker.map_or(0, Breaker::openings),
         }
     }
 }
 
-/// Renders what the workers counted.
-#[derive(Debug)]
-struct Export {
-    metrics: Arc<Metrics>,
-    clock: Clock,
-}
-
-impl Collector for Export {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let tallies: Vec<_> = self.metrics.tallies.lock().values().cloned().collect();
-        let mut family = encoder.encode_descriptor(
-            "tidegate_plugin_calls",
-            "Plugin calls by how they ended",
-            None,
-            MetricType::Counter,
-        )?;
-        for tally in &tallies {
-            for (index, total) in tally.totals().into_iter().enumerate() {
-                if total == 0 {
-                    continue;
-                }
-                let [app, plugin, hook] = tally.labels();
-                let labels = [app, plugin, hook, ("end", CallEnd::word(index))];
-                ConstCounter::new(total).encode(family.encode_family(&labels)?)?;
-            }
-        }
-        let mut open = encoder.encode_descriptor(
-            "tidegate_plugin_breaker_open",
-            "Whether the breaker keeps the plugin from being called: 1 open, 0 not",
-            None,
-            MetricType::Gauge,
-        )?;
-        let now = self.clock.now_millis();
-        for tally in &tallies {
-            let Some(conduct) = tally.conduct() else {
-                continue;
-            };
-            let is_open = conduct.breaker.state(now) != BreakerState::Closed;
-            let gauge = ConstGauge::new(i64::from(is_open));
-            gauge.encode(open.encode_family(&tally.labels())?)?;
-        }
-        let openings = self.metrics.breaker_openings.load(Ordering::Relaxed);
-        ConstCounter::new(openings).encode(encoder.encode_descriptor(
-            "tidegate_plugin_breaker_openings",
-            "Breakers that opened because a plugin kept failing",
-            None,
-            MetricType::Counter,
-        )?)?;
-        let instances = ConstGauge::new(self.metrics.instances.load(Ordering::Relaxed));
-        instances.encode(encoder.encode_descriptor(
-            "tidegate_plugin_instances",
-            "Plugin instances alive",
-            None,
-            MetricType::Gauge,
-        )?)?;
-        let made = ConstCounter::new(self.metrics.instances_made.load(Ordering::Relaxed));
-        made.encode(encoder.encode_descriptor(
-            "tidegate_plugin_instances_made",
-            "Plugin instances made",
-            None,
-            MetricType::Counter,
-        )?)?;
-        let dropped = ConstCounter::new(self.metrics.log_lines_dropped.load(Ordering::Relaxed));
-        dropped.encode(encoder.encode_descriptor(
-            "tidegate_plugin_log_lines_dropped",
-            "Log lines of plugins over their hundred a second",
-            None,
-            MetricType::Counter,
-        )?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use prometheus_client::encoding::text::encode;
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+
+    use std::sync::Weak;
 
     use super::*;
+    use crate::{clock::Clock, instances::Instances};
 
     #[test]
     fn counts_survive_their_workers_and_are_rendered() {
         let metrics = Arc::new(Metrics::default());
         let mut registry = Registry::default();
-        metrics.register(&Clock::manual(), &mut registry);
+        let sources = Sources {
+            metrics: Arc::clone(&metrics),
+            clock: Clock::manual(),
+            instances: Instances::new(7),
+            aside: Weak::new(),
+        };
+        sources.register(&mut registry);
         let tally = metrics.tally(&AppId::default_app(), &"shout".into(), Hook::Filtering);
         for _ in 0..2 {
             let shard = tally.shard();
             shard.count(CallEnd::Answered);
             shard.count(CallEnd::Failed(FailureKind::HostPanic));
+            shard.count_also(Also::Aside);
         }
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
@@ -385,6 +348,12 @@ mod tests {
         };
         assert!(text.contains(&line("answered")), "{text}");
         assert!(text.contains(&line("host-panic")), "{text}");
+        for expected in [
+            "tidegate_plugin_calls_aside_total{app=\"default\",plugin=\"shout\",hook=\"filtering\"} 2",
+            "tidegate_plugin_instances_max 7",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
         assert_eq!(tally.shards.lock().all.len(), 1);
         assert_eq!(
             metrics.statistics(0)[0].failed,

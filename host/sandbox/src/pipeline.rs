@@ -5,32 +5,31 @@
 //! decides. One failure fails the whole question, unless an open policy lets filtering go on. Effects of a
 //! question that failed or was refused are discarded.
 
-use std::{mem, sync::Arc};
+mod question;
+
+use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
-use smallvec::SmallVec;
 use tidegate_realtime::{
     hooks::{
         AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion, AuthorizationVerdict,
-        Draft, Effect, FilteringVerdict, HookFailure, Origin, Outcome, Refusal, RoutingVerdict,
-        RpcQuestion, RpcVerdict,
+        Draft, FilteringVerdict, HookFailure, Origin, Outcome, RoutingVerdict, RpcQuestion,
+        RpcVerdict,
     },
     ids::AppId,
 };
-use wasmtime::Store;
 
+use self::question::Question;
+pub(crate) use self::question::Unasked;
 use crate::{
     Runtime,
     binding::{FailurePolicy, Hook, Scope},
-    call::{Called, call},
+    call::NotBegun,
     capabilities::log::LogTail,
-    convert::{self, DISCONNECT_REASON_BYTES, FilterAnswer, RouteAnswer},
-    failure::{Failure, FailureKind},
-    guest::{CallState, Destinations, Facts, GuestState},
+    convert::{self, FilterAnswer, RouteAnswer},
+    guest::{Destinations, Facts},
     instance::Export,
-    metrics::CallEnd,
-    slots,
-    stories::{StepEnd, Story, StoryStep, new_trace_id},
+    lane::Turn,
     unit::Unit,
 };
 
@@ -101,9 +100,13 @@ impl Scoped {
 pub(crate) struct Asker<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) snapshot: &'a Snapshot,
+    pub(crate) turn: Turn,
 }
 
 type Answer<V> = Result<Outcome<V>, HookFailure>;
+
+/// What came of asking about a message inline; the draft comes back when the question has to go aside.
+pub(crate) type Ran<V> = Result<Answer<V>, Box<Draft>>;
 
 fn without_effects<V>(verdict: V) -> Answer<V> {
     Ok(Outcome {
@@ -113,16 +116,77 @@ fn without_effects<V>(verdict: V) -> Answer<V> {
 }
 
 impl<'a> Asker<'a> {
-    fn question(self, app: &'a AppId, hook: Hook, subject: &'a Arc<str>) -> Question<'a> {
-        Question {
-            runtime: self.runtime,
-            app,
-            hook,
-            subject,
-            steps: SmallVec::new(),
-            trace_id: None,
-            effects: Vec::new(),
+    /// Who is asked who a client is.
+    pub(crate) fn authenticators(self, app: &AppId) -> &'a [Arc<Unit>] {
+        match self.snapshot.apps.get(app) {
+            Some(app) => &app.authentication,
+            None => &[],
         }
+    }
+
+    /// Who is asked whether a client may subscribe.
+    pub(crate) fn authorizers(self, app: &AppId, channel: &str) -> &'a [Arc<Unit>] {
+        match self.snapshot.apps.get(app) {
+            Some(app) => app.authorization.units(channel, &self.runtime.naming),
+            None => &[],
+        }
+    }
+
+    /// Who is asked to answer an RPC.
+    pub(crate) fn responders(
+        self,
+        app: &AppId,
+        method: &str,
+    ) -> impl Iterator<Item = &'a Arc<Unit>> {
+        let all = match self.snapshot.apps.get(app) {
+            Some(app) => &*app.rpc,
+            None => &[],
+        };
+        all.iter().filter(move |unit| unit.covers(method))
+    }
+
+    /// Who is asked about a message before it goes anywhere.
+    pub(crate) fn filters(self, draft: &Draft) -> &'a [Arc<Unit>] {
+        match self.snapshot.apps.get(&draft.app) {
+            Some(app) => app.filtering.units(&draft.channel, &self.runtime.naming),
+            None => &[],
+        }
+    }
+
+    /// Who is asked where a message goes.
+    pub(crate) fn routers(self, draft: &Draft) -> &'a [Arc<Unit>] {
+        match self.snapshot.apps.get(&draft.app) {
+            Some(app) => app.routing.units(&draft.channel, &self.runtime.naming),
+            None => &[],
+        }
+    }
+
+    /// Whether these may be asked in the lane at hand.
+    #[inline]
+    fn may_ask(self, units: &[Arc<Unit>]) -> bool {
+        match self.turn {
+            Turn::Inline => units
+                .iter()
+                .all(|unit| unit.conduct.is_inline(self.runtime)),
+            Turn::Overflow => units.iter().all(|unit| {
+                unit.conduct.standing.is_trusted() || unit.conduct.is_shut(self.runtime)
+            }),
+            Turn::Aside { .. } => true,
+        }
+    }
+
+    /// An answer for a message that could not be asked about where it could not go elsewhere.
+    #[cold]
+    pub(crate) fn cannot_ask<V>(self, draft: &Draft, hook: Hook) -> Answer<V> {
+        let unasked = Unasked {
+            app: draft.app.clone(),
+            hook,
+            subject: Arc::clone(&draft.channel),
+            first: None,
+        };
+        Err(HookFailure::new(
+            unasked.tell(self.runtime, "no instance could be had"),
+        ))
     }
 
     pub(crate) fn authenticate(
@@ -136,16 +200,14 @@ impl<'a> Asker<'a> {
             token_check,
             data,
         } = question;
-        let units = match self.snapshot.apps.get(&peer.app) {
-            Some(app) => &*app.authentication,
-            None => &[],
-        };
+        let units = self.authenticators(&peer.app);
         if units.is_empty() {
             return without_effects(AuthenticationVerdict::NotMine);
         }
+        let input_bytes = token.len() + data.len();
         let reason = convert::authentication_reason(reason);
         let subject = self.runtime.no_subject();
-        let mut question = self.question(&peer.app, Hook::Authentication, subject);
+        let mut question = Question::new(self, &peer.app, Hook::Authentication, subject);
         for unit in units {
             let facts = Facts::Authentication {
                 peer: Arc::clone(&peer),
@@ -153,7 +215,7 @@ impl<'a> Asker<'a> {
             };
             let verdict = question.ask_closed(
                 unit,
-                facts,
+                (facts, input_bytes),
                 |store, export| {
                     let guest = export.authentication()?;
                     let verdict = guest.call_authenticate(store, reason, &token, &data)?;
@@ -193,22 +255,19 @@ impl<'a> Asker<'a> {
             channel,
             data,
         } = question;
-        let units = match self.snapshot.apps.get(&peer.app) {
-            Some(app) => app.authorization.units(&channel, &self.runtime.naming),
-            None => &[],
-        };
+        let units = self.authorizers(&peer.app, &channel);
         if units.is_empty() {
             return without_effects(AuthorizationVerdict::NotMine);
         }
         let reason = convert::authorization_reason(reason);
-        let mut question = self.question(&peer.app, Hook::Authorization, &channel);
+        let mut question = Question::new(self, &peer.app, Hook::Authorization, &channel);
         for unit in units {
             let facts = Facts::Session {
                 peer: Arc::clone(&peer),
             };
             let verdict = question.ask_closed(
                 unit,
-                facts,
+                (facts, data.len()),
                 |store, export| {
                     let guest = export.authorization()?;
                     let verdict =
@@ -235,17 +294,14 @@ impl<'a> Asker<'a> {
 
     pub(crate) fn rpc(self, question: RpcQuestion) -> Answer<RpcVerdict> {
         let RpcQuestion { peer, method, data } = question;
-        let Some(app) = self.snapshot.apps.get(&peer.app) else {
-            return without_effects(RpcVerdict::NotMine);
-        };
-        let mut question = self.question(&peer.app, Hook::Rpc, &method);
-        for unit in app.rpc.iter().filter(|unit| unit.covers(&method)) {
+        let mut question = Question::new(self, &peer.app, Hook::Rpc, &method);
+        for unit in self.responders(&peer.app, &method) {
             let facts = Facts::Session {
                 peer: Arc::clone(&peer),
             };
             let verdict = question.ask_closed(
                 unit,
-                facts,
+                (facts, data.len()),
                 |store, export| {
                     let guest = export.rpc()?;
                     let verdict = guest.call_call(store, &method, &peer.user, &data)?;
@@ -270,21 +326,34 @@ impl<'a> Asker<'a> {
     }
 
     #[inline]
-    pub(crate) fn filter(self, mut draft: Box<Draft>) -> Answer<FilteringVerdict> {
-        let Some(app) = self.snapshot.apps.get(&draft.app) else {
-            return without_effects(FilteringVerdict::Pass(draft));
-        };
-        let units = app.filtering.units(&draft.channel, &self.runtime.naming);
+    pub(crate) fn filter(self, mut draft: Box<Draft>) -> Ran<FilteringVerdict> {
+        let units = self.filters(&draft);
         if units.is_empty() {
-            return without_effects(FilteringVerdict::Pass(draft));
+            return Ok(without_effects(FilteringVerdict::Pass(draft)));
+        }
+        if !self.may_ask(units) {
+            return Err(draft);
         }
         let (app, channel) = (draft.app.clone(), Arc::clone(&draft.channel));
-        let mut question = self.question(&app, Hook::Filtering, &channel);
+        let mut question = Question::new(self, &app, Hook::Filtering, &channel);
         for unit in units {
+            let seated = match question.begin(unit) {
+                Ok(seated) => seated,
+                Err(NotBegun::NoRoom) => return Err(draft),
+                Err(NotBegun::Failed(failure)) => match unit.failure_policy {
+                    FailurePolicy::Closed => {
+                        return Ok(Err(question.failed(unit, failure, LogTail::default())));
+                    }
+                    FailurePolicy::Open => {
+                        question.passed_over(unit, failure, LogTail::default());
+                        continue;
+                    }
+                },
+            };
             let facts = Facts::message(&mut draft, Destinations::Fixed);
             let mut called = question.call(
-                unit,
-                facts,
+                (unit, seated),
+                (facts, draft.data.len()),
                 |store, export| {
                     let guest = export.filtering()?;
                     let user = user(&draft.origin);
@@ -303,7 +372,7 @@ impl<'a> Asker<'a> {
                 Ok(answer) => answer,
                 Err(failure) => match unit.failure_policy {
                     FailurePolicy::Closed => {
-                        return Err(question.failed(unit, failure, called.state.log));
+                        return Ok(Err(question.failed(unit, failure, called.state.log)));
                     }
                     FailurePolicy::Open => {
                         question.passed_over(unit, failure, called.state.log);
@@ -318,32 +387,39 @@ impl<'a> Asker<'a> {
             match answer {
                 FilterAnswer::Pass => {}
                 FilterAnswer::Replace(data) => draft.data = data,
-                FilterAnswer::Drop => return Ok(question.answered(FilteringVerdict::Drop)),
+                FilterAnswer::Drop => return Ok(Ok(question.answered(FilteringVerdict::Drop))),
                 FilterAnswer::Refuse(refusal) => {
                     let refusal = question.refused(unit, refusal);
-                    return without_effects(FilteringVerdict::Refuse(refusal));
+                    return Ok(without_effects(FilteringVerdict::Refuse(refusal)));
                 }
             }
         }
-        Ok(question.answered(FilteringVerdict::Pass(draft)))
+        Ok(Ok(question.answered(FilteringVerdict::Pass(draft))))
     }
 
-    pub(crate) fn route(self, mut draft: Box<Draft>) -> Answer<RoutingVerdict> {
-        let Some(app) = self.snapshot.apps.get(&draft.app) else {
-            return without_effects(RoutingVerdict::Keep(draft));
-        };
-        let units = app.routing.units(&draft.channel, &self.runtime.naming);
+    pub(crate) fn route(self, mut draft: Box<Draft>) -> Ran<RoutingVerdict> {
+        let units = self.routers(&draft);
         if units.is_empty() {
-            return without_effects(RoutingVerdict::Keep(draft));
+            return Ok(without_effects(RoutingVerdict::Keep(draft)));
+        }
+        if !self.may_ask(units) {
+            return Err(draft);
         }
         let (app, channel) = (draft.app.clone(), Arc::clone(&draft.channel));
-        let mut question = self.question(&app, Hook::Routing, &channel);
+        let mut question = Question::new(self, &app, Hook::Routing, &channel);
         let mut routed = None;
         for unit in units {
+            let seated = match question.begin(unit) {
+                Ok(seated) => seated,
+                Err(NotBegun::NoRoom) => return Err(draft),
+                Err(NotBegun::Failed(failure)) => {
+                    return Ok(Err(question.failed(unit, failure, LogTail::default())));
+                }
+            };
             let facts = Facts::message(&mut draft, Destinations::Free);
             let mut called = question.call(
-                unit,
-                facts,
+                (unit, seated),
+                (facts, draft.data.len()),
                 |store, export| {
                     let guest = export.routing()?;
                     let user = user(&draft.origin);
@@ -364,7 +440,7 @@ impl<'a> Asker<'a> {
             draft.tags = called.state.take_tags();
             let answer = match called.result {
                 Ok(answer) => answer,
-                Err(failure) => return Err(question.failed(unit, failure, called.state.log)),
+                Err(failure) => return Ok(Err(question.failed(unit, failure, called.state.log))),
             };
             question.effects.append(&mut called.state.queued);
             let destinations = match called.state.edits {
@@ -376,14 +452,14 @@ impl<'a> Asker<'a> {
                 RouteAnswer::Routed => routed = Some(destinations),
                 RouteAnswer::Refuse(refusal) => {
                     let refusal = question.refused(unit, refusal);
-                    return without_effects(RoutingVerdict::Refuse(refusal));
+                    return Ok(without_effects(RoutingVerdict::Refuse(refusal)));
                 }
             }
         }
-        Ok(question.answered(match routed {
+        Ok(Ok(question.answered(match routed {
             Some(destinations) => RoutingVerdict::Routed(draft, destinations),
             None => RoutingVerdict::Keep(draft),
-        }))
+        })))
     }
 }
 
@@ -402,186 +478,6 @@ impl Unit {
         match &self.scope {
             Scope::RpcPrefix(prefix) => method.starts_with(prefix.as_str()),
             Scope::App | Scope::Namespace(_) => true,
-        }
-    }
-}
-
-/// A question on its way through a pipeline.
-struct Question<'a> {
-    runtime: &'a Runtime,
-    app: &'a AppId,
-    hook: Hook,
-    /// Channel or method, for the story.
-    subject: &'a Arc<str>,
-    /// Who answered what so far.
-    steps: SmallVec<[(&'a Arc<Unit>, Step); 4]>,
-    /// There from the moment that a guest asks for it or something fails.
-    trace_id: Option<Arc<str>>,
-    effects: Vec<Effect>,
-}
-
-enum Step {
-    Answered(&'static str),
-    Failed(Failure, LogTail),
-}
-
-impl<'a> Question<'a> {
-    fn call<V>(
-        &mut self,
-        unit: &'a Arc<Unit>,
-        facts: Facts,
-        ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
-        word: impl Fn(&V) -> &'static str,
-    ) -> Called<V> {
-        let state = CallState::new(facts, self.trace_id.take());
-        let mut called = match unit.conduct.admit(self.runtime) {
-            Ok(permit) => call(self.runtime, (unit, permit), state, ask, |answer| {
-                word(answer) == REFUSE
-            }),
-            Err(failure) => {
-                slots::count(unit, CallEnd::Failed(failure.kind));
-                Called {
-                    result: Err(failure),
-                    state,
-                }
-            }
-        };
-        self.trace_id = called.state.trace_id.take();
-        if let Ok(answer) = &called.result {
-            self.steps.push((unit, Step::Answered(word(answer))));
-        }
-        called
-    }
-
-    /// Calls a hook that has no open policy.
-    fn ask_closed<V>(
-        &mut self,
-        unit: &'a Arc<Unit>,
-        facts: Facts,
-        ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
-        word: impl Fn(&V) -> &'static str,
-    ) -> Result<V, HookFailure> {
-        let mut called = self.call(unit, facts, ask, word);
-        match called.result {
-            Ok(answer) => {
-                self.effects.append(&mut called.state.queued);
-                Ok(answer)
-            }
-            Err(failure) => Err(self.failed(unit, failure, called.state.log)),
-        }
-    }
-
-    fn answered<V>(mut self, verdict: V) -> Outcome<V> {
-        let effects = mem::take(&mut self.effects);
-        if self.trace_id.is_some() {
-            self.tell();
-        }
-        Outcome { verdict, effects }
-    }
-
-    /// The refusal as the client may see it.
-    fn refused(mut self, unit: &Unit, refusal: Refusal) -> Refusal {
-        if self.trace_id.is_some() {
-            self.tell();
-        }
-        if self.runtime.name_in_errors {
-            with_name(unit, refusal)
-        } else {
-            refusal
-        }
-    }
-
-    #[cold]
-    fn failed(&mut self, unit: &'a Arc<Unit>, failure: Failure, log: LogTail) -> HookFailure {
-        self.steps.push((unit, Step::Failed(failure.clone(), log)));
-        if failure.kind == FailureKind::BreakerOpen {
-            let now = self.runtime.clock.now_millis();
-            let trace_id = unit.conduct.shared_trace.get(now, || self.tell());
-            return HookFailure { trace_id };
-        }
-        let trace_id = self.tell();
-        self.log(unit, &failure, &trace_id);
-        HookFailure { trace_id }
-    }
-
-    #[cold]
-    fn passed_over(&mut self, unit: &'a Arc<Unit>, failure: Failure, log: LogTail) {
-        slots::count(unit, CallEnd::PassedOver);
-        // An open breaker was told when it opened; a story for each message would push that one out.
-        if failure.kind != FailureKind::BreakerOpen {
-            let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
-            self.log(unit, &failure, &trace_id);
-        }
-        self.steps.push((unit, Step::Failed(failure, log)));
-    }
-
-    /// Leads from the log to the story. What the plugin said itself is in its own lines.
-    fn log(&self, unit: &Unit, failure: &Failure, trace_id: &str) {
-        macro_rules! line {
-            ($level:ident) => {
-                tracing::$level!(
-                    app = %self.app, plugin = %unit.plugin, version = unit.version, hook = self.hook.as_str(),
-                    trace_id, kind = failure.kind.as_str(), detail = %failure.detail,
-                    "plugin call failed"
-                )
-            };
-        }
-        if unit.conduct.may_warn(self.runtime.clock.now_millis()) {
-            line!(warn);
-        } else {
-            line!(debug);
-        }
-    }
-
-    /// Keeps the story so far and answers its id.
-    #[cold]
-    fn tell(&mut self) -> Arc<str> {
-        let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
-        let steps = self
-            .steps
-            .drain(..)
-            .map(|(unit, step)| StoryStep {
-                plugin: Arc::clone(&unit.plugin),
-                version: unit.version,
-                ended: match step {
-                    Step::Answered(word) => StepEnd::Answered(word),
-                    Step::Failed(failure, log) => StepEnd::Failed {
-                        kind: failure.kind,
-                        detail: failure.detail,
-                        log: log.into_lines(),
-                        frames: failure.frames,
-                        is_passed_over: unit.failure_policy == FailurePolicy::Open,
-                    },
-                },
-            })
-            .collect();
-        let story = Story::new(
-            Arc::clone(&trace_id),
-            self.app,
-            self.hook,
-            self.subject,
-            steps,
-        );
-        self.runtime.stories.keep(story);
-        trace_id
-    }
-}
-
-/// Puts the plugin's name in front; a disconnect's reason is cut to what a close frame holds.
-fn with_name(unit: &Unit, refusal: Refusal) -> Refusal {
-    let name = |reason: &str| format!("{}@{}: {reason}", unit.plugin, unit.version);
-    match refusal {
-        Refusal::Error { code, reason } => Refusal::Error {
-            code,
-            reason: name(&reason).into(),
-        },
-        Refusal::Disconnect { code, reason } => {
-            let named = name(&reason);
-            let end = named.floor_char_boundary(DISCONNECT_REASON_BYTES);
-            Refusal::Disconnect {
-                code,
-                reason: named[..end].into(),
-            }
         }
     }
 }

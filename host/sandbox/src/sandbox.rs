@@ -1,6 +1,9 @@
 //! The handle that the server holds.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, atomic::Ordering},
+};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -9,8 +12,8 @@ use rustc_hash::FxHashSet;
 use tidegate_realtime::{
     hooks::{
         Answered, AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion,
-        AuthorizationVerdict, Draft, FilteringVerdict, Hooks, RoutingVerdict, RpcQuestion,
-        RpcVerdict,
+        AuthorizationVerdict, Draft, FilteringVerdict, HookFailure, Hooks, Outcome, Progress,
+        RoutingVerdict, RpcQuestion, RpcVerdict,
     },
     ids::AppId,
 };
@@ -27,10 +30,11 @@ use crate::{
     conduct::UnfitSender,
     engine::{Allocation, SandboxEngine},
     guest::GuestState,
-    lane::Lane,
+    instances::Instances,
+    lane::{Aside, AsideStatistics, LINE, Turn},
     limits::{self, StateQuotas},
-    metrics::{HookStatistics, Metrics},
-    pipeline::{Asker, Naming, Snapshot},
+    metrics::{HookStatistics, Metrics, Sources},
+    pipeline::{Asker, Naming, Ran, Snapshot, Unasked},
     stories::{Stories, Story},
     unit::{CommonLimits, Unit},
 };
@@ -54,6 +58,10 @@ pub struct SandboxConfig {
     pub namespace_boundary: String,
     /// By which plugins are judged and keys of `state` end; tests move one by hand.
     pub clock: Clock,
+    /// Threads that run plugins aside; as many as the machine has cores where none is given.
+    pub plugin_threads: Option<NonZeroUsize>,
+    /// Instances that there may be at once; what the pool holds where none is given.
+    pub max_instances: Option<NonZeroUsize>,
     /// Where versions are reported that keep failing since they replaced another.
     pub unfit: Option<UnfitSender>,
     /// What plugins may keep in `state`.
@@ -71,6 +79,8 @@ impl Default for SandboxConfig {
             private_prefix: "$".to_owned(),
             namespace_boundary: ":".to_owned(),
             clock: Clock::default(),
+            plugin_threads: None,
+            max_instances: None,
             unfit: None,
             state: StateQuotas::default(),
         }
@@ -82,6 +92,8 @@ impl Default for SandboxConfig {
 pub enum SandboxError {
     #[error("the WebAssembly engine could not be started")]
     Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the threads that run plugins could not be started; raise the limit of threads")]
+    Threads(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// What calls need of the node; shared by everything in this crate.
@@ -92,6 +104,7 @@ pub(crate) struct Runtime {
     pub(crate) compilation: Compilation,
     /// What outlives instances.
     pub(crate) keeper: Keeper,
+    pub(crate) instances: Arc<Instances>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stories: Stories,
     pub(crate) naming: Naming,
@@ -120,12 +133,31 @@ impl Runtime {
 
 /// Plugins of a node.
 pub struct Sandbox {
-    runtime: Arc<Runtime>,
+    core: Arc<Core>,
     compiler: Compiler,
-    /// What runs. Written by `apply` alone, loaded once at the start of every question.
-    snapshot: ArcSwap<Snapshot>,
+    aside: Arc<Aside>,
     /// The units of the snapshot; the lock also keeps applications apart.
     units: Mutex<Vec<Arc<Unit>>>,
+}
+
+/// What questions need, on whatever thread they are asked.
+struct Core {
+    runtime: Arc<Runtime>,
+    /// What runs. Written by `apply` alone, loaded once at the start of every question, which for a question that
+    /// waited aside is the moment when its turn came.
+    snapshot: ArcSwap<Snapshot>,
+}
+
+impl Core {
+    #[inline]
+    fn ask<R>(&self, turn: Turn, question: impl FnOnce(Asker<'_>) -> R) -> R {
+        let snapshot = self.snapshot.load();
+        question(Asker {
+            runtime: &self.runtime,
+            snapshot: &snapshot,
+            turn,
+        })
+    }
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -138,10 +170,15 @@ impl std::fmt::Debug for Sandbox {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxStatistics {
     pub allocation: Allocation,
+    /// Instances that there may be at once.
+    pub max_instances: usize,
     /// Instances alive.
-    pub instances: i64,
+    pub instances: usize,
     /// Instances made so far.
     pub instances_made: u64,
+    /// Instances that made room for others so far.
+    pub instances_evicted: u64,
+    pub aside: AsideStatistics,
     pub log_lines_dropped: u64,
     pub hooks: Vec<HookStatistics>,
 }
@@ -159,6 +196,8 @@ impl Sandbox {
             private_prefix,
             namespace_boundary,
             clock,
+            plugin_threads,
+            max_instances,
             unfit,
             state,
         } = config;
@@ -172,7 +211,12 @@ impl Sandbox {
                 None
             }
         });
+        let pool = engine.allocation.instances();
+        let capacity = max_instances.map_or(pool, |most| pool.min(most.get()));
+        let aside =
+            Aside::start(plugin_threads).map_err(|error| SandboxError::Threads(error.into()))?;
         let runtime = Runtime {
+            instances: Instances::new(capacity),
             engine,
             linker,
             cache,
@@ -194,9 +238,12 @@ impl Sandbox {
             unfit,
         };
         Ok(Arc::new(Self {
-            runtime: Arc::new(runtime),
+            core: Arc::new(Core {
+                runtime: Arc::new(runtime),
+                snapshot: ArcSwap::default(),
+            }),
             compiler: Compiler::default(),
-            snapshot: ArcSwap::default(),
+            aside: Arc::new(aside),
             units: Mutex::default(),
         }))
     }
@@ -216,12 +263,12 @@ impl Sandbox {
     /// # Errors
     /// [`CompileError`]; `Refused` is the uploader's business like a refusal by [`Sandbox::admit`].
     pub fn compile(&self, admitted: &Admitted) -> Result<Compiled, CompileError> {
-        self.compiler.compile(&self.runtime, admitted)
+        self.compiler.compile(&self.core.runtime, admitted)
     }
 
     /// Forgets the compiled code of all components but these.
     pub fn keep_only(&self, digests: &[ComponentDigest]) {
-        if let Some(cache) = &self.runtime.cache {
+        if let Some(cache) = &self.core.runtime.cache {
             cache.keep_only(digests);
         }
     }
@@ -233,8 +280,9 @@ impl Sandbox {
     /// [`ApplyError`] names the first binding that cannot be honoured; then nothing was changed.
     pub fn apply(&self, bindings: &Bindings) -> Result<(), ApplyError> {
         let mut units = self.units.lock();
-        let (snapshot, now) = activation::build(&self.runtime, &units, bindings)?;
-        self.snapshot.store(Arc::new(snapshot));
+        let runtime = &self.core.runtime;
+        let (snapshot, now) = activation::build(runtime, &units, bindings)?;
+        self.core.snapshot.store(Arc::new(snapshot));
         let before = std::mem::replace(&mut *units, now);
         for unit in &before {
             if !units.iter().any(|kept| Arc::ptr_eq(kept, unit)) {
@@ -245,21 +293,25 @@ impl Sandbox {
             .iter()
             .map(|unit| (&unit.app, &*unit.plugin))
             .collect();
-        let metrics = &self.runtime.keeper.metrics;
+        let metrics = &runtime.keeper.metrics;
         metrics.retain(|app, plugin| bound.contains(&(app, plugin)));
+        drop(bound);
+        drop(units);
+        // Threads that have nothing to do would keep theirs.
+        runtime.instances.drop_retired();
         Ok(())
     }
 
     /// What the node remembers of a question, by the trace id that a client or a guest was given.
     pub fn explain(&self, trace_id: &str) -> Option<Story> {
-        self.runtime.stories.find(trace_id)
+        self.core.runtime.stories.find(trace_id)
     }
 
     /// Takes what has expired off the plugins' state; to be called every [`STATE_SWEEP_INTERVAL`].
     ///
     /// [`STATE_SWEEP_INTERVAL`]: crate::STATE_SWEEP_INTERVAL
     pub fn sweep_state(&self) {
-        self.runtime.keeper.state.sweep();
+        self.core.runtime.keeper.state.sweep();
     }
 
     /// Linear memory of the largest instance that grew since this was asked last, in this process; zero when none
@@ -269,55 +321,191 @@ impl Sandbox {
     }
 
     pub fn statistics(&self) -> SandboxStatistics {
-        let metrics = &self.runtime.metrics;
+        let runtime = &self.core.runtime;
         SandboxStatistics {
-            allocation: self.runtime.engine.allocation,
-            instances: metrics.instances.load(Ordering::Relaxed),
-            instances_made: metrics.instances_made.load(Ordering::Relaxed),
-            log_lines_dropped: metrics.log_lines_dropped.load(Ordering::Relaxed),
-            hooks: metrics.statistics(self.runtime.clock.now_millis()),
+            allocation: runtime.engine.allocation,
+            max_instances: runtime.instances.capacity(),
+            instances: runtime.instances.alive(),
+            instances_made: runtime.instances.made(),
+            instances_evicted: runtime.instances.evicted(),
+            aside: self.aside.statistics(),
+            log_lines_dropped: runtime.metrics.log_lines_dropped.load(Ordering::Relaxed),
+            hooks: runtime.metrics.statistics(runtime.clock.now_millis()),
         }
     }
 
     /// Adds the sandbox's metrics to a registry.
     pub fn register(&self, registry: &mut Registry) {
-        self.runtime.metrics.register(&self.runtime.clock, registry);
-        self.runtime.keeper.register(registry);
+        let runtime = &self.core.runtime;
+        let sources = Sources {
+            metrics: Arc::clone(&runtime.metrics),
+            clock: runtime.clock.clone(),
+            instances: Arc::clone(&runtime.instances),
+            aside: Arc::downgrade(&self.aside),
+        };
+        sources.register(registry);
+        runtime.keeper.register(registry);
+    }
+}
+
+/// Questions, each in its lane.
+impl Sandbox {
+    /// Asks on a plugin thread.
+    fn ask_aside<V: Send + 'static>(
+        &self,
+        unasked: Unasked,
+        question: impl FnOnce(Asker<'_>) -> Result<Outcome<V>, HookFailure> + Send + 'static,
+    ) -> Answered<V> {
+        let unasked = Arc::new(unasked);
+        let (core, lost) = (Arc::clone(&self.core), Arc::clone(&unasked));
+        let runtime = Arc::clone(&self.core.runtime);
+        self.aside.ask(
+            &unasked.app,
+            move |turn| core.ask(turn, question),
+            || {
+                let detail = format!(
+                    "{LINE} calls of the app wait for a plugin thread already; its plugins are slower than its traffic"
+                );
+                HookFailure::overload(unasked.tell(&self.core.runtime, &detail))
+            },
+            move || HookFailure::new(lost.tell(&runtime, "the node stopped, or gave way, before the call's turn came")),
+        )
     }
 
-    #[inline]
-    fn ask<R>(&self, question: impl FnOnce(Asker<'_>) -> R) -> R {
-        let snapshot = self.snapshot.load();
-        question(Asker {
-            runtime: &self.runtime,
-            snapshot: &snapshot,
+    /// Whether an answer is there without asking a plugin: nobody is bound, or the first one's breaker is open.
+    fn is_answered_at_once(&self, first: Option<&Arc<Unit>>) -> bool {
+        first.is_none_or(|unit| unit.conduct.is_shut(&self.core.runtime))
+    }
+
+    #[cold]
+    fn filter_elsewhere(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
+        let draft = match self.overflow(draft, |asker, draft| asker.filter(draft)) {
+            Ok(answer) => return Progress::Ready(answer),
+            Err(draft) => draft,
+        };
+        let first = self
+            .core
+            .ask(Turn::Inline, |asker| asker.filters(&draft).first().cloned());
+        self.ask_aside(unasked(&draft, Hook::Filtering, first), |asker| {
+            asker
+                .filter(draft)
+                .unwrap_or_else(|draft| asker.cannot_ask(&draft, Hook::Filtering))
         })
+    }
+
+    #[cold]
+    fn route_elsewhere(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
+        let draft = match self.overflow(draft, |asker, draft| asker.route(draft)) {
+            Ok(answer) => return Progress::Ready(answer),
+            Err(draft) => draft,
+        };
+        let first = self
+            .core
+            .ask(Turn::Inline, |asker| asker.routers(&draft).first().cloned());
+        self.ask_aside(unasked(&draft, Hook::Routing, first), |asker| {
+            asker
+                .route(draft)
+                .unwrap_or_else(|draft| asker.cannot_ask(&draft, Hook::Routing))
+        })
+    }
+
+    /// Asks inline what should go aside, if the lane there is crowded and what is known of the versions is good.
+    fn overflow<V>(
+        &self,
+        draft: Box<Draft>,
+        ask: impl FnOnce(Asker<'_>, Box<Draft>) -> Ran<V>,
+    ) -> Ran<V> {
+        if !self.aside.is_crowded(&draft.app) {
+            return Err(draft);
+        }
+        self.core.ask(Turn::Overflow, |asker| ask(asker, draft))
+    }
+}
+
+fn unasked(draft: &Draft, hook: Hook, first: Option<Arc<Unit>>) -> Unasked {
+    Unasked {
+        app: draft.app.clone(),
+        hook,
+        subject: Arc::clone(&draft.channel),
+        first,
     }
 }
 
 impl Hooks for Sandbox {
     fn authenticate(&self, question: AuthenticationQuestion) -> Answered<AuthenticationVerdict> {
-        Lane::of(Hook::Authentication).run(|| self.ask(|asker| asker.authenticate(question)))
+        let app = question.peer.app.clone();
+        let first = self.core.ask(Turn::Inline, |asker| {
+            asker.authenticators(&app).first().cloned()
+        });
+        if self.is_answered_at_once(first.as_ref()) {
+            return Progress::Ready(
+                self.core
+                    .ask(Turn::Inline, |asker| asker.authenticate(question)),
+            );
+        }
+        let unasked = Unasked {
+            app,
+            hook: Hook::Authentication,
+            subject: Arc::clone(self.core.runtime.no_subject()),
+            first,
+        };
+        self.ask_aside(unasked, |asker| asker.authenticate(question))
     }
 
     fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
-        Lane::of(Hook::Authorization).run(|| self.ask(|asker| asker.authorize(question)))
+        let (app, subject) = (question.peer.app.clone(), Arc::clone(&question.channel));
+        let first = self.core.ask(Turn::Inline, |asker| {
+            asker.authorizers(&app, &subject).first().cloned()
+        });
+        if self.is_answered_at_once(first.as_ref()) {
+            return Progress::Ready(
+                self.core
+                    .ask(Turn::Inline, |asker| asker.authorize(question)),
+            );
+        }
+        let unasked = Unasked {
+            app,
+            hook: Hook::Authorization,
+            subject,
+            first,
+        };
+        self.ask_aside(unasked, |asker| asker.authorize(question))
     }
 
+    #[inline]
     fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
-        Lane::of(Hook::Filtering).run(|| self.ask(|asker| asker.filter(draft)))
+        match self.core.ask(Turn::Inline, |asker| asker.filter(draft)) {
+            Ok(answer) => Progress::Ready(answer),
+            Err(draft) => self.filter_elsewhere(draft),
+        }
     }
 
     fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
-        Lane::of(Hook::Routing).run(|| self.ask(|asker| asker.route(draft)))
+        match self.core.ask(Turn::Inline, |asker| asker.route(draft)) {
+            Ok(answer) => Progress::Ready(answer),
+            Err(draft) => self.route_elsewhere(draft),
+        }
     }
 
     fn rpc(&self, question: RpcQuestion) -> Answered<RpcVerdict> {
-        Lane::of(Hook::Rpc).run(|| self.ask(|asker| asker.rpc(question)))
+        let (app, subject) = (question.peer.app.clone(), Arc::clone(&question.method));
+        let first = self.core.ask(Turn::Inline, |asker| {
+            asker.responders(&app, &subject).next().cloned()
+        });
+        if self.is_answered_at_once(first.as_ref()) {
+            return Progress::Ready(self.core.ask(Turn::Inline, |asker| asker.rpc(question)));
+        }
+        let unasked = Unasked {
+            app,
+            hook: Hook::Rpc,
+            subject,
+            first,
+        };
+        self.ask_aside(unasked, |asker| asker.rpc(question))
     }
 
     fn has_rpc(&self, app: &AppId) -> bool {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.core.snapshot.load();
         snapshot
             .apps
             .get(app)
@@ -325,6 +513,7 @@ impl Hooks for Sandbox {
     }
 
     fn has_authorization(&self, app: &AppId, channel: &str) -> bool {
-        self.ask(|asker| asker.has_authorization(app, channel))
+        self.core
+            .ask(Turn::Inline, |asker| asker.has_authorization(app, channel))
     }
 }

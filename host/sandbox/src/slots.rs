@@ -1,18 +1,17 @@
-//! Instances per worker: each thread owns its own, so a call takes no lock and makes no hop.
+//! Instances per worker: each thread has its own, so a call takes no lock and makes no hop.
 //!
-//! An instance is taken out of the table for the time of its call and put back only if the call went well.
-//! Invariant: an instance is found only by the very unit that made it, because the generation is compared.
+//! An instance is taken off its seat for the time of its call and put back only if the call went well.
+//! Invariant: a seat is found only by the very unit that it was made for, because the generation is compared.
 
 use std::{cell::RefCell, sync::Arc};
 
 use crate::{
+    Runtime,
     instance::Instance,
-    metrics::{CallEnd, ShardGuard},
+    instances::Seat,
+    metrics::{Also, CallEnd, ShardGuard},
     unit::{self, Unit},
 };
-
-/// Ticks (milliseconds while anything runs) after which an unused instance is dropped.
-const IDLE_TICKS: u64 = 60_000;
 
 thread_local! {
     static TABLE: RefCell<Table> = const { RefCell::new(Table::new()) };
@@ -26,67 +25,52 @@ struct Table {
 }
 
 struct Entry {
-    unit: Arc<Unit>,
-    instance: Option<Box<Instance>>,
+    seat: Arc<Seat>,
     shard: ShardGuard,
-    last_used: u64,
 }
 
 /// Takes the worker's instance of the unit, if it has one.
 #[inline]
-pub(crate) fn take(unit: &Arc<Unit>, now: u64) -> Option<Box<Instance>> {
+pub(crate) fn take(runtime: &Runtime, unit: &Arc<Unit>) -> Option<Box<Instance>> {
     TABLE.with_borrow_mut(|table| {
         if table.swept != unit::retirements() {
             table.sweep_retired();
         }
-        let entry = table.entry(unit);
-        entry.last_used = now;
-        entry.instance.take()
+        table.entry(runtime, unit).seat.take()
     })
 }
 
 /// Counts the call and puts its instance back; without one the next call makes a new one.
 #[inline]
-pub(crate) fn give_back(unit: &Arc<Unit>, instance: Option<Box<Instance>>, end: CallEnd) {
+pub(crate) fn give_back(
+    runtime: &Runtime,
+    unit: &Arc<Unit>,
+    (instance, now): (Option<Box<Instance>>, u64),
+    end: CallEnd,
+) {
     let displaced = TABLE.with_borrow_mut(|table| {
-        let entry = table.entry(unit);
+        let entry = table.entry(runtime, unit);
         entry.shard.count(end);
+        let displaced = instance.and_then(|instance| entry.seat.put(instance, now));
         if unit.is_retired() {
             // Retired during the call: the sweep that should have found it may be over.
+            drop(entry.seat.take());
             table.entries[unit.id.index] = None;
-            return instance;
         }
-        match instance {
-            Some(instance) => entry.instance.replace(instance),
-            None => None,
-        }
+        displaced
     });
     drop(displaced);
+    runtime.instances.made_room();
 }
 
-/// Counts something about the unit besides a call's end.
-pub(crate) fn count(unit: &Arc<Unit>, end: CallEnd) {
-    TABLE.with_borrow_mut(|table| table.entry(unit).shard.count(end));
+/// Counts something about the unit that was not a call.
+pub(crate) fn count(runtime: &Runtime, unit: &Arc<Unit>, end: CallEnd) {
+    TABLE.with_borrow_mut(|table| table.entry(runtime, unit).shard.count(end));
 }
 
-/// Drops what this worker has not used for a while; called when an instance is made anyway.
-pub(crate) fn drop_idle(now: u64) {
-    TABLE.with_borrow_mut(|table| {
-        for entry in table.entries.iter_mut().flatten() {
-            if now.saturating_sub(entry.last_used) > IDLE_TICKS {
-                entry.instance = None;
-            }
-        }
-    });
-}
-
-/// Drops all idle instances of this worker: the pool is exhausted.
-pub(crate) fn drop_all_idle() {
-    TABLE.with_borrow_mut(|table| {
-        for entry in table.entries.iter_mut().flatten() {
-            entry.instance = None;
-        }
-    });
+/// Counts something beside a call's end.
+pub(crate) fn count_also(runtime: &Runtime, unit: &Arc<Unit>, also: Also) {
+    TABLE.with_borrow_mut(|table| table.entry(runtime, unit).shard.count_also(also));
 }
 
 impl Table {
@@ -98,14 +82,14 @@ impl Table {
     }
 
     #[inline]
-    fn entry(&mut self, unit: &Arc<Unit>) -> &mut Entry {
+    fn entry(&mut self, runtime: &Runtime, unit: &Arc<Unit>) -> &mut Entry {
         let index = unit.id.index;
         if index >= self.entries.len() {
             self.entries.resize_with(index + 1, || None);
         }
         let slot = &mut self.entries[index];
-        if !matches!(slot, Some(entry) if entry.unit.id == unit.id) {
-            *slot = Some(Entry::new(unit));
+        if !matches!(slot, Some(entry) if entry.seat.unit.id == unit.id) {
+            *slot = Some(Entry::new(runtime, unit));
         }
         slot.as_mut().expect("the entry was just made")
     }
@@ -115,7 +99,10 @@ impl Table {
         // Read first: what is retired during the sweep is then seen at the next call.
         self.swept = unit::retirements();
         for slot in &mut self.entries {
-            if slot.as_ref().is_some_and(|entry| entry.unit.is_retired()) {
+            if slot
+                .as_ref()
+                .is_some_and(|entry| entry.seat.unit.is_retired())
+            {
                 *slot = None;
             }
         }
@@ -124,12 +111,12 @@ impl Table {
 
 impl Entry {
     #[cold]
-    fn new(unit: &Arc<Unit>) -> Self {
+    fn new(runtime: &Runtime, unit: &Arc<Unit>) -> Self {
+        let seat = Arc::new(Seat::new(unit));
+        runtime.instances.enter(&seat);
         Self {
-            unit: Arc::clone(unit),
-            instance: None,
+            seat,
             shard: unit.tally.shard(),
-            last_used: 0,
         }
     }
 }

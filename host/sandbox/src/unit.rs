@@ -18,7 +18,7 @@ use tidegate_realtime::ids::AppId;
 
 use crate::{
     Runtime,
-    binding::{Binding, FailurePolicy, Hook, PluginLimits, Scope},
+    binding::{Binding, FailurePolicy, Hook, Isolation, PluginLimits, Scope},
     capabilities::log::LogBudget,
     compile::Compiled,
     conduct::{Conduct, Subject},
@@ -59,6 +59,7 @@ pub(crate) struct Unit {
     pub(crate) scope: Scope,
     pub(crate) config: Arc<str>,
     pub(crate) failure_policy: FailurePolicy,
+    pub(crate) isolation: Isolation,
     pub(crate) compiled: Compiled,
     pub(crate) deadline: Duration,
     pub(crate) deadline_ticks: u64,
@@ -110,6 +111,7 @@ impl Unit {
             position: _,
             config,
             failure_policy,
+            isolation,
             limits,
         } = binding;
         let deadline = limits.deadline.unwrap_or(hook.default_deadline());
@@ -122,6 +124,7 @@ impl Unit {
             scope: scope.clone(),
             config: Arc::clone(config),
             failure_policy: *failure_policy,
+            isolation: *isolation,
             compiled: compiled.clone(),
             deadline,
             deadline_ticks: ticker::ticks(deadline),
@@ -145,6 +148,7 @@ impl Unit {
             position: 0,
             config: "{}".into(),
             failure_policy: FailurePolicy::Closed,
+            isolation: Isolation::default(),
             limits: PluginLimits::default(),
         };
         let app = AppId::default_app();
@@ -176,6 +180,7 @@ impl Unit {
             && self.scope == binding.scope
             && self.config == binding.config
             && self.failure_policy == binding.failure_policy
+            && self.isolation == binding.isolation
             && self.deadline == deadline
             && self.memory_bytes
                 == binding

@@ -428,6 +428,8 @@ fn sandbox_config(config: &Config, unfit: UnfitSender) -> Result<SandboxConfig, 
         private_prefix: config.channels.private_prefix.to_string(),
         namespace_boundary: config.channels.namespace_boundary.to_string(),
         clock: Clock::system(),
+        plugin_threads: None,
+        max_instances: None,
         unfit: Some(unfit),
         state: StateQuotas::default(),
     })

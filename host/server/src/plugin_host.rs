@@ -15,7 +15,7 @@ use tidegate_control::{DesiredBinding, DesiredState, Digest, Store, Timestamp};
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
-    FailurePolicy, Hook, PluginLimits, Sandbox, Scope, StepEnd, StoryStep, UnfitVersion,
+    FailurePolicy, Hook, Isolation, PluginLimits, Sandbox, Scope, StepEnd, StoryStep, UnfitVersion,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -187,11 +187,22 @@ impl PluginHost for SandboxHost {
                 "refused": row.refused,
                 "failed": failed,
                 "passed_over": row.passed_over,
+                "aside": row.aside,
+                "near_deadline": row.near_deadline,
+                "near_memory": row.near_memory,
+                "lane": row.lane.as_str(),
                 "breaker": row.breaker.as_str(),
                 "breaker_openings": row.breaker_openings,
             })
         });
         json!({
+            "aside": {
+                "threads": statistics.aside.threads,
+                "waiting": statistics.aside.waiting,
+                "shed": statistics.aside.shed,
+            },
+            "max_instances": statistics.max_instances,
+            "instances_evicted": statistics.instances_evicted,
             "instances": statistics.instances,
             "instances_made": statistics.instances_made,
             "log_lines_dropped": statistics.log_lines_dropped,
@@ -423,6 +434,8 @@ impl Inner {
         let scope = Scope::parse(&row.scope.to_string()).map_err(|_| unknown("a scope"))?;
         let failure_policy = FailurePolicy::parse(row.failure_policy.as_str())
             .ok_or_else(|| unknown("a failure policy"))?;
+        let isolation =
+            Isolation::parse(row.isolation.as_str()).ok_or_else(|| unknown("an isolation"))?;
         let config = if row.config.is_empty() {
             "{}"
         } else {
@@ -437,6 +450,7 @@ impl Inner {
             position: i64::from(row.position),
             config: config.into(),
             failure_policy,
+            isolation,
             limits: self.config.limits(hook),
         };
         binding.check().map_err(|problem| Refused {
@@ -465,6 +479,7 @@ fn stand_in(row: &DesiredBinding, why: &Refused) -> Option<(AppId, Binding)> {
         position: i64::from(row.position),
         config: "{}".into(),
         failure_policy: FailurePolicy::parse(row.failure_policy.as_str()).unwrap_or_default(),
+        isolation: Isolation::default(),
         limits: PluginLimits::default(),
     };
     if binding.check().is_err() {

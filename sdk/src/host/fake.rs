@@ -67,6 +67,7 @@ pub(crate) struct Facts {
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) hops: u32,
     pub(crate) now_ms: u64,
+    pub(crate) remaining_ms: u32,
 }
 
 /// What the last call did.
@@ -220,6 +221,10 @@ pub(crate) fn tag(key: &str) -> Option<String> {
 
 pub(crate) fn hops() -> u32 {
     with(|state| state.facts.hops)
+}
+
+pub(crate) fn remaining_ms() -> u32 {
+    with(|state| state.facts.remaining_ms)
 }
 
 pub(crate) fn now_ms() -> u64 {

@@ -14,6 +14,7 @@ use crate::{
 };
 
 pub(crate) use wit::{
+    budget::remaining as remaining_ms,
     clock::now as now_ms,
     config::get as config,
     context::{

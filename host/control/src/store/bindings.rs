@@ -20,7 +20,7 @@ const MAX_BINDINGS: i64 = 256;
 
 const COLUMNS: &str =
     "b.id, b.app, p.name, b.hook, b.scope, b.position, b.config, b.failure_policy, b.created_at,
-     (SELECT a.version FROM activations a WHERE a.id = p.activation)";
+     (SELECT a.version FROM activations a WHERE a.id = p.activation), b.isolation";
 
 /// What runs in an app, to go back to when the sandbox refuses a change.
 #[derive(Debug, Clone)]
@@ -40,6 +40,7 @@ struct SnapshotBinding {
     position: u32,
     config: String,
     failure_policy: String,
+    isolation: String,
     created_at: i64,
 }
 
@@ -72,6 +73,8 @@ impl Store {
             let (kept_config, kept_policy) = kept.unwrap_or(("", FailurePolicy::Closed));
             let config = request.config.as_deref().unwrap_or(kept_config);
             let failure_policy = request.failure_policy.unwrap_or(kept_policy);
+            let kept_isolation = old.as_ref().map(|old| old.isolation).unwrap_or_default();
+            let isolation = request.isolation.unwrap_or(kept_isolation);
             let mut pipeline = pipeline(transaction, app, request.hook, &request.scope)?;
             let previous = pipeline.iter().position(|other| *other == id);
             pipeline.retain(|other| *other != id);
@@ -84,9 +87,10 @@ impl Store {
             pipeline.insert(place, id.clone());
 
             transaction.execute(
-                "INSERT INTO bindings (id, plugin, app, hook, scope, position, config, failure_policy, created_at)
-                 VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8)
-                 ON CONFLICT (id) DO UPDATE SET config = ?6, failure_policy = ?7",
+                "INSERT INTO bindings
+                     (id, plugin, app, hook, scope, position, config, failure_policy, created_at, isolation)
+                 VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9)
+                 ON CONFLICT (id) DO UPDATE SET config = ?6, failure_policy = ?7, isolation = ?9",
                 params![
                     id,
                     plugin,
@@ -96,6 +100,7 @@ impl Store {
                     config,
                     failure_policy.as_str(),
                     Timestamp::now().unix_millis(),
+                    isolation.as_str(),
                 ],
             )?;
             renumber(transaction, &pipeline)?;
@@ -166,12 +171,13 @@ impl Store {
                     app: binding.app,
                     plugin: binding.plugin,
                     version,
-                    digest: row.get::<_, [u8; 32]>(10)?.into(),
+                    digest: row.get::<_, [u8; 32]>(11)?.into(),
                     hook: binding.hook,
                     scope: binding.scope,
                     position: binding.position,
                     config: binding.config,
                     failure_policy: binding.failure_policy,
+                    isolation: binding.isolation,
                 });
             }
             Ok(state)
@@ -182,7 +188,7 @@ impl Store {
     pub fn snapshot(&self, app: &AppName) -> Result<Snapshot, StoreError> {
         self.read(|transaction| {
             let mut statement = transaction.prepare_cached(
-                "SELECT id, plugin, hook, scope, position, config, failure_policy, created_at
+                "SELECT id, plugin, hook, scope, position, config, failure_policy, created_at, isolation
                  FROM bindings WHERE app = ?1",
             )?;
             let bindings = statement
@@ -196,6 +202,7 @@ impl Store {
                         config: row.get(5)?,
                         failure_policy: row.get(6)?,
                         created_at: row.get(7)?,
+                        isolation: row.get(8)?,
                     })
                 })?
                 .collect::<Result<_, _>>()?;
@@ -224,8 +231,9 @@ impl Store {
             transaction.execute("DELETE FROM bindings WHERE app = ?1", (app,))?;
             for binding in &snapshot.bindings {
                 transaction.execute(
-                    "INSERT INTO bindings (id, plugin, app, hook, scope, position, config, failure_policy, created_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    "INSERT INTO bindings
+                         (id, plugin, app, hook, scope, position, config, failure_policy, created_at, isolation)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                     params![
                         binding.id,
                         binding.plugin,
@@ -236,6 +244,7 @@ impl Store {
                         binding.config,
                         binding.failure_policy,
                         binding.created_at,
+                        binding.isolation,
                     ],
                 )?;
             }
@@ -391,6 +400,7 @@ fn describe(binding: &Binding) -> Digest {
         binding.position,
         binding.config,
         binding.failure_policy,
+        binding.isolation,
     ]);
     Digest::of(parts.to_string().as_bytes())
 }
@@ -414,5 +424,9 @@ fn read_binding(row: &Row<'_>) -> Result<Binding, StoreError> {
             .map_err(corrupt("a binding's failure policy"))?,
         created_at: Timestamp::from_millis(row.get(8)?),
         active_version: row.get(9)?,
+        isolation: row
+            .get::<_, String>(10)?
+            .parse()
+            .map_err(corrupt("a binding's isolation"))?,
     })
 }

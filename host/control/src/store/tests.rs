@@ -110,6 +110,7 @@ fn request(plugin: &str, hook: Hook, position: Option<u32>) -> BindingRequest {
         position,
         config: Some(r#"{"words":["a"]}"#.to_owned()),
         failure_policy: Some(FailurePolicy::Closed),
+        isolation: None,
     }
 }
 

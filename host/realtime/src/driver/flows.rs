@@ -33,8 +33,10 @@ use crate::{
 
 /// Effects of a call that was not about a message start a chain of their own.
 fn run(node: &Arc<Node>, app: &Arc<App>, effects: Vec<Effect>) {
-    if !effects.is_empty() {
-        run_effects(node, app, effects, 0);
+    if !effects.is_empty()
+        && let Progress::Pending(rest) = run_effects(node, app, effects, 0)
+    {
+        node.spawn(rest);
     }
 }
 

@@ -326,9 +326,7 @@ struct Scripted {
 impl Scripted {
     fn give<V: Send + 'static>(&self, verdict: V, effects: Vec<Effect>) -> Answered<V> {
         let answer = if self.fails {
-            Err(HookFailure {
-                trace_id: "t-1".into(),
-            })
+            Err(HookFailure::new("t-1".into()))
         } else {
             Ok(Outcome { verdict, effects })
         };

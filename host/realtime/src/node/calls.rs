@@ -7,6 +7,7 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use futures_util::{StreamExt, stream};
 use tidegate_protocol::{
     ApiErrorCode, DisconnectCode, Raw, StreamPosition, UnsubscribeCode,
     server_api::{
@@ -33,6 +34,10 @@ use crate::{
 
 /// Channels matched with a pattern between two yields.
 const CHANNELS_AT_ONCE: usize = 256;
+
+/// Channels of a broadcast that are published to at the same time. Enough to keep plugins busy, and far from
+/// filling the queue of the app's plugins.
+const BROADCAST_AT_ONCE: usize = 64;
 
 /// What a call comes to.
 pub type Called<T> = Progress<Result<T, ApiError>>;
@@ -172,7 +177,7 @@ impl Node {
         })
     }
 
-    /// One publish per channel, each with its own result.
+    /// One publish per channel, each with its own result, begun in the order of the channels.
     pub fn broadcast(
         self: &Arc<Self>,
         id: &AppId,
@@ -193,29 +198,27 @@ impl Node {
             let empty = error(ApiErrorCode::BadRequest, "bad request: no channels");
             return Progress::Ready(Err(empty));
         }
-        let calls: Vec<_> = channels
-            .into_iter()
-            .map(|channel| {
-                let request = PublishRequest {
-                    channel,
-                    data: data.clone(),
-                    b64data: String::new(),
-                    skip_history,
-                    tags: tags.clone(),
-                    idempotency_key: idempotency_key.clone(),
-                    delta,
-                    version,
-                    version_epoch: version_epoch.clone(),
-                };
-                self.publish(id, request)
-            })
-            .collect();
+        let (node, id) = (Arc::clone(self), id.clone());
+        let calls = channels.into_iter().map(move |channel| {
+            let request = PublishRequest {
+                channel,
+                data: data.clone(),
+                b64data: String::new(),
+                skip_history,
+                tags: tags.clone(),
+                idempotency_key: idempotency_key.clone(),
+                delta,
+                version,
+                version_epoch: version_epoch.clone(),
+            };
+            let (node, id) = (Arc::clone(&node), id.clone());
+            async move { ApiResponse::from(node.publish(&id, request).wait().await) }
+        });
         Progress::Pending(Box::pin(async move {
-            let mut responses = Vec::with_capacity(calls.len());
-            for call in calls {
-                responses.push(ApiResponse::from(call.wait().await));
-            }
-            Ok(BroadcastResult { responses })
+            let responses = stream::iter(calls).buffered(BROADCAST_AT_ONCE);
+            Ok(BroadcastResult {
+                responses: responses.collect().await,
+            })
         }))
     }
 

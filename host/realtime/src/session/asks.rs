@@ -87,11 +87,13 @@ impl From<Refusal> for Failure {
 
 impl From<HookFailure> for Failure {
     fn from(failure: HookFailure) -> Self {
-        let text = ErrorCode::Internal.text();
-        Self::error(
-            ErrorCode::Internal,
-            format!("{text} (trace {})", failure.trace_id),
-        )
+        let code = if failure.is_overload {
+            ErrorCode::TooManyRequests
+        } else {
+            ErrorCode::Internal
+        };
+        let text = code.text();
+        Self::error(code, format!("{text} (trace {})", failure.trace_id))
     }
 }
 

@@ -436,3 +436,26 @@ fn the_first_definite_answer_wins() {
         )
     ));
 }
+
+#[test]
+fn the_budget_is_what_is_left_of_the_calls_own_deadline() {
+    // Answers with the milliseconds left, as one character from '0' on.
+    let body = format!(
+        "(import \"tidegate:plugin/budget@0.1.0\" \"remaining\" (func $remaining (result i32)))
+         (i32.store8 (i32.const 1024) (i32.add (i32.const 48) (call $remaining)))
+         {}",
+        guests::replace(1)
+    );
+    let sandbox = sandbox();
+    let compiled = compile(&sandbox, &filtering(&body));
+    for (millis, most) in [(5, b'5'), (9, b'9')] {
+        let mut binding = binding(&compiled, Hook::Filtering);
+        binding.limits.deadline = Some(std::time::Duration::from_millis(millis));
+        bind(&sandbox, vec![binding]);
+        // A busy machine may have used some of it up.
+        let left = guests::passed(&sandbox, b"0")[0];
+        assert!((b'0'..=most).contains(&left), "{left}");
+        let best = (0..50).map(|_| guests::passed(&sandbox, b"0")[0]).max();
+        assert_eq!(best, Some(most), "never more, and all of it at the start");
+    }
+}

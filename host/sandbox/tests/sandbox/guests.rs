@@ -3,7 +3,13 @@
 //! A guest is a core module plus the metadata that the SDK would embed, so it takes the same way in as a plugin
 //! made for `wasm32-unknown-unknown`.
 
-use std::sync::Arc;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread::{self, Thread},
+};
 
 use bytes::Bytes;
 use tidegate_realtime::{
@@ -13,8 +19,8 @@ use tidegate_realtime::{
     ids::{AppId, ClientId},
 };
 use tidegate_sandbox::{
-    Binding, Bindings, Compiled, FailureKind, FailurePolicy, Hook, PluginLimits, Sandbox,
-    SandboxConfig, Scope, StepEnd,
+    Binding, Bindings, Compiled, FailureKind, FailurePolicy, Hook, Isolation, PluginLimits,
+    Sandbox, SandboxConfig, Scope, StepEnd,
 };
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::{Resolve, SourceMap};
@@ -158,6 +164,7 @@ pub(crate) fn binding(compiled: &Compiled, hook: Hook) -> Binding {
         position: 0,
         config: "{}".into(),
         failure_policy: FailurePolicy::Closed,
+        isolation: Isolation::default(),
         limits: PluginLimits::default(),
     }
 }
@@ -208,11 +215,31 @@ pub(crate) fn draft(channel: &str, data: &[u8]) -> Box<Draft> {
     })
 }
 
-#[track_caller]
+/// The answer, from whichever lane.
 pub(crate) fn ready<V>(answered: Answered<V>) -> Result<Outcome<V>, HookFailure> {
     match answered {
         Progress::Ready(answer) => answer,
-        Progress::Pending(_) => panic!("the question went aside"),
+        Progress::Pending(future) => wait(future),
+    }
+}
+
+/// Runs a future on this thread, which sleeps meanwhile.
+fn wait<T>(mut future: Pin<Box<dyn Future<Output = T> + Send>>) -> T {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
     }
 }
 
@@ -227,7 +254,8 @@ pub(crate) fn passed(sandbox: &Sandbox, data: &[u8]) -> Bytes {
     loop {
         match filter(sandbox, data) {
             Ok(FilteringVerdict::Pass(draft)) => return draft.data,
-            // On a machine with more to do than it can, five milliseconds pass while a thread waits.
+            // On a machine with more to do than it can, five milliseconds pass while a thread waits, and three
+            // times that opens the breaker for a second.
             Err(failure) if is_timeout(sandbox, &failure) => {}
             Err(failure) => panic!("{:?}", sandbox.explain(&failure.trace_id)),
             other => panic!("expected the message to pass, got {other:?}"),
@@ -242,7 +270,7 @@ pub(crate) fn is_timeout(sandbox: &Sandbox, failure: &HookFailure) -> bool {
             matches!(
                 step.ended,
                 StepEnd::Failed {
-                    kind: FailureKind::Timeout,
+                    kind: FailureKind::Timeout | FailureKind::NoSlot | FailureKind::BreakerOpen,
                     ..
                 }
             )

@@ -21,6 +21,7 @@ struct BindRequest {
     position: Option<u32>,
     config: Option<Box<RawValue>>,
     failure_policy: Option<String>,
+    isolation: Option<String>,
 }
 
 pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
@@ -46,6 +47,10 @@ pub(super) async fn bind(call: Call) -> Result<Answer, Problem> {
         failure_policy: request
             .failure_policy
             .map(|policy| policy.parse())
+            .transpose()?,
+        isolation: request
+            .isolation
+            .map(|isolation| isolation.parse())
             .transpose()?,
     };
     let kept = not_named(&request);
@@ -75,6 +80,7 @@ fn not_named(request: &BindingRequest) -> Vec<&'static str> {
     let named = [
         ("config", request.config.is_some()),
         ("failure_policy", request.failure_policy.is_some()),
+        ("isolation", request.isolation.is_some()),
         ("position", request.position.is_some()),
     ];
     let kept = named.into_iter().filter(|(_, is_named)| !is_named);
@@ -178,6 +184,7 @@ pub(super) fn show(call: &Call, binding: &Binding, secrets: Secrets) -> Value {
         "scope": binding.scope,
         "position": binding.position,
         "failure_policy": binding.failure_policy,
+        "isolation": binding.isolation,
         "created_at": binding.created_at,
     });
     if let Ok(mut config) = serde_json::from_str::<Value>(&binding.config) {

@@ -151,6 +151,7 @@ const SHAPES: &[Shape] = &[
             ("position", "integer"),
             ("config", "any"),
             ("failure_policy", "string"),
+            ("isolation", "string"),
         ],
     ),
     (
@@ -163,6 +164,7 @@ const SHAPES: &[Shape] = &[
             ("scope", "string"),
             ("position", "integer"),
             ("failure_policy", "string"),
+            ("isolation", "string"),
             ("created_at", "time"),
         ],
         &[
@@ -181,6 +183,7 @@ const SHAPES: &[Shape] = &[
             ("scope", "string"),
             ("position", "integer"),
             ("failure_policy", "string"),
+            ("isolation", "string"),
             ("created_at", "time"),
             ("is_new", "boolean"),
         ],

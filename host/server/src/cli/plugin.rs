@@ -110,6 +110,7 @@ fn push(command: Push, output: Output) -> Result<(), Failure> {
                 config: config.as_ref(),
                 position: None,
                 failure_policy: None,
+                isolation: None,
             };
             bound.push(api.bind(binding).await?);
         }
@@ -405,6 +406,7 @@ fn bind(command: Bind, output: Output) -> Result<(), Failure> {
         config,
         position,
         failure_policy,
+        isolation,
         server,
     } = command;
     if !scope.fits(hook) {
@@ -420,6 +422,7 @@ fn bind(command: Bind, output: Output) -> Result<(), Failure> {
         config: config.as_ref(),
         position,
         failure_policy: failure_policy.as_deref(),
+        isolation: isolation.as_deref(),
     };
     let answer = block_on(api.bind(binding))?;
     output.result(&answer, || {

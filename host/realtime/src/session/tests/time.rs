@@ -194,11 +194,7 @@ fn an_identity_that_nobody_renews_lives_to_its_end_and_is_asked_for_once() {
 #[test]
 fn an_identity_whose_hook_fails_is_asked_for_until_its_end() {
     let mut harness = known_to_a_hook(60);
-    let failed = || {
-        Answer::RefreshIdentity(Err(HookFailure {
-            trace_id: "t-1".into(),
-        }))
-    };
+    let failed = || Answer::RefreshIdentity(Err(HookFailure::new("t-1".into())));
     for wait in [50, 5] {
         let step = harness.advance(Duration::from_secs(wait));
         assert!(

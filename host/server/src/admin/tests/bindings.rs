@@ -19,11 +19,12 @@ async fn a_binding_takes_scope_place_config_and_policy_and_can_be_changed() {
             .is(201, "BoundBinding");
     }
     let body = json!({ "plugin": "two", "hook": "filtering", "scope": "namespace:chat", "position": 0,
-        "failure_policy": "open" });
+        "failure_policy": "open", "isolation": "per-call" });
     let got = bench.post("/apps/default/bindings", body).await;
     let binding = got.is(200, "BoundBinding");
     assert_eq!(binding["position"], 0);
     assert_eq!(binding["failure_policy"], "open");
+    assert_eq!(binding["isolation"], "per-call");
     // What the request does not name stays as it was.
     assert_eq!(binding["config"], json!({ "words": ["x"] }));
     assert_eq!(binding["kept"], json!(["config"]));
@@ -42,7 +43,11 @@ async fn a_binding_takes_scope_place_config_and_policy_and_can_be_changed() {
     let binding = got.is(200, "BoundBinding");
     assert_eq!(binding["config"], json!({}));
     assert_eq!(binding["failure_policy"], "open");
-    assert_eq!(binding["kept"], json!(["failure_policy", "position"]));
+    assert_eq!(binding["isolation"], "per-call");
+    assert_eq!(
+        binding["kept"],
+        json!(["failure_policy", "isolation", "position"])
+    );
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ pub(super) struct Binding<'a> {
     pub(super) config: Option<&'a Value>,
     pub(super) position: Option<u32>,
     pub(super) failure_policy: Option<&'a str>,
+    pub(super) isolation: Option<&'a str>,
 }
 
 impl PluginApi {
@@ -95,6 +96,7 @@ impl PluginApi {
             config,
             position,
             failure_policy,
+            isolation,
         } = binding;
         let mut body = json!({
             "plugin": name,
@@ -103,6 +105,9 @@ impl PluginApi {
         });
         if let Some(failure_policy) = failure_policy {
             body["failure_policy"] = failure_policy.into();
+        }
+        if let Some(isolation) = isolation {
+            body["isolation"] = isolation.into();
         }
         if let Some(config) = config {
             body["config"] = config.clone();

@@ -211,6 +211,10 @@ pub struct Bind {
     /// [default: kept; closed for a new binding]
     #[arg(long, value_parser = ["closed", "open"])]
     pub(super) failure_policy: Option<String>,
+    /// How long an instance lives: shared serves many calls, per-call one (slower, and nothing lives on) [default:
+    /// kept; shared for a new binding]
+    #[arg(long, value_parser = ["shared", "per-call"])]
+    pub(super) isolation: Option<String>,
     #[command(flatten)]
     pub(super) server: AdminServer,
 }

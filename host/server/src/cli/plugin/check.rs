@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
     AdmissionRefused, Admitted, Binding, Bindings, CompileError, Compiled, FailurePolicy, Hook,
-    Sandbox, SandboxConfig, Scope,
+    Isolation, Sandbox, SandboxConfig, Scope,
 };
 use tokio::time::Instant;
 
@@ -167,6 +167,7 @@ impl Bench {
             position: 0,
             config: Arc::clone(&settings),
             failure_policy: FailurePolicy::Closed,
+            isolation: Isolation::default(),
             limits: node.plugins.limits(*hook),
         });
         let bindings = Bindings {

@@ -1,0 +1,294 @@
+//! The plugin threads: they take calls off the fair queue and run them.
+//!
+//! As many as there are cores; one app has at most half of them at a time, and at least one. A thread that has
+//! nothing to do sleeps. The queue's lock is held for a push or a pop and never while a plugin runs. Dropping the
+//! handle drops the calls that wait, lets those under way end, and waits for the threads.
+
+use std::{
+    io,
+    num::NonZeroUsize,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use parking_lot::{Condvar, Mutex};
+use tidegate_realtime::ids::AppId;
+use tokio::time::Instant;
+
+use super::queue::{FairQueue, Next};
+use crate::deadline::processor_time;
+
+/// After this long in the queue a call is too late, whatever kept it.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_millis(200);
+
+/// A call that runs on a plugin thread; told how much of its deadline the queue took.
+pub(crate) type Job = Box<dyn FnOnce(Duration) + Send>;
+
+struct Waiting {
+    job: Job,
+    since: Instant,
+    /// [`Shared::busy_micros`] at that moment.
+    busy_then: u64,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    wanted: Condvar,
+    /// Processor time of all plugin threads so far.
+    busy_micros: AtomicU64,
+    n_threads: u64,
+}
+
+struct State {
+    queue: FairQueue<Waiting>,
+    /// Threads that sleep.
+    idle: usize,
+    is_stopped: bool,
+}
+
+/// Handle to the threads.
+pub(crate) struct PluginThreads {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for PluginThreads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginThreads")
+            .field("threads", &self.threads.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PluginThreads {
+    /// # Errors
+    /// That of the operating system when it gives no thread.
+    pub(crate) fn start(n_threads: NonZeroUsize) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                queue: FairQueue::new(n_threads.get() / 2),
+                idle: 0,
+                is_stopped: false,
+            }),
+            wanted: Condvar::new(),
+            busy_micros: AtomicU64::new(0),
+            n_threads: n_threads.get() as u64,
+        });
+        let mut threads = Self {
+            shared,
+            threads: Vec::new(),
+        };
+        for _ in 0..n_threads.get() {
+            let shared = Arc::clone(&threads.shared);
+            let thread = thread::Builder::new()
+                .name("plugin".to_owned())
+                .spawn(move || run(&shared))?;
+            threads.threads.push(thread);
+        }
+        Ok(threads)
+    }
+
+    /// Has the job run when it is the app's turn.
+    ///
+    /// # Errors
+    /// Gives the job back when too many of the app wait already.
+    pub(crate) fn submit(&self, app: &AppId, job: Job) -> Result<(), Job> {
+        let waiting = Waiting {
+            job,
+            since: Instant::now(),
+            busy_then: self.shared.busy_micros.load(Ordering::Relaxed),
+        };
+        let mut state = self.shared.state.lock();
+        let pushed = state.queue.push(app, waiting);
+        let is_somebody_idle = state.idle > 0;
+        drop(state);
+        if is_somebody_idle && pushed.is_ok() {
+            self.shared.wanted.notify_one();
+        }
+        pushed.map_err(|waiting| waiting.job)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.threads.len()
+    }
+
+    /// Calls that wait for a thread.
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.state.lock().queue.waiting()
+    }
+
+    /// Calls of the app that wait for a thread.
+    pub(crate) fn waiting_of(&self, app: &AppId) -> usize {
+        self.shared.state.lock().queue.waiting_of(app)
+    }
+}
+
+impl Drop for PluginThreads {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.is_stopped = true;
+        // Dropped outside of the lock: who waits for them wakes up.
+        let left = std::mem::replace(&mut state.queue, FairQueue::new(1));
+        drop(state);
+        drop(left);
+        self.shared.wanted.notify_all();
+        let own = thread::current().id();
+        for thread in self.threads.drain(..) {
+            if thread.thread().id() != own && thread.join().is_err() {
+                tracing::error!("a plugin thread had panicked");
+            }
+        }
+    }
+}
+
+/// What a wait costs of a call's deadline. It counts in full where plugins caused it: the app's own, which took
+/// `own`, or those of all apps together, which took `share` for each thread. Where the threads mostly did not run,
+/// the machine had no core for them, which is no more the plugins' doing than a preempted guest is (see
+/// `deadline`): then only the work done counts, up to [`LONGEST_WAIT`].
+fn charge(waited: Duration, own: Duration, share: Duration) -> Duration {
+    let work = own.max(share);
+    if waited > LONGEST_WAIT || work * 2 >= waited {
+        waited
+    } else {
+        work
+    }
+}
+
+fn run(shared: &Shared) {
+    let mut processor = processor_time();
+    let mut state = shared.state.lock();
+    loop {
+        if state.is_stopped {
+            return;
+        }
+        let Some(next) = state.queue.pop() else {
+            state.idle += 1;
+            shared.wanted.wait(&mut state);
+            state.idle -= 1;
+            continue;
+        };
+        drop(state);
+        let Next {
+            app,
+            job: waiting,
+            own_micros,
+        } = next;
+        let Waiting {
+            job,
+            since,
+            busy_then,
+        } = waiting;
+        let busy = shared.busy_micros.load(Ordering::Relaxed) - busy_then;
+        let charged = charge(
+            since.elapsed(),
+            Duration::from_micros(own_micros),
+            Duration::from_micros(busy / shared.n_threads),
+        );
+        // Guests are contained where they are called; this keeps the thread if something of ours gives way.
+        if catch_unwind(AssertUnwindSafe(|| job(charged))).is_err() {
+            tracing::error!("a question failed on a plugin thread");
+        }
+        let now = processor_time();
+        let worked = micros(now.saturating_sub(processor));
+        processor = now;
+        shared.busy_micros.fetch_add(worked, Ordering::Relaxed);
+        state = shared.state.lock();
+        state.queue.done(&app, worked);
+        // The app's next call became possible only now; if another thread sleeps it shall have it.
+        if state.idle > 0 && state.queue.waiting() > 1 {
+            shared.wanted.notify_one();
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    fn threads(n: usize) -> PluginThreads {
+        PluginThreads::start(NonZeroUsize::new(n).unwrap()).unwrap()
+    }
+
+    fn app(name: &str) -> AppId {
+        AppId::parse(name).unwrap()
+    }
+
+    #[test]
+    fn calls_of_one_app_run_in_order_and_a_panic_ends_only_its_own() {
+        let threads = threads(2);
+        let (sender, receiver) = sync_channel(100);
+        for n in 0..100 {
+            let sender = sender.clone();
+            let job: Job = Box::new(move |_| {
+                assert!(n != 50, "this one gives way");
+                sender.send(n).unwrap();
+            });
+            threads.submit(&app("a"), job).ok().unwrap();
+        }
+        drop(sender);
+        let order: Vec<_> = receiver.iter().collect();
+        let expected: Vec<_> = (0..100).filter(|n| *n != 50).collect();
+        assert_eq!(order, expected);
+    }
+
+    #[test]
+    fn an_app_that_blocks_its_thread_leaves_the_others_to_everybody_else() {
+        let threads = threads(2);
+        let (release, gate) = sync_channel::<()>(1);
+        let (sender, receiver) = sync_channel(10);
+        let blocking: Job = Box::new(move |_| gate.recv().unwrap());
+        threads.submit(&app("hog"), blocking).ok().unwrap();
+        for _ in 0..5 {
+            let sender = sender.clone();
+            let of_hog: Job = Box::new(move |_| sender.send("hog").unwrap());
+            threads.submit(&app("hog"), of_hog).ok().unwrap();
+        }
+        let other = sender.clone();
+        let job: Job = Box::new(move |_| other.send("other").unwrap());
+        threads.submit(&app("other"), job).ok().unwrap();
+        assert_eq!(receiver.recv().unwrap(), "other");
+        assert_eq!(threads.waiting_of(&app("hog")), 5);
+        release.send(()).unwrap();
+        assert_eq!(receiver.recv().unwrap(), "hog");
+    }
+
+    #[test]
+    fn what_waits_when_the_threads_stop_is_dropped_and_its_asker_hears_of_it() {
+        let threads = threads(1);
+        let (entered, has_entered) = sync_channel::<()>(1);
+        let (release, gate) = sync_channel::<()>(1);
+        let blocking: Job = Box::new(move |_| {
+            entered.send(()).unwrap();
+            gate.recv().unwrap();
+        });
+        threads.submit(&app("a"), blocking).ok().unwrap();
+        has_entered.recv().unwrap();
+        let (sender, receiver) = sync_channel::<()>(1);
+        let job: Job = Box::new(move |_| sender.send(()).unwrap());
+        threads.submit(&app("a"), job).ok().unwrap();
+        let stopping = thread::spawn(move || drop(threads));
+        assert!(receiver.recv().is_err(), "the job was dropped");
+        release.send(()).unwrap();
+        stopping.join().unwrap();
+    }
+
+    #[test]
+    fn a_wait_costs_the_deadline_unless_the_machine_made_it() {
+        let ms = Duration::from_millis;
+        assert_eq!(charge(ms(8), ms(8), ms(0)), ms(8), "its own app's calls");
+        assert_eq!(charge(ms(8), ms(1), ms(4)), ms(8), "everybody's calls");
+        assert_eq!(charge(ms(8), ms(1), ms(2)), ms(2), "mostly nobody ran");
+        assert_eq!(charge(ms(201), ms(1), ms(1)), ms(201));
+    }
+}

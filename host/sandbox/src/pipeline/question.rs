@@ -1,0 +1,299 @@
+//! A question on its way through a pipeline: who answered what, and the story of it when somebody will ask.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use smallvec::SmallVec;
+use tidegate_realtime::{
+    hooks::{Effect, HookFailure, Outcome, Refusal},
+    ids::AppId,
+};
+use wasmtime::Store;
+
+use super::{Asker, REFUSE};
+use crate::{
+    Runtime,
+    binding::{FailurePolicy, Hook},
+    call::{Called, NotBegun, Seated, begin, call},
+    capabilities::log::LogTail,
+    convert::DISCONNECT_REASON_BYTES,
+    failure::{Failure, FailureKind},
+    guest::{CallState, Facts, GuestState},
+    instance::Export,
+    instances::Stage,
+    lane::Turn,
+    metrics::CallEnd,
+    slots,
+    stories::{StepEnd, Story, StoryStep, new_trace_id},
+    unit::Unit,
+};
+
+/// A question that no plugin was asked, because it found no place on the aside lane.
+pub(crate) struct Unasked {
+    pub(crate) app: AppId,
+    pub(crate) hook: Hook,
+    /// Channel or method.
+    pub(crate) subject: Arc<str>,
+    /// The plugin that would have been asked first.
+    pub(crate) first: Option<Arc<Unit>>,
+}
+
+impl Unasked {
+    /// The story of it, under an id that questions refused in the same second share.
+    pub(crate) fn tell(&self, runtime: &Runtime, detail: &str) -> Arc<str> {
+        let Self {
+            app,
+            hook,
+            subject,
+            first,
+        } = self;
+        let tell = || {
+            let failure = Failure::new(FailureKind::NoSlot, detail);
+            let step = first.as_ref().map(|unit| StoryStep {
+                plugin: Arc::clone(&unit.plugin),
+                version: unit.version,
+                ended: StepEnd::Failed {
+                    kind: failure.kind,
+                    detail: failure.detail,
+                    log: LogTail::default().into_lines(),
+                    frames: failure.frames,
+                    is_passed_over: false,
+                },
+            });
+            let trace_id = new_trace_id();
+            let steps = step.into_iter().collect();
+            let story = Story::new(Arc::clone(&trace_id), app, *hook, subject, steps);
+            runtime.stories.keep(story);
+            trace_id
+        };
+        match first {
+            Some(unit) => {
+                slots::count(runtime, unit, CallEnd::Failed(FailureKind::NoSlot));
+                let now = runtime.clock.now_millis();
+                unit.conduct.queue_trace.get(now, tell)
+            }
+            None => tell(),
+        }
+    }
+}
+
+/// A question on its way through a pipeline.
+pub(super) struct Question<'a> {
+    runtime: &'a Runtime,
+    /// Loses its charge at the first call: each plugin has its own deadline, the wait counts against one.
+    turn: Turn,
+    app: &'a AppId,
+    hook: Hook,
+    /// Channel or method, for the story.
+    subject: &'a Arc<str>,
+    /// Who answered what so far.
+    steps: SmallVec<[(&'a Arc<Unit>, Step); 4]>,
+    /// There from the moment that a guest asks for it or something fails.
+    trace_id: Option<Arc<str>>,
+    pub(super) effects: Vec<Effect>,
+}
+
+enum Step {
+    Answered(&'static str),
+    Failed(Failure, LogTail),
+}
+
+impl<'a> Question<'a> {
+    pub(super) fn new(asker: Asker<'a>, app: &'a AppId, hook: Hook, subject: &'a Arc<str>) -> Self {
+        Self {
+            runtime: asker.runtime,
+            turn: asker.turn,
+            app,
+            hook,
+            subject,
+            steps: SmallVec::new(),
+            trace_id: None,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Prepares a call. Only the first of a question may be told that there is no room: the others are asked
+    /// where the first was.
+    #[inline]
+    pub(super) fn begin(&mut self, unit: &Arc<Unit>) -> Result<Seated, NotBegun> {
+        let stage = if self.steps.is_empty() {
+            Stage::First
+        } else {
+            Stage::UnderWay
+        };
+        let turn = self.turn;
+        if let Turn::Aside { charged } = &mut self.turn {
+            *charged = Duration::ZERO;
+        }
+        begin(self.runtime, unit, turn, stage)
+    }
+
+    pub(super) fn call<V>(
+        &mut self,
+        (unit, seated): (&'a Arc<Unit>, Seated),
+        (facts, input_bytes): (Facts, usize),
+        ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
+        word: impl Fn(&V) -> &'static str,
+    ) -> Called<V> {
+        let state = CallState::new(facts, input_bytes, self.trace_id.take());
+        let mut called = call(
+            (self.runtime, self.turn),
+            (unit, seated),
+            state,
+            ask,
+            |answer| word(answer) == REFUSE,
+        );
+        self.trace_id = called.state.trace_id.take();
+        if let Ok(answer) = &called.result {
+            self.steps.push((unit, Step::Answered(word(answer))));
+        }
+        called
+    }
+
+    /// Calls a hook that has no open policy.
+    pub(super) fn ask_closed<V>(
+        &mut self,
+        unit: &'a Arc<Unit>,
+        (facts, input_bytes): (Facts, usize),
+        ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
+        word: impl Fn(&V) -> &'static str,
+    ) -> Result<V, HookFailure> {
+        let seated = match self.begin(unit) {
+            Ok(seated) => seated,
+            Err(NotBegun::Failed(failure)) => {
+                return Err(self.failed(unit, failure, LogTail::default()));
+            }
+            // These hooks are asked aside, where a call waits for room; but an answer is owed in any case.
+            Err(NotBegun::NoRoom) => {
+                let failure = Failure::new(FailureKind::NoSlot, "no instance could be had");
+                return Err(self.failed(unit, failure, LogTail::default()));
+            }
+        };
+        let mut called = self.call((unit, seated), (facts, input_bytes), ask, word);
+        match called.result {
+            Ok(answer) => {
+                self.effects.append(&mut called.state.queued);
+                Ok(answer)
+            }
+            Err(failure) => Err(self.failed(unit, failure, called.state.log)),
+        }
+    }
+
+    pub(super) fn answered<V>(mut self, verdict: V) -> Outcome<V> {
+        let effects = mem::take(&mut self.effects);
+        if self.trace_id.is_some() {
+            self.tell();
+        }
+        Outcome { verdict, effects }
+    }
+
+    /// The refusal as the client may see it.
+    pub(super) fn refused(mut self, unit: &Unit, refusal: Refusal) -> Refusal {
+        if self.trace_id.is_some() {
+            self.tell();
+        }
+        if self.runtime.name_in_errors {
+            with_name(unit, refusal)
+        } else {
+            refusal
+        }
+    }
+
+    #[cold]
+    pub(super) fn failed(
+        &mut self,
+        unit: &'a Arc<Unit>,
+        failure: Failure,
+        log: LogTail,
+    ) -> HookFailure {
+        self.steps.push((unit, Step::Failed(failure.clone(), log)));
+        if failure.kind == FailureKind::BreakerOpen {
+            let now = self.runtime.clock.now_millis();
+            let trace_id = unit.conduct.shared_trace.get(now, || self.tell());
+            return HookFailure::new(trace_id);
+        }
+        let trace_id = self.tell();
+        self.log(unit, &failure, &trace_id);
+        HookFailure::new(trace_id)
+    }
+
+    #[cold]
+    pub(super) fn passed_over(&mut self, unit: &'a Arc<Unit>, failure: Failure, log: LogTail) {
+        slots::count(self.runtime, unit, CallEnd::PassedOver);
+        // An open breaker was told when it opened; a story for each message would push that one out.
+        if failure.kind != FailureKind::BreakerOpen {
+            let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
+            self.log(unit, &failure, &trace_id);
+        }
+        self.steps.push((unit, Step::Failed(failure, log)));
+    }
+
+    /// Leads from the log to the story. What the plugin said itself is in its own lines.
+    fn log(&self, unit: &Unit, failure: &Failure, trace_id: &str) {
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    app = %self.app, plugin = %unit.plugin, version = unit.version, hook = self.hook.as_str(),
+                    trace_id, kind = failure.kind.as_str(), detail = %failure.detail,
+                    "plugin call failed"
+                )
+            };
+        }
+        if unit.conduct.may_warn(self.runtime.clock.now_millis()) {
+            line!(warn);
+        } else {
+            line!(debug);
+        }
+    }
+
+    /// Keeps the story so far and answers its id.
+    #[cold]
+    fn tell(&mut self) -> Arc<str> {
+        let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
+        let steps = self
+            .steps
+            .drain(..)
+            .map(|(unit, step)| StoryStep {
+                plugin: Arc::clone(&unit.plugin),
+                version: unit.version,
+                ended: match step {
+                    Step::Answered(word) => StepEnd::Answered(word),
+                    Step::Failed(failure, log) => StepEnd::Failed {
+                        kind: failure.kind,
+                        detail: failure.detail,
+                        log: log.into_lines(),
+                        frames: failure.frames,
+                        is_passed_over: unit.failure_policy == FailurePolicy::Open,
+                    },
+                },
+            })
+            .collect();
+        let story = Story::new(
+            Arc::clone(&trace_id),
+            self.app,
+            self.hook,
+            self.subject,
+            steps,
+        );
+        self.runtime.stories.keep(story);
+        trace_id
+    }
+}
+
+/// Puts the plugin's name in front; a disconnect's reason is cut to what a close frame holds.
+fn with_name(unit: &Unit, refusal: Refusal) -> Refusal {
+    let name = |reason: &str| format!("{}@{}: {reason}", unit.plugin, unit.version);
+    match refusal {
+        Refusal::Error { code, reason } => Refusal::Error {
+            code,
+            reason: name(&reason).into(),
+        },
+        Refusal::Disconnect { code, reason } => {
+            let named = name(&reason);
+            let end = named.floor_char_boundary(DISCONNECT_REASON_BYTES);
+            Refusal::Disconnect {
+                code,
+                reason: named[..end].into(),
+            }
+        }
+    }
+}
