@@ -342,7 +342,7 @@ impl<'a> Asker<'a> {
                 Err(NotBegun::NoRoom) => return Err(draft),
                 Err(NotBegun::Failed(failure)) => match unit.failure_policy {
                     FailurePolicy::Closed => {
-                        return Ok(Err(question.failed(unit, failure, LogTail::default())));
+                        return Ok(Err(question.failed(unit, &failure, LogTail::default())));
                     }
                     FailurePolicy::Open => {
                         question.passed_over(unit, failure, LogTail::default());
@@ -372,7 +372,7 @@ impl<'a> Asker<'a> {
                 Ok(answer) => answer,
                 Err(failure) => match unit.failure_policy {
                     FailurePolicy::Closed => {
-                        return Ok(Err(question.failed(unit, failure, called.state.log)));
+                        return Ok(Err(question.failed(unit, &failure, called.state.log)));
                     }
                     FailurePolicy::Open => {
                         question.passed_over(unit, failure, called.state.log);
@@ -413,7 +413,7 @@ impl<'a> Asker<'a> {
                 Ok(seated) => seated,
                 Err(NotBegun::NoRoom) => return Err(draft),
                 Err(NotBegun::Failed(failure)) => {
-                    return Ok(Err(question.failed(unit, failure, LogTail::default())));
+                    return Ok(Err(question.failed(unit, &failure, LogTail::default())));
                 }
             };
             let facts = Facts::message(&mut draft, Destinations::Free);
@@ -440,7 +440,7 @@ impl<'a> Asker<'a> {
             draft.tags = called.state.take_tags();
             let answer = match called.result {
                 Ok(answer) => answer,
-                Err(failure) => return Ok(Err(question.failed(unit, failure, called.state.log))),
+                Err(failure) => return Ok(Err(question.failed(unit, &failure, called.state.log))),
             };
             question.effects.append(&mut called.state.queued);
             let destinations = match called.state.edits {

@@ -160,12 +160,12 @@ impl<'a> Question<'a> {
         let seated = match self.begin(unit) {
             Ok(seated) => seated,
             Err(NotBegun::Failed(failure)) => {
-                return Err(self.failed(unit, failure, LogTail::default()));
+                return Err(self.failed(unit, &failure, LogTail::default()));
             }
             // These hooks are asked aside, where a call waits for room; but an answer is owed in any case.
             Err(NotBegun::NoRoom) => {
                 let failure = Failure::new(FailureKind::NoSlot, "no instance could be had");
-                return Err(self.failed(unit, failure, LogTail::default()));
+                return Err(self.failed(unit, &failure, LogTail::default()));
             }
         };
         let mut called = self.call((unit, seated), (facts, input_bytes), ask, word);
@@ -174,7 +174,7 @@ impl<'a> Question<'a> {
                 self.effects.append(&mut called.state.queued);
                 Ok(answer)
             }
-            Err(failure) => Err(self.failed(unit, failure, called.state.log)),
+            Err(failure) => Err(self.failed(unit, &failure, called.state.log)),
         }
     }
 
@@ -202,7 +202,7 @@ impl<'a> Question<'a> {
     pub(super) fn failed(
         &mut self,
         unit: &'a Arc<Unit>,
-        failure: Failure,
+        failure: &Failure,
         log: LogTail,
     ) -> HookFailure {
         self.steps.push((unit, Step::Failed(failure.clone(), log)));
@@ -212,7 +212,7 @@ impl<'a> Question<'a> {
             return HookFailure::new(trace_id);
         }
         let trace_id = self.tell();
-        self.log(unit, &failure, &trace_id);
+        self.log(unit, failure, &trace_id);
         HookFailure::new(trace_id)
     }
 

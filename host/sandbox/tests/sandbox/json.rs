@@ -112,6 +112,6 @@ fn kind_of_failure(sandbox: &Sandbox, trace_id: &str) -> FailureKind {
     let story = sandbox.explain(trace_id).unwrap();
     match story.steps[0].ended {
         StepEnd::Failed { kind, .. } => kind,
-        ref other => panic!("{other:?}"),
+        ref other @ StepEnd::Answered(_) => panic!("{other:?}"),
     }
 }

@@ -10,20 +10,20 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet},
     metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
-use tidegate_realtime::ids::AppId;
 
-use super::series::{BUCKETS, CustomMetrics, Kind, Reading, Sample};
+use super::series::{BUCKETS, CustomMetrics, Kind, Owner, Reading, Sample};
 
 /// Reads the plugins' numbers when metrics are asked for.
 #[derive(Debug)]
 pub(crate) struct CustomCollector(pub(crate) Arc<CustomMetrics>);
 
-type Owner = (AppId, Arc<str>);
+/// All series of one name, with their plugins.
+type Family<'a> = Vec<(&'a Owner, Sample)>;
 
 impl Collector for CustomCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let all = self.0.all();
-        let mut families: BTreeMap<(Kind, Box<str>), Vec<(&Owner, Sample)>> = BTreeMap::new();
+        let mut families: BTreeMap<(Kind, Box<str>), Family<'_>> = BTreeMap::new();
         for (owner, metrics) in &all {
             for sample in metrics.samples() {
                 let family = families.entry((sample.kind, sample.name.clone()));

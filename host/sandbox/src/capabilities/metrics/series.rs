@@ -76,11 +76,14 @@ pub(super) enum Kind {
     Histogram,
 }
 
+/// Whose numbers: a plugin of an app.
+pub(super) type Owner = (AppId, Arc<str>);
+
 /// The numbers of all plugins.
 #[derive(Debug, Default)]
 pub(crate) struct CustomMetrics {
     num_series: Arc<AtomicUsize>,
-    plugins: Mutex<FxHashMap<(AppId, Arc<str>), Arc<PluginMetrics>>>,
+    plugins: Mutex<FxHashMap<Owner, Arc<PluginMetrics>>>,
 }
 
 /// The numbers of one plugin in one app.
@@ -169,7 +172,7 @@ impl CustomMetrics {
         drop(gone);
     }
 
-    pub(super) fn all(&self) -> Vec<((AppId, Arc<str>), Arc<PluginMetrics>)> {
+    pub(super) fn all(&self) -> Vec<(Owner, Arc<PluginMetrics>)> {
         let plugins = self.plugins.lock();
         let mut all: Vec<_> = plugins
             .iter()
@@ -273,20 +276,20 @@ impl PluginMetrics {
 
     pub(super) fn samples(&self) -> Vec<Sample> {
         let named = self.named.read();
-        let of_name = |(name, named): (&Box<str>, &Named)| -> Vec<Sample> {
-            let series = named.series.iter();
-            series
-                .map(|series| Sample {
+        let mut samples = Vec::new();
+        for (name, named) in named.iter() {
+            samples.extend(named.series.iter().map(|series| {
+                Sample {
                     name: name.clone(),
                     kind: named.kind,
                     labels: std::iter::zip(&named.labels, &series.values)
                         .map(|(name, value)| (name.clone(), value.clone()))
                         .collect(),
                     reading: series.number.read(),
-                })
-                .collect()
-        };
-        named.iter().flat_map(of_name).collect()
+                }
+            }));
+        }
+        samples
     }
 }
 

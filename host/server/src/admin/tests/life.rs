@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tidegate_control::{AppName, KeyRole};
+use tokio::task::JoinSet;
 
 use super::fake::Bench;
 
@@ -387,7 +388,8 @@ async fn what_one_app_has_compiled_delays_no_change_of_another() {
 
     // An upload, and then the activation of it, wait for the compiler.
     for step in ["upload", "activate"] {
-        let slow = tokio::spawn({
+        let mut slow = JoinSet::new();
+        slow.spawn({
             let bench = bench.clone();
             async move {
                 match step {
@@ -407,9 +409,10 @@ async fn what_one_app_has_compiled_delays_no_change_of_another() {
         };
         let got = bench.ask("POST", &path, &body, &other).await;
         got.is(200, "Activation");
-        assert!(!slow.is_finished(), "the {step} waits");
+        assert!(slow.try_join_next().is_none(), "the {step} waits");
         bench.host.compiler.add_permits(1);
-        assert!(slow.await.unwrap().status < 300);
+        let answered = slow.join_next().await.unwrap().unwrap();
+        assert!(answered.status < 300);
     }
 }
 
@@ -431,15 +434,17 @@ async fn changes_of_one_app_take_place_in_the_order_in_which_they_came() {
     bench.host.compiling.notified().await;
     let activate = |version| {
         let bench = bench.clone();
-        tokio::spawn(async move { bench.activate("filter", version).await })
+        async move { bench.activate("filter", version).await }
     };
-    let first = activate(1);
+    let mut tasks = [JoinSet::new(), JoinSet::new()];
+    tasks[0].spawn(activate(1));
     bench.host.compiling.notified().await;
-    let second = activate(2);
+    tasks[1].spawn(activate(2));
     tokio::task::yield_now().await;
     bench.host.compiler.add_permits(1);
-    first.await.unwrap().is(200, "Activation");
-    let got = second.await.unwrap();
+    let first = tasks[0].join_next().await.unwrap().unwrap();
+    first.is(200, "Activation");
+    let got = tasks[1].join_next().await.unwrap().unwrap();
     assert_eq!(got.is(200, "Activation")["previous_version"], 1);
     assert_eq!(bench.running(), ["filter@2"]);
 }
