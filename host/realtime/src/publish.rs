@@ -19,6 +19,7 @@ use tokio::sync::oneshot;
 use crate::{
     app::App,
     broker::{BrokerError, PublishRequest, Published},
+    entrance::Selection,
     hooks::{
         Destination, Draft, Effect, FilteringVerdict, HookFailure, MAX_HOPS, Origin, Outcome,
         Progress, RoutingVerdict, SessionTarget, Target,
@@ -134,14 +135,23 @@ pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outl
         .and_then(move |answer| job.filtered(answer))
 }
 
-/// Leaves a signal with the sessions; where there are none, nothing happens.
-fn signal(app: &App, target: &SessionTarget, signal: impl Fn() -> Signal) {
-    let links = match target {
-        SessionTarget::User(user) => app.find_user(user),
-        SessionTarget::Client(client) => app.find_client(*client).into_iter().collect(),
-    };
-    for link in links {
-        link.signal(signal());
+/// Leaves a signal with the sessions, of a user also with those that are being let in; where there are none,
+/// nothing happens.
+fn signal(app: &App, target: &SessionTarget, signal: Signal) {
+    match target {
+        SessionTarget::User(user) => {
+            let selection = Selection {
+                user: user.as_ref().to_owned(),
+                ..Selection::default()
+            };
+            app.entrance()
+                .tell(selection, &signal, |_| app.find_user(user).into_vec());
+        }
+        SessionTarget::Client(client) => {
+            if let Some(link) = app.find_client(*client) {
+                link.signal(signal);
+            }
+        }
     }
 }
 
@@ -180,21 +190,17 @@ fn run_effect(node: &Arc<Node>, app: &Arc<App>, effect: Effect, hops: u8) -> Out
             code,
             reason,
         } => {
-            signal(app, &target, || Signal::Disconnect {
-                code,
-                reason: Arc::clone(&reason),
-            });
+            signal(app, &target, Signal::Disconnect { code, reason });
             Progress::Ready(Ok(None))
         }
         Effect::Unsubscribe { target, channel } => {
-            signal(app, &target, || {
-                let code = UnsubscribeCode::Server;
-                Signal::Unsubscribe {
-                    channel: Arc::clone(&channel),
-                    code: code.code(),
-                    reason: code.text().into(),
-                }
-            });
+            let code = UnsubscribeCode::Server;
+            let unsubscribe = Signal::Unsubscribe {
+                channel,
+                code: code.code(),
+                reason: code.text().into(),
+            };
+            signal(app, &target, unsubscribe);
             Progress::Ready(Ok(None))
         }
     }

@@ -20,6 +20,7 @@ pub(crate) use self::{json::*, metrics::*, sessions::*, state::*};
 /// Limits of `wit/capabilities.wit`.
 const MAX_TAGS: usize = 16;
 const MAX_TAG_KEY_BYTES: usize = 64;
+const MAX_IDEMPOTENCY_KEY_BYTES: usize = 64;
 const MAX_TAG_VALUE_BYTES: usize = 256;
 const MAX_DESTINATIONS: usize = 64;
 const MAX_RANDOM_BYTES: u32 = 1024;
@@ -296,10 +297,18 @@ pub(crate) fn skip_history() {
 }
 
 pub(crate) fn set_idempotency_key(key: &str) {
+    assert!(
+        (1..=MAX_IDEMPOTENCY_KEY_BYTES).contains(&key.len()),
+        "an idempotency key has 1 to {MAX_IDEMPOTENCY_KEY_BYTES} bytes"
+    );
     change(|effects| effects.idempotency_key = Some(key.to_owned()));
 }
 
 pub(crate) fn set_delta(on: bool) {
+    assert!(
+        !on,
+        "this release makes no differences: set_delta(true) fails the call"
+    );
     change(|effects| effects.delta = Some(on));
 }
 

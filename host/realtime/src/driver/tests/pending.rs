@@ -1,6 +1,7 @@
 //! What the server API orders while a plugin is asked, and what is not asked.
 
 use super::*;
+use crate::hooks::SessionTarget;
 
 impl Client {
     /// Waits for what [`Client::begins`] began.
@@ -40,6 +41,22 @@ async fn a_user_disconnected_while_he_is_asked_about_does_not_get_in() {
     assert!(matches!(meant.signals(), Turn::Close(closing) if closing.code == 3503));
     assert_eq!(late.goes_on().await, Turn::Read);
     assert_eq!(late.signals(), Turn::Read);
+}
+
+#[tokio::test]
+async fn a_user_whom_a_plugin_bans_while_he_is_asked_about_does_not_get_in() {
+    let world = World::new(slow_hooks());
+    let mut meant = world.open();
+    assert!(meant.begins(CONNECT));
+    let ban = Effect::Disconnect {
+        target: SessionTarget::User("user".into()),
+        code: 4500,
+        reason: "banned".into(),
+    };
+    let app = world.node.app(&AppId::default_app()).unwrap();
+    crate::publish::run_effects(&world.node, &app, vec![ban], 0);
+    assert_eq!(meant.goes_on().await, Turn::Read);
+    assert!(matches!(meant.signals(), Turn::Close(closing) if closing.code == 4500));
 }
 
 #[tokio::test]
