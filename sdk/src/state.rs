@@ -8,7 +8,7 @@
 //!
 //! A key holds a *value* or a *counter*. Limits: 32 operations a call, keys of 1 to 256 bytes, values of at most
 //! 64 KiB, times of one millisecond to seven days, 100,000 keys and 32 MiB an app. What goes over one is a
-//! [`StateError`], and becomes a [`Refusal`](crate::Refusal) with code [`UNAVAILABLE_CODE`] where `?` meets it in a
+//! [`StateError`], and becomes a [`Refusal`] with code [`UNAVAILABLE_CODE`] where `?` meets it in a
 //! hook: if the plugin cannot remember, it cannot allow. Match the error to decide otherwise.
 //!
 //! ```

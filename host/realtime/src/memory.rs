@@ -1,8 +1,7 @@
 //! The memory engine: publications and history of one node.
 //!
 //! Owns which streams there are, how long they stay and how much memory they may take. What is in a stream is
-//! [`stream`]'s, who has how many of them [`share`]'s, what goes
-//! when there is no room [`room`]'s.
+//! `stream`'s, who has how many of them `share`'s, what goes when there is no room `room`'s.
 //!
 //! Invariants. A publication reaches [`BrokerEvents`] under its stream's lock, so that events of a channel arrive in
 //! stream order. A stream gets a random epoch when it is first asked for and keeps it until it is forgotten; it is
