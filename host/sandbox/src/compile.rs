@@ -246,7 +246,9 @@ fn generate(runtime: &Runtime, component: &[u8]) -> Result<Generated, CompileErr
 /// the component's doing, or else something of ours is wrong.
 fn unloadable(error: &wasmtime::Error) -> CompileError {
     let problem = format!("{error:#}");
-    if problem.contains("exceeds the configured maximum") {
+    // The engine says it in one of two ways, of a component and of a module in it.
+    let is_too_large = ["exceeds the configured maximum", "fit in pooling allocator"];
+    if is_too_large.iter().any(|words| problem.contains(words)) {
         return CompileError::Refused(too_large_an_instance(problem));
     }
     CompileError::Failed(format!("what was compiled cannot be loaded: {problem}"))

@@ -68,7 +68,7 @@ pub(crate) fn rows() -> Vec<Row> {
             connect(
                 &json!({"subs": (0..129).map(|n| (format!("open:{n}"), json!({}))).collect::<serde_json::Map<_, _>>()}),
             ),
-            Error(107),
+            Closed(3505),
         ),
         (
             "a subscribe before connect",
