@@ -1,7 +1,7 @@
 //! What may be uploaded: each refusal names its rule and says what to do.
 
 use crate::guests::{
-    PASS, embed, filter_function, filtering, guest, guest_in_world, module, sandbox,
+    PASS, embed, filter_function, filtering, guest, guest_in_world, module, sandbox, wit,
 };
 use tidegate_sandbox::{Hook, MAX_UPLOAD_BYTES};
 use wit_parser::SourceMap;
@@ -127,17 +127,7 @@ fn w1_a_core_module_without_the_contract_is_refused() {
 #[test]
 fn w1_imports_outside_the_list_are_refused() {
     let world = "import wasi:sockets/tcp@0.2.0;\ninclude capabilities;\nexport filtering;";
-    let mut sources = SourceMap::new();
-    for (name, text) in [
-        ("hooks.wit", include_str!("../../../../wit/hooks.wit")),
-        (
-            "capabilities.wit",
-            include_str!("../../../../wit/capabilities.wit"),
-        ),
-        ("worlds.wit", include_str!("../../../../wit/worlds.wit")),
-    ] {
-        sources.push_str(name, text);
-    }
+    let mut sources = wit();
     sources.push_str(
         "test.wit",
         format!(

@@ -44,7 +44,7 @@ const PRELUDE: &str = r#"
 "#;
 
 /// WIT of this tree.
-fn wit() -> SourceMap {
+pub(crate) fn wit() -> SourceMap {
     let mut sources = SourceMap::new();
     for (name, text) in [
         ("hooks.wit", include_str!("../../../../wit/hooks.wit")),

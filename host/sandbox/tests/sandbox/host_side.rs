@@ -4,13 +4,12 @@
 use std::process::Command;
 
 use crate::guests::{
-    PASS, bind, binding, compile, embed, filter, filter_function, filtering, passed, sandbox,
+    PASS, bind, binding, compile, embed, filter, filter_function, filtering, passed, sandbox, wit,
     with_filter,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_sandbox::{Allocation, FailureKind, Hook, Sandbox, StepEnd};
 use tracing::{Event, Metadata, Subscriber, field, span};
-use wit_parser::SourceMap;
 
 const GOOD: &[u8] = b"\"good\"";
 const BAD: &[u8] = b"!bad";
@@ -150,16 +149,8 @@ fn o6_a_host_function_that_panics_costs_the_instance_and_the_call_alone() {
 /// A plugin that imports what a component of `wasm32-wasip2` does: streams, their errors, the environment, the way
 /// out, a clock and randomness. It touches standard error for messages that begin with `!`.
 fn wasip2() -> Vec<u8> {
-    let mut sources = SourceMap::new();
-    for (name, text) in [
-        ("hooks.wit", include_str!("../../../../wit/hooks.wit")),
-        (
-            "capabilities.wit",
-            include_str!("../../../../wit/capabilities.wit"),
-        ),
-        ("worlds.wit", include_str!("../../../../wit/worlds.wit")),
-        (
-            "test.wit",
+    let mut sources = wit();
+    sources.push_str("test.wit",
             "package tidegate:plugin@0.1.0;
              world test {
                  import wasi:cli/environment@0.2.6;
@@ -189,11 +180,7 @@ fn wasip2() -> Vec<u8> {
                  }
              }
              package wasi:clocks@0.2.6 { interface monotonic-clock { now: func() -> u64; } }
-             package wasi:random@0.2.6 { interface insecure-seed { insecure-seed: func() -> tuple<u64, u64>; } }",
-        ),
-    ] {
-        sources.push_str(name, text);
-    }
+             package wasi:random@0.2.6 { interface insecure-seed { insecure-seed: func() -> tuple<u64, u64>; } }");
     let body = format!(
         "(import \"wasi:cli/environment@0.2.6\" \"get-environment\" (func $environment (param i32)))
          (import \"wasi:cli/exit@0.2.6\" \"exit\" (func $exit (param i32)))
