@@ -481,7 +481,10 @@ impl Bench {
                 &report::date(seconds),
                 &process::machine(),
                 self.load_before,
-                "cargo xtask bench",
+                match self.options.criterion {
+                    Some(_) => "cargo xtask bench",
+                    None => "cargo xtask bench --load",
+                },
             );
             std::fs::write(path, text)
                 .with_context(|| format!("cannot write {}", path.display()))?;
