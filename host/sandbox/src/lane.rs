@@ -27,7 +27,7 @@ use tidegate_realtime::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
-use self::threads::PluginThreads;
+use self::threads::{Job, PluginThreads};
 pub(crate) use self::{
     queue::LINE,
     standing::{Move, Standing},
@@ -82,6 +82,26 @@ impl Turn {
     }
 }
 
+/// A question for a plugin thread.
+struct Question<F, T> {
+    ask: Option<F>,
+    answer: Option<T>,
+    sender: oneshot::Sender<T>,
+}
+
+impl<T: Send, F: FnOnce(Turn) -> T + Send> Job for Question<F, T> {
+    fn run(&mut self, charged: Duration) {
+        self.answer = self.ask.take().map(|ask| ask(Turn::Aside { charged }));
+    }
+
+    fn deliver(self: Box<Self>) {
+        if let Some(answer) = self.answer {
+            // Who asked may be gone.
+            let _ = self.sender.send(answer);
+        }
+    }
+}
+
 /// The aside lane.
 #[derive(Debug)]
 pub(crate) struct Aside {
@@ -124,11 +144,12 @@ impl Aside {
         lost: impl FnOnce() -> HookFailure + Send + 'static,
     ) -> Answered<V> {
         let (sender, receiver) = oneshot::channel();
-        let job = Box::new(move |charged| {
-            // Who asked may be gone.
-            let _ = sender.send(question(Turn::Aside { charged }));
-        });
-        if self.threads.submit(app, job).is_err() {
+        let job = Question {
+            ask: Some(question),
+            answer: None,
+            sender,
+        };
+        if self.threads.submit(app, Box::new(job)).is_err() {
             self.shed.fetch_add(1, Ordering::Relaxed);
             return Progress::Ready(Err(shed()));
         }

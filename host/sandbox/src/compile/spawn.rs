@@ -30,6 +30,8 @@ pub const DEFAULT_COMPILE_ADDRESS_SPACE_BYTES: u64 = 1 << 30;
 pub const DEFAULT_COMPILE_TIME: Duration = Duration::from_secs(30);
 /// The clock on the wall runs so many times longer, then the child is killed and nobody is blamed.
 const PATIENCE: u32 = 3;
+/// And at least so long: how busy a machine is does not shrink with the limit that somebody sets.
+const LEAST_WALL_TIME: Duration = Duration::from_secs(90);
 /// Error output that is looked at.
 const MAX_ERROR_BYTES: u64 = 4 << 10;
 /// Of which so much is shown.
@@ -78,7 +80,9 @@ impl CompileChild {
     pub fn within(self, processor_time: Duration) -> Self {
         Self {
             processor_time,
-            wall_time: processor_time.saturating_mul(PATIENCE),
+            wall_time: processor_time
+                .saturating_mul(PATIENCE)
+                .max(LEAST_WALL_TIME),
             ..self
         }
     }

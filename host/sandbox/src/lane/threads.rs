@@ -26,11 +26,18 @@ use crate::deadline::processor_time;
 /// After this long in the queue a call is too late, whatever kept it.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
-/// A call that runs on a plugin thread; told how much of its deadline the queue took.
-pub(crate) type Job = Box<dyn FnOnce(Duration) + Send>;
+/// A call that runs on a plugin thread.
+pub(crate) trait Job: Send {
+    /// Does the work; the queue took `charged` of its deadline.
+    fn run(&mut self, charged: Duration);
+
+    /// Answers who asked. Comes after the work was accounted for, so that what they ask next neither waits for
+    /// this thread nor is charged with it.
+    fn deliver(self: Box<Self>);
+}
 
 struct Waiting {
-    job: Job,
+    job: Box<dyn Job>,
     since: Instant,
     /// [`Shared::busy_micros`] at that moment.
     busy_then: u64,
@@ -97,7 +104,7 @@ impl PluginThreads {
     ///
     /// # Errors
     /// Gives the job back when too many of the app wait already.
-    pub(crate) fn submit(&self, app: &AppId, job: Job) -> Result<(), Job> {
+    pub(crate) fn submit(&self, app: &AppId, job: Box<dyn Job>) -> Result<(), Box<dyn Job>> {
         let waiting = Waiting {
             job,
             since: Instant::now(),
@@ -179,7 +186,7 @@ fn run(shared: &Shared) {
             own_micros,
         } = next;
         let Waiting {
-            job,
+            mut job,
             since,
             busy_then,
         } = waiting;
@@ -190,9 +197,7 @@ fn run(shared: &Shared) {
             Duration::from_micros(busy / shared.n_threads),
         );
         // Guests are contained where they are called; this keeps the thread if something of ours gives way.
-        if catch_unwind(AssertUnwindSafe(|| job(charged))).is_err() {
-            tracing::error!("a question failed on a plugin thread");
-        }
+        let has_failed = catch_unwind(AssertUnwindSafe(|| job.run(charged))).is_err();
         let now = processor_time();
         let worked = micros(now.saturating_sub(processor));
         processor = now;
@@ -203,6 +208,11 @@ fn run(shared: &Shared) {
         if state.idle > 0 && state.queue.waiting() > 1 {
             shared.wanted.notify_one();
         }
+        drop(state);
+        if has_failed || catch_unwind(AssertUnwindSafe(|| job.deliver())).is_err() {
+            tracing::error!("a question failed on a plugin thread");
+        }
+        state = shared.state.lock();
     }
 }
 
@@ -215,6 +225,21 @@ mod tests {
     use std::sync::mpsc::sync_channel;
 
     use super::*;
+
+    /// What a test has run; nobody waits for its answer.
+    struct Does<F>(Option<F>);
+
+    impl<F: FnOnce() + Send> Job for Does<F> {
+        fn run(&mut self, _: Duration) {
+            self.0.take().unwrap()();
+        }
+
+        fn deliver(self: Box<Self>) {}
+    }
+
+    fn job(does: impl FnOnce() + Send + 'static) -> Box<dyn Job> {
+        Box::new(Does(Some(does)))
+    }
 
     fn threads(n: usize) -> PluginThreads {
         PluginThreads::start(NonZeroUsize::new(n).unwrap()).unwrap()
@@ -230,7 +255,7 @@ mod tests {
         let (sender, receiver) = sync_channel(100);
         for n in 0..100 {
             let sender = sender.clone();
-            let job: Job = Box::new(move |_| {
+            let job = job(move || {
                 assert!(n != 50, "this one gives way");
                 sender.send(n).unwrap();
             });
@@ -247,15 +272,15 @@ mod tests {
         let threads = threads(2);
         let (release, gate) = sync_channel::<()>(1);
         let (sender, receiver) = sync_channel(10);
-        let blocking: Job = Box::new(move |_| gate.recv().unwrap());
+        let blocking = job(move || gate.recv().unwrap());
         threads.submit(&app("hog"), blocking).ok().unwrap();
         for _ in 0..5 {
             let sender = sender.clone();
-            let of_hog: Job = Box::new(move |_| sender.send("hog").unwrap());
+            let of_hog = job(move || sender.send("hog").unwrap());
             threads.submit(&app("hog"), of_hog).ok().unwrap();
         }
         let other = sender.clone();
-        let job: Job = Box::new(move |_| other.send("other").unwrap());
+        let job = job(move || other.send("other").unwrap());
         threads.submit(&app("other"), job).ok().unwrap();
         assert_eq!(receiver.recv().unwrap(), "other");
         assert_eq!(threads.waiting_of(&app("hog")), 5);
@@ -268,19 +293,53 @@ mod tests {
         let threads = threads(1);
         let (entered, has_entered) = sync_channel::<()>(1);
         let (release, gate) = sync_channel::<()>(1);
-        let blocking: Job = Box::new(move |_| {
+        let blocking = job(move || {
             entered.send(()).unwrap();
             gate.recv().unwrap();
         });
         threads.submit(&app("a"), blocking).ok().unwrap();
         has_entered.recv().unwrap();
         let (sender, receiver) = sync_channel::<()>(1);
-        let job: Job = Box::new(move |_| sender.send(()).unwrap());
+        let job = job(move || sender.send(()).unwrap());
         threads.submit(&app("a"), job).ok().unwrap();
         let stopping = thread::spawn(move || drop(threads));
         assert!(receiver.recv().is_err(), "the job was dropped");
         release.send(()).unwrap();
         stopping.join().unwrap();
+    }
+
+    /// Answers with what its wait was charged, and says so on delivery.
+    struct Charged {
+        works_for: Duration,
+        charged: Duration,
+        answer: std::sync::mpsc::SyncSender<Duration>,
+    }
+
+    impl Job for Charged {
+        fn run(&mut self, charged: Duration) {
+            self.charged = charged;
+            let until = processor_time() + self.works_for;
+            while processor_time() < until {}
+        }
+
+        fn deliver(self: Box<Self>) {
+            self.answer.send(self.charged).unwrap();
+        }
+    }
+
+    #[test]
+    fn who_asks_after_an_answer_is_not_charged_with_the_work_for_it() {
+        let threads = threads(1);
+        for _ in 0..20 {
+            let (answer, answered) = sync_channel(1);
+            let asks = Charged {
+                works_for: Duration::from_millis(2),
+                charged: Duration::MAX,
+                answer,
+            };
+            threads.submit(&app("a"), Box::new(asks)).ok().unwrap();
+            assert_eq!(answered.recv().unwrap(), Duration::ZERO);
+        }
     }
 
     #[test]

@@ -218,7 +218,7 @@ pub(super) const PLUGINS: &[Row] = &[
         Duration,
         "\"30s\"",
         Supported,
-        "Processor time that compiling one upload may take; by the clock, three times as long.",
+        "Processor time that compiling one upload may take; by the clock, three times as long and at least 90 s.",
     ),
     (
         "compile_memory_limit",
