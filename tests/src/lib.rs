@@ -7,6 +7,7 @@ pub mod api;
 pub mod bombs;
 pub mod cli;
 pub mod client;
+pub mod contract;
 pub mod guests;
 pub mod log;
 pub mod metrics;
