@@ -18,6 +18,11 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
         "cargo fmt --all",
         workspace.cargo().args(["fmt", "--all", "--check"]),
     )?;
+    steps.command(
+        "checking that Cargo.lock belongs to the manifests",
+        "cargo check --workspace, then commit Cargo.lock",
+        workspace.cargo().args(["fetch", "--quiet", "--locked"]),
+    )?;
     steps.step(
         "checking the direction of dependencies",
         "move the code, or the rule in xtask/src/dependencies.rs and ARCHITECTURE.md",
