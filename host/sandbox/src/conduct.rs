@@ -58,6 +58,14 @@ pub(crate) struct Subject {
     pub(crate) version: u32,
 }
 
+/// A line about a subject.
+macro_rules! line {
+    ($level:ident, $subject:expr, $($rest:tt)+) => {{
+        let Subject { app, plugin, hook, version } = &$subject;
+        tracing::$level!(%app, %plugin, version, hook = hook.as_str(), $($rest)+);
+    }};
+}
+
 #[derive(Debug)]
 pub(crate) struct Conduct {
     pub(crate) breaker: Breaker,
@@ -145,13 +153,7 @@ impl Conduct {
     #[cold]
     fn succeeded_slowly(&self, permit: Permit) {
         if self.breaker.succeeded(permit) {
-            let Subject {
-                app,
-                plugin,
-                hook,
-                version,
-            } = &self.subject;
-            tracing::info!(%app, %plugin, version, hook = hook.as_str(), "plugin breaker closed");
+            line!(info, self.subject, "plugin breaker closed");
         }
     }
 
@@ -238,14 +240,12 @@ impl Conduct {
                 .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
                 .is_ok();
         if is_ours {
-            let Subject {
-                app,
-                plugin,
-                hook,
-                version,
-            } = &self.subject;
-            tracing::warn!(
-                %app, %plugin, version, hook = hook.as_str(), limit, percent, input_bytes,
+            line!(
+                warn,
+                self.subject,
+                limit,
+                percent,
+                input_bytes,
                 "a plugin call came near a limit"
             );
         }
@@ -257,15 +257,11 @@ impl Conduct {
             Move::ToInline => Lane::Inline,
             Move::ToAside => Lane::Aside,
         };
-        let Subject {
-            app,
-            plugin,
-            hook,
-            version,
-        } = &self.subject;
-        if !hook.is_always_aside() {
-            tracing::info!(
-                %app, %plugin, version, hook = hook.as_str(), lane = lane.as_str(),
+        if !self.subject.hook.is_always_aside() {
+            line!(
+                info,
+                self.subject,
+                lane = lane.as_str(),
                 "plugin changed its lane"
             );
         }
@@ -281,17 +277,15 @@ impl Conduct {
     }
 
     fn opened(&self, runtime: &Runtime, opening: Opening, detail: &str, now: u64) {
-        let Subject {
-            app,
-            plugin,
-            hook,
-            version,
-        } = &self.subject;
         let cause = opening.cause;
         let seconds = opening.open_for.as_secs();
         runtime.metrics.count_opening();
-        tracing::warn!(
-            %app, %plugin, version, hook = hook.as_str(), %cause, seconds, detail,
+        line!(
+            warn,
+            self.subject,
+            %cause,
+            seconds,
+            detail,
             "plugin breaker opened; until it closes the binding's failure policy answers"
         );
         let text = if detail.is_empty() {
