@@ -19,6 +19,7 @@ use crate::{
     entrance::Entrance,
     ids::{AppId, ClientId},
     link::Link,
+    notices::Notices,
 };
 
 /// An app's part of the node.
@@ -29,6 +30,7 @@ pub struct App {
     entrance: Entrance,
     /// Open connections, connected or not.
     num_open: AtomicUsize,
+    notices: Notices,
 }
 
 #[derive(Default)]
@@ -64,6 +66,7 @@ impl App {
             sessions: Mutex::default(),
             entrance: Entrance::default(),
             num_open: AtomicUsize::new(0),
+            notices: Notices::default(),
         })
     }
 
@@ -77,6 +80,14 @@ impl App {
 
     pub(crate) fn entrance(&self) -> &Entrance {
         &self.entrance
+    }
+
+    /// Tells that what a plugin of the app asked for was refused: a line a minute for each `what`, since it may be
+    /// so for every message.
+    pub(crate) fn note_refused_answer(&self, what: &'static str) {
+        if let Some(suppressed) = self.notices.due(what) {
+            tracing::warn!(app = %self.id, what, suppressed, "a plugin's answer was refused");
+        }
     }
 
     /// Sessions follow with their next command.

@@ -107,12 +107,7 @@ pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outl
     }
     if draft.hops >= MAX_HOPS {
         node.metrics().hop_limit.inc();
-        tracing::warn!(
-            app = %app.id(),
-            channel = %draft.channel,
-            hops = draft.hops,
-            "plugins publish in a circle; the message was refused"
-        );
+        app.note_refused_answer("a publication in a circle; the message was refused");
         return Progress::Ready(Err(Failure::error(
             ErrorCode::LimitExceeded,
             format!("limit exceeded: plugins made this message {MAX_HOPS} times in a row"),
@@ -297,7 +292,8 @@ impl Job {
     /// Every destination is served, and any failure is the message's failure.
     fn send_to_all(self, draft: &Draft, destinations: Vec<Destination>) -> Outlet {
         if destinations.len() > MAX_DESTINATIONS {
-            tracing::warn!(app = %self.app.id(), "a plugin named too many destinations");
+            self.app
+                .note_refused_answer("too many destinations; the message was refused");
             return Progress::Ready(Err(ErrorCode::Internal.into()));
         }
         let mut origin = None;
@@ -415,7 +411,9 @@ impl Job {
         match Raw::parse_json(bytes.clone()) {
             Ok(checked) => Ok(checked),
             Err(_) if self.data.is_json() => {
-                tracing::warn!(app = %self.app.id(), "a plugin made JSON data into something else");
+                self.app.note_refused_answer(
+                    "JSON data made into something else; the message was refused",
+                );
                 Err(ErrorCode::Internal.into())
             }
             Err(_) => Ok(bytes.into()),

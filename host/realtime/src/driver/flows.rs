@@ -114,9 +114,13 @@ async fn admit(
     *effects = outcome.effects;
     let (mut identity, is_by_hook): (Identity, bool) = match outcome.verdict {
         AuthenticationVerdict::Accept(identity) => {
-            check_json(link, &identity.info, &identity.data)?;
+            check_json((app, link), &identity.info, &identity.data)?;
             for subscription in &identity.subscriptions {
-                check_json(link, &subscription.grant.info, &subscription.grant.data)?;
+                check_json(
+                    (app, link),
+                    &subscription.grant.info,
+                    &subscription.grant.data,
+                )?;
             }
             (*identity, true)
         }
@@ -301,7 +305,7 @@ async fn seat(
         let outcome = node.hooks().authorize(question).wait().await?;
         effects = outcome.effects;
         if let AuthorizationVerdict::Allow(grant) = &outcome.verdict {
-            check_json(link, &grant.info, &grant.data)?;
+            check_json((app, link), &grant.info, &grant.data)?;
         }
         outcome.verdict
     } else {
@@ -322,12 +326,12 @@ async fn seat(
 
 /// What a plugin shows to others is JSON, or it would disconnect those who read JSON; so is what it tells a
 /// client that reads JSON.
-fn check_json(link: &Link, info: &Bytes, data: &Bytes) -> Result<(), Failure> {
+fn check_json((app, link): (&App, &Link), info: &Bytes, data: &Bytes) -> Result<(), Failure> {
     let is_good = |bytes: &Bytes| bytes.is_empty() || Raw::from(bytes.clone()).is_json();
     if is_good(info) && (link.codec() == Codec::Protobuf || is_good(data)) {
         return Ok(());
     }
-    tracing::warn!("a plugin's info or data is not JSON; the client was refused");
+    app.note_refused_answer("info or data that is not JSON; the client was refused");
     Err(ErrorCode::Internal.into())
 }
 

@@ -537,17 +537,6 @@ async fn the_api_hears_of_unknown_names_and_formats() {
     };
     let error = world.node.history(&app, request).wait().await.unwrap_err();
     assert_eq!(error.code, 108);
-    let request = server_api::BroadcastRequest {
-        channels: vec!["kept:x".into(), "other:x".into()],
-        data: "2".into(),
-        ..server_api::BroadcastRequest::default()
-    };
-    let result = world.node.broadcast(&app, request).wait().await.unwrap();
-    assert!(matches!(
-        &result.responses[..],
-        [server_api::ApiResponse::Result(one), server_api::ApiResponse::Error(two)]
-            if one.offset == 2 && two.code == 102
-    ));
 }
 
 #[tokio::test]

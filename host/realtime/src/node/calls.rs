@@ -7,14 +7,12 @@ mod tests;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::{StreamExt, stream};
 use tidegate_protocol::{
     ApiErrorCode, DisconnectCode, Raw, StreamPosition, UnsubscribeCode,
     server_api::{
-        ApiError, ApiResponse, BroadcastRequest, BroadcastResult, ChannelStats, ChannelsRequest,
-        ChannelsResult, ClientInfo, DisconnectRequest, EmptyResult, HistoryPublication,
-        HistoryRemoveRequest, HistoryRequest, HistoryResult, InfoResult, NodeInfo, PublishRequest,
-        PublishResult, RefreshRequest, UnsubscribeRequest,
+        ApiError, ChannelStats, ChannelsRequest, ChannelsResult, ClientInfo, DisconnectRequest,
+        EmptyResult, HistoryPublication, HistoryRemoveRequest, HistoryRequest, HistoryResult,
+        InfoResult, NodeInfo, PublishRequest, PublishResult, RefreshRequest, UnsubscribeRequest,
     },
 };
 
@@ -34,10 +32,6 @@ use crate::{
 
 /// Channels matched with a pattern between two yields.
 const CHANNELS_AT_ONCE: usize = 256;
-
-/// Channels of a broadcast that are published to at the same time. Enough to keep plugins busy, and far from
-/// filling the queue of the app's plugins.
-const BROADCAST_AT_ONCE: usize = 64;
 
 /// What a call comes to.
 pub type Called<T> = Progress<Result<T, ApiError>>;
@@ -175,51 +169,6 @@ impl Node {
             let StreamPosition { offset, epoch } = position.unwrap_or_default();
             Ok(PublishResult { offset, epoch })
         })
-    }
-
-    /// One publish per channel, each with its own result, begun in the order of the channels.
-    pub fn broadcast(
-        self: &Arc<Self>,
-        id: &AppId,
-        request: BroadcastRequest,
-    ) -> Called<BroadcastResult> {
-        let BroadcastRequest {
-            channels,
-            data,
-            b64data: _,
-            skip_history,
-            tags,
-            idempotency_key,
-            delta,
-            version,
-            version_epoch,
-        } = request;
-        if channels.is_empty() {
-            let empty = error(ApiErrorCode::BadRequest, "bad request: no channels");
-            return Progress::Ready(Err(empty));
-        }
-        let (node, id) = (Arc::clone(self), id.clone());
-        let calls = channels.into_iter().map(move |channel| {
-            let request = PublishRequest {
-                channel,
-                data: data.clone(),
-                b64data: String::new(),
-                skip_history,
-                tags: tags.clone(),
-                idempotency_key: idempotency_key.clone(),
-                delta,
-                version,
-                version_epoch: version_epoch.clone(),
-            };
-            let (node, id) = (Arc::clone(&node), id.clone());
-            async move { ApiResponse::from(node.publish(&id, request).wait().await) }
-        });
-        Progress::Pending(Box::pin(async move {
-            let responses = stream::iter(calls).buffered(BROADCAST_AT_ONCE);
-            Ok(BroadcastResult {
-                responses: responses.collect().await,
-            })
-        }))
     }
 
     pub fn history(&self, id: &AppId, request: HistoryRequest) -> Called<HistoryResult> {
