@@ -5,7 +5,6 @@
 //! the generation beside the call itself, and reads a clock one time in 64.
 
 use std::{
-    mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -19,7 +18,7 @@ use crate::{
     breaker::Permit,
     deadline::{Deadline, processor_time},
     failure::{Failure, FailureKind, Phase},
-    guest::{CallState, GuestState},
+    guest::{Facts, GuestState, Left, Tags},
     instance::{Export, Instance},
     instances::Stage,
     lane::{LONGEST_WAIT, Turn},
@@ -29,11 +28,17 @@ use crate::{
     unit::Unit,
 };
 
-/// What a call left behind; effects in `state` count only if `result` is an answer.
+/// How a call ended; the effects that it `left` count only if `result` is an answer.
 pub(crate) struct Called<V> {
     pub(crate) result: Result<V, Failure>,
-    pub(crate) state: CallState,
+    /// Back to the draft that lent them.
+    pub(crate) tags: Option<Tags>,
+    pub(crate) left: Option<Box<Left>>,
 }
+
+/// What a call is about: the facts, the size of what the guest is given to look at, and the id that the question
+/// has by now.
+pub(crate) type About = (Facts, usize, Option<Arc<str>>);
 
 /// A call that can be made: there is leave, and an instance.
 pub(crate) struct Seated {
@@ -93,7 +98,7 @@ pub(crate) fn begin(
 pub(crate) fn call<V>(
     (runtime, turn): (&Runtime, Turn),
     (unit, seated): (&Arc<Unit>, Seated),
-    state: CallState,
+    (facts, input_bytes, trace_id): About,
     ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
     is_refusal: impl FnOnce(&V) -> bool,
 ) -> Called<V> {
@@ -104,17 +109,15 @@ pub(crate) fn call<V>(
         ticks,
     } = seated;
     let timing = Timing::start(turn, instance.next_call_is_sampled());
-    let mut state = state;
-    state.deadline = Deadline::new(ticks, now);
-    let first_look = state.deadline.first_look();
-    let input_bytes = state.input_bytes;
+    let deadline = Deadline::new(ticks, now);
     runtime.engine.ticker.arm();
-    instance.store.set_epoch_deadline(first_look);
-    instance.store.data_mut().call = state;
     let Instance { store, export, .. } = &mut *instance;
+    store.set_epoch_deadline(deadline.first_look());
+    let call = &mut store.data_mut().call;
+    call.begin((facts, input_bytes), trace_id, deadline);
     // The store is not looked at again after a panic, except to take the facts back: it is dropped.
     let caught = catch_unwind(AssertUnwindSafe(|| ask(store, export)));
-    let state = mem::take(&mut instance.store.data_mut().call);
+    let (tags, left) = instance.store.data_mut().call.end();
     let result = match caught {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => {
@@ -126,7 +129,7 @@ pub(crate) fn call<V>(
     timing.stop(
         runtime,
         unit,
-        &state.deadline,
+        &instance.store.data().call.deadline,
         (result.is_ok(), input_bytes),
     );
     match &result {
@@ -150,7 +153,7 @@ pub(crate) fn call<V>(
             fail(runtime, unit, permit, failure);
         }
     }
-    Called { result, state }
+    Called { result, tags, left }
 }
 
 /// Leave to call, before there is an instance.

@@ -58,6 +58,9 @@ const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
 /// SHA-256 of a component.
 pub type ComponentDigest = [u8; 32];
 
+/// The interface through which a plugin reads fields of the message in hand, before its version.
+const JSON: &str = "tidegate:plugin/json@";
+
 /// A plugin's code, ready to be instantiated, or what stands for code that is not. Cheap to clone.
 #[derive(Clone)]
 pub struct Compiled(Result<Arc<Parts>, Arc<NotReady>>);
@@ -72,6 +75,7 @@ struct NotReady {
 pub(crate) struct Parts {
     digest: ComponentDigest,
     hooks: Vec<Hook>,
+    imports_json: bool,
     pub(crate) pre: InstancePre<GuestState>,
     pub(crate) indices: HookIndices,
 }
@@ -136,6 +140,11 @@ impl Compiled {
     /// Why it cannot run, if it cannot.
     pub fn problem(&self) -> Option<&str> {
         self.0.as_ref().err().map(|it| it.reason.as_str())
+    }
+
+    /// Whether it may read fields of the message in hand.
+    pub(crate) fn imports_json(&self) -> bool {
+        self.0.as_ref().is_ok_and(|parts| parts.imports_json)
     }
 
     /// Whether instances of one are as good as those of the other.
@@ -314,6 +323,10 @@ fn link(
     Ok(Parts {
         digest: admitted.digest,
         hooks: admitted.hooks.clone(),
+        imports_json: admitted
+            .imports
+            .iter()
+            .any(|import| import.starts_with(JSON)),
         pre,
         indices,
     })

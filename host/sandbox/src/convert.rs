@@ -353,6 +353,7 @@ fn predicate(text: &str) -> Result<Box<FilterNode>, GuestFault> {
     Ok(Box::new(node))
 }
 
+#[inline]
 pub(crate) fn filtering(
     verdict: wit::filtering::Verdict,
     original: &Bytes,

@@ -6,7 +6,7 @@
 use std::{mem, sync::Arc};
 
 use bytes::Bytes;
-use tidegate_realtime::hooks::{Destination, Draft, Effect, Origin, Peer, TokenCheck};
+use tidegate_realtime::hooks::{Destination, Effect, Origin, Peer, TokenCheck};
 
 use crate::{
     capabilities::{json::Parsed, kept::Kept, log::LogTail, state::StateUse},
@@ -68,7 +68,8 @@ pub(crate) enum Facts {
     /// Filtering and routing.
     Message {
         origin: Origin,
-        data: Bytes,
+        /// For plugins that may ask about it: see [`Unit::reads_message`].
+        data: Option<Bytes>,
         /// Lent by the draft for the time of the call.
         tags: Tags,
         hops: u8,
@@ -96,14 +97,79 @@ pub(crate) struct Edits {
     pub(crate) destinations: Vec<Destination>,
 }
 
+/// What a call left behind that did more than answer.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) trace_id: Option<Arc<str>>,
+    pub(crate) edits: Option<Box<Edits>>,
+    pub(crate) queued: Vec<Effect>,
+    pub(crate) log: LogTail,
+}
+
+impl Left {
+    /// What the plugin logged.
+    pub(crate) fn log(left: Option<Box<Self>>) -> LogTail {
+        left.map(|left| left.log).unwrap_or_default()
+    }
+}
+
 impl CallState {
-    pub(crate) fn new(facts: Facts, input_bytes: usize, trace_id: Option<Arc<str>>) -> Self {
-        Self {
+    /// Begins a call, in the place that the one before has left clean: the state is too large to be carried in and
+    /// out of the store for each call.
+    #[inline]
+    pub(crate) fn begin(
+        &mut self,
+        (facts, input_bytes): (Facts, usize),
+        trace_id: Option<Arc<str>>,
+        deadline: Deadline,
+    ) {
+        debug_assert!(matches!(self.facts, Facts::Idle) && self.queued.is_empty());
+        self.facts = facts;
+        self.input_bytes = input_bytes;
+        self.trace_id = trace_id;
+        self.deadline = deadline;
+    }
+
+    /// Ends the call: nothing of it stays but its deadline, which tells how long it took. Answers the tags that
+    /// were lent, if there are any, and what the call left; most calls leave nothing.
+    #[inline]
+    pub(crate) fn end(&mut self) -> (Option<Tags>, Option<Box<Left>>) {
+        let Self {
             facts,
-            input_bytes,
+            host_calls,
+            input_bytes: _,
+            deadline: _,
+            now_millis,
             trace_id,
-            ..Self::default()
-        }
+            edits,
+            queued,
+            state,
+            parsed,
+            log,
+        } = self;
+        *host_calls = 0;
+        *now_millis = None;
+        *state = StateUse::default();
+        *parsed = Parsed::default();
+        let tags = match facts {
+            Facts::Message { tags, .. } if !tags.is_empty() => Some(mem::take(tags)),
+            Facts::Message { .. }
+            | Facts::Idle
+            | Facts::Authentication { .. }
+            | Facts::Session { .. } => None,
+        };
+        *facts = Facts::Idle;
+        let has_left =
+            trace_id.is_some() || edits.is_some() || !queued.is_empty() || !log.is_empty();
+        let left = has_left.then(|| {
+            Box::new(Left {
+                trace_id: trace_id.take(),
+                edits: edits.take(),
+                queued: mem::take(queued),
+                log: mem::take(log),
+            })
+        });
+        (tags, left)
     }
 
     /// No call: the instance is being made, which has a deadline of its own.
@@ -136,23 +202,20 @@ impl CallState {
         }
         Ok(())
     }
-
-    /// Gives the tags back to the draft that lent them.
-    pub(crate) fn take_tags(&mut self) -> Tags {
-        match &mut self.facts {
-            Facts::Message { tags, .. } => mem::take(tags),
-            Facts::Idle | Facts::Authentication { .. } | Facts::Session { .. } => Tags::new(),
-        }
-    }
 }
 
 impl Facts {
-    pub(crate) fn message(draft: &mut Draft, destinations: Destinations) -> Self {
+    pub(crate) fn message(
+        origin: &Origin,
+        hops: u8,
+        message: &mut Editable<'_>,
+        (unit, destinations): (&Unit, Destinations),
+    ) -> Self {
         Self::Message {
-            origin: draft.origin.clone(),
-            data: draft.data.clone(),
-            tags: mem::take(&mut draft.tags),
-            hops: draft.hops,
+            origin: origin.clone(),
+            data: unit.reads_message.then(|| message.data.clone()),
+            tags: mem::take(message.tags),
+            hops,
             destinations,
         }
     }
@@ -176,9 +239,18 @@ impl Facts {
     }
 }
 
+/// What of a draft plugins may change. Apart from the rest, which the question looks at meanwhile.
+pub(crate) struct Editable<'a> {
+    pub(crate) data: &'a mut Bytes,
+    pub(crate) tags: &'a mut Tags,
+    pub(crate) skip_history: &'a mut bool,
+    pub(crate) idempotency_key: &'a mut Option<Box<str>>,
+    pub(crate) delta: &'a mut Option<bool>,
+}
+
 impl Edits {
-    /// Carries the changes over to the draft; destinations stay behind for the router.
-    pub(crate) fn apply(self, draft: &mut Draft) -> Vec<Destination> {
+    /// Carries the changes over to the message; destinations stay behind for the router.
+    pub(crate) fn apply(self, message: &mut Editable<'_>) -> Vec<Destination> {
         let Self {
             tags,
             skip_history,
@@ -187,14 +259,14 @@ impl Edits {
             destinations,
         } = self;
         if let Some(tags) = tags {
-            draft.tags = tags;
+            *message.tags = tags;
         }
-        draft.skip_history |= skip_history;
+        *message.skip_history |= skip_history;
         if idempotency_key.is_some() {
-            draft.idempotency_key = idempotency_key;
+            *message.idempotency_key = idempotency_key;
         }
         if delta.is_some() {
-            draft.delta = delta;
+            *message.delta = delta;
         }
         destinations
     }

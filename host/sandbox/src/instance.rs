@@ -57,6 +57,8 @@ impl Instance {
             let was_denied = store.data().limiter.was_denied;
             Failure::classify(&error, Phase::Instantiation, was_denied)
         })?;
+        // What the initialiser said is in the plugin's log and no part of the first call.
+        store.data_mut().call = CallState::default();
         let calls_left = match unit.isolation {
             Isolation::Shared => {
                 // A fifth of jitter, so that workers do not make all their instances anew at the same moment.

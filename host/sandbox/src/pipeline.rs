@@ -27,7 +27,7 @@ use crate::{
     call::NotBegun,
     capabilities::log::LogTail,
     convert::{self, FilterAnswer, RouteAnswer},
-    guest::{Destinations, Facts},
+    guest::{Destinations, Editable, Facts, Left},
     instance::Export,
     lane::Turn,
     unit::Unit,
@@ -334,12 +334,15 @@ impl<'a> Asker<'a> {
         if !self.may_ask(units) {
             return Err(draft);
         }
-        let (app, channel) = (draft.app.clone(), Arc::clone(&draft.channel));
-        let mut question = Question::new(self, &app, Hook::Filtering, &channel);
+        let (about, mut message) = parted(&mut draft);
+        let mut question = Question::new(self, about.app, Hook::Filtering, about.channel);
         for unit in units {
             let seated = match question.begin(unit) {
                 Ok(seated) => seated,
-                Err(NotBegun::NoRoom) => return Err(draft),
+                Err(NotBegun::NoRoom) => {
+                    drop(question);
+                    return Err(draft);
+                }
                 Err(NotBegun::Failed(failure)) => match unit.failure_policy {
                     FailurePolicy::Closed => {
                         return Ok(Err(question.failed(unit, &failure, LogTail::default())));
@@ -350,15 +353,20 @@ impl<'a> Asker<'a> {
                     }
                 },
             };
-            let facts = Facts::message(&mut draft, Destinations::Fixed);
-            let mut called = question.call(
+            let facts = Facts::message(
+                about.origin,
+                about.hops,
+                &mut message,
+                (unit, Destinations::Fixed),
+            );
+            let called = question.call(
                 (unit, seated),
-                (facts, draft.data.len()),
+                (facts, message.data.len()),
                 |store, export| {
                     let guest = export.filtering()?;
-                    let user = user(&draft.origin);
-                    let verdict = guest.call_filter(store, &draft.channel, user, &draft.data)?;
-                    Ok(convert::filtering(verdict, &draft.data, unit.common)?)
+                    let user = user(about.origin);
+                    let verdict = guest.call_filter(store, about.channel, user, message.data)?;
+                    Ok(convert::filtering(verdict, message.data, unit.common)?)
                 },
                 |answer| match answer {
                     FilterAnswer::Pass => "pass",
@@ -367,26 +375,31 @@ impl<'a> Asker<'a> {
                     FilterAnswer::Refuse(_) => REFUSE,
                 },
             );
-            draft.tags = called.state.take_tags();
+            if let Some(tags) = called.tags {
+                *message.tags = tags;
+            }
+            let left = called.left;
             let answer = match called.result {
                 Ok(answer) => answer,
                 Err(failure) => match unit.failure_policy {
                     FailurePolicy::Closed => {
-                        return Ok(Err(question.failed(unit, &failure, called.state.log)));
+                        return Ok(Err(question.failed(unit, &failure, Left::log(left))));
                     }
                     FailurePolicy::Open => {
-                        question.passed_over(unit, failure, called.state.log);
+                        question.passed_over(unit, failure, Left::log(left));
                         continue;
                     }
                 },
             };
-            question.effects.append(&mut called.state.queued);
-            if let Some(edits) = called.state.edits {
-                edits.apply(&mut draft);
+            if let Some(mut left) = left {
+                question.effects.append(&mut left.queued);
+                if let Some(edits) = left.edits {
+                    edits.apply(&mut message);
+                }
             }
             match answer {
                 FilterAnswer::Pass => {}
-                FilterAnswer::Replace(data) => draft.data = data,
+                FilterAnswer::Replace(data) => *message.data = data,
                 FilterAnswer::Drop => return Ok(Ok(question.answered(FilteringVerdict::Drop))),
                 FilterAnswer::Refuse(refusal) => {
                     let refusal = question.refused(unit, refusal);
@@ -394,7 +407,11 @@ impl<'a> Asker<'a> {
                 }
             }
         }
-        Ok(Ok(question.answered(FilteringVerdict::Pass(draft))))
+        let effects = question.into_effects();
+        Ok(Ok(Outcome {
+            verdict: FilteringVerdict::Pass(draft),
+            effects,
+        }))
     }
 
     pub(crate) fn route(self, mut draft: Box<Draft>) -> Ran<RoutingVerdict> {
@@ -405,31 +422,39 @@ impl<'a> Asker<'a> {
         if !self.may_ask(units) {
             return Err(draft);
         }
-        let (app, channel) = (draft.app.clone(), Arc::clone(&draft.channel));
-        let mut question = Question::new(self, &app, Hook::Routing, &channel);
+        let (about, mut message) = parted(&mut draft);
+        let mut question = Question::new(self, about.app, Hook::Routing, about.channel);
         let mut routed = None;
         for unit in units {
             let seated = match question.begin(unit) {
                 Ok(seated) => seated,
-                Err(NotBegun::NoRoom) => return Err(draft),
+                Err(NotBegun::NoRoom) => {
+                    drop(question);
+                    return Err(draft);
+                }
                 Err(NotBegun::Failed(failure)) => {
                     return Ok(Err(question.failed(unit, &failure, LogTail::default())));
                 }
             };
-            let facts = Facts::message(&mut draft, Destinations::Free);
-            let mut called = question.call(
+            let facts = Facts::message(
+                about.origin,
+                about.hops,
+                &mut message,
+                (unit, Destinations::Free),
+            );
+            let called = question.call(
                 (unit, seated),
-                (facts, draft.data.len()),
+                (facts, message.data.len()),
                 |store, export| {
                     let guest = export.routing()?;
-                    let user = user(&draft.origin);
+                    let user = user(about.origin);
                     let verdict =
-                        guest.call_route(&mut *store, &draft.channel, user, &draft.data)?;
+                        guest.call_route(&mut *store, about.channel, user, message.data)?;
                     let destinations = match &store.data().call.edits {
                         Some(edits) => edits.destinations.as_slice(),
                         None => &[],
                     };
-                    Ok(convert::routing(verdict, destinations, &draft.data)?)
+                    Ok(convert::routing(verdict, destinations, message.data)?)
                 },
                 |answer| match answer {
                     RouteAnswer::Keep => "keep",
@@ -437,16 +462,21 @@ impl<'a> Asker<'a> {
                     RouteAnswer::Refuse(_) => REFUSE,
                 },
             );
-            draft.tags = called.state.take_tags();
+            if let Some(tags) = called.tags {
+                *message.tags = tags;
+            }
+            let left = called.left;
             let answer = match called.result {
                 Ok(answer) => answer,
-                Err(failure) => return Ok(Err(question.failed(unit, &failure, called.state.log))),
+                Err(failure) => return Ok(Err(question.failed(unit, &failure, Left::log(left)))),
             };
-            question.effects.append(&mut called.state.queued);
-            let destinations = match called.state.edits {
-                Some(edits) => edits.apply(&mut draft),
-                None => Vec::new(),
-            };
+            let mut destinations = Vec::new();
+            if let Some(mut left) = left {
+                question.effects.append(&mut left.queued);
+                if let Some(edits) = left.edits {
+                    destinations = edits.apply(&mut message);
+                }
+            }
             match answer {
                 RouteAnswer::Keep => {}
                 RouteAnswer::Routed => routed = Some(destinations),
@@ -456,11 +486,50 @@ impl<'a> Asker<'a> {
                 }
             }
         }
-        Ok(Ok(question.answered(match routed {
+        let effects = question.into_effects();
+        let verdict = match routed {
             Some(destinations) => RoutingVerdict::Routed(draft, destinations),
             None => RoutingVerdict::Keep(draft),
-        })))
+        };
+        Ok(Ok(Outcome { verdict, effects }))
     }
+}
+
+/// What of a draft stays as it is while plugins are asked about it.
+struct Fixed<'a> {
+    app: &'a AppId,
+    channel: &'a Arc<str>,
+    origin: &'a Origin,
+    hops: u8,
+}
+
+/// The draft in two parts, so that neither app nor channel has to be counted up and down for each message.
+fn parted(draft: &mut Draft) -> (Fixed<'_>, Editable<'_>) {
+    let Draft {
+        app,
+        channel,
+        origin,
+        data,
+        tags,
+        skip_history,
+        idempotency_key,
+        delta,
+        hops,
+    } = draft;
+    let fixed = Fixed {
+        app,
+        channel,
+        origin,
+        hops: *hops,
+    };
+    let editable = Editable {
+        data,
+        tags,
+        skip_history,
+        idempotency_key,
+        delta,
+    };
+    (fixed, editable)
 }
 
 /// The word of a refusal, by which calls are counted apart.

@@ -10,7 +10,7 @@ use crate::{
     instance::Instance,
     instances::Seat,
     metrics::{Also, CallEnd, ShardGuard},
-    unit::{self, Unit},
+    unit::{self, Unit, UnitId},
 };
 
 thread_local! {
@@ -25,6 +25,8 @@ struct Table {
 }
 
 struct Entry {
+    /// The unit's; here too, so that finding the entry touches nothing but the table.
+    id: UnitId,
     seat: Arc<Seat>,
     shard: ShardGuard,
 }
@@ -84,14 +86,22 @@ impl Table {
     #[inline]
     fn entry(&mut self, runtime: &Runtime, unit: &Arc<Unit>) -> &mut Entry {
         let index = unit.id.index;
+        let is_here = matches!(self.entries.get(index), Some(Some(entry)) if entry.id == unit.id);
+        if !is_here {
+            self.enter(runtime, unit);
+        }
+        self.entries[index]
+            .as_mut()
+            .expect("the entry is there or was just made")
+    }
+
+    #[cold]
+    fn enter(&mut self, runtime: &Runtime, unit: &Arc<Unit>) {
+        let index = unit.id.index;
         if index >= self.entries.len() {
             self.entries.resize_with(index + 1, || None);
         }
-        let slot = &mut self.entries[index];
-        if !matches!(slot, Some(entry) if entry.seat.unit.id == unit.id) {
-            *slot = Some(Entry::new(runtime, unit));
-        }
-        slot.as_mut().expect("the entry was just made")
+        self.entries[index] = Some(Entry::new(runtime, unit));
     }
 
     #[cold]
@@ -115,6 +125,7 @@ impl Entry {
         let seat = Arc::new(Seat::new(unit));
         runtime.instances.enter(&seat);
         Self {
+            id: unit.id,
             seat,
             shard: unit.tally.shard(),
         }

@@ -45,7 +45,10 @@ impl GuestState {
         read: impl FnOnce(&Found<'_>) -> Option<Result<T, Kind>>,
     ) -> wasmtime::Result<Result<Option<T>, JsonError>> {
         self.call.enter_host()?;
-        let Facts::Message { data, .. } = &self.call.facts else {
+        let Facts::Message {
+            data: Some(data), ..
+        } = &self.call.facts
+        else {
             return Err(GuestFault::limit(
                 "json was asked outside filtering and routing: there is no message in hand",
             )

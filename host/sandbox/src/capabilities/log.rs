@@ -79,6 +79,10 @@ impl LogBudget {
 pub(crate) struct LogTail(VecDeque<Box<str>>);
 
 impl LogTail {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn push(&mut self, level: Level, message: &str) {
         for (number, text) in message.lines().take(TAIL_LINES).enumerate() {
             if self.0.len() >= TAIL_LINES {

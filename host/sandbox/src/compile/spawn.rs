@@ -80,9 +80,7 @@ impl CompileChild {
     pub fn within(self, processor_time: Duration) -> Self {
         Self {
             processor_time,
-            wall_time: processor_time
-                .saturating_mul(PATIENCE)
-                .max(LEAST_WALL_TIME),
+            wall_time: processor_time.saturating_mul(PATIENCE).max(LEAST_WALL_TIME),
             ..self
         }
     }

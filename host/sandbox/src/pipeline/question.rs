@@ -17,7 +17,7 @@ use crate::{
     capabilities::log::LogTail,
     convert::DISCONNECT_REASON_BYTES,
     failure::{Failure, FailureKind},
-    guest::{CallState, Facts, GuestState},
+    guest::{Facts, GuestState, Left},
     instance::Export,
     instances::Stage,
     lane::Turn,
@@ -86,7 +86,7 @@ pub(super) struct Question<'a> {
     /// Channel or method, for the story.
     subject: &'a Arc<str>,
     /// Who answered what so far.
-    steps: SmallVec<[(&'a Arc<Unit>, Step); 4]>,
+    steps: SmallVec<[(&'a Arc<Unit>, Step); 2]>,
     /// There from the moment that a guest asks for it or something fails.
     trace_id: Option<Arc<str>>,
     pub(super) effects: Vec<Effect>,
@@ -94,7 +94,14 @@ pub(super) struct Question<'a> {
 
 enum Step {
     Answered(&'static str),
-    Failed(Failure, LogTail),
+    /// Boxed, since it seldom is.
+    Failed(Box<(Failure, LogTail)>),
+}
+
+impl Step {
+    fn failed(failure: Failure, log: LogTail) -> Self {
+        Self::Failed(Box::new((failure, log)))
+    }
 }
 
 impl<'a> Question<'a> {
@@ -134,15 +141,16 @@ impl<'a> Question<'a> {
         ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
         word: impl Fn(&V) -> &'static str,
     ) -> Called<V> {
-        let state = CallState::new(facts, input_bytes, self.trace_id.take());
         let mut called = call(
             (self.runtime, self.turn),
             (unit, seated),
-            state,
+            (facts, input_bytes, self.trace_id.take()),
             ask,
             |answer| word(answer) == REFUSE,
         );
-        self.trace_id = called.state.trace_id.take();
+        if let Some(left) = &mut called.left {
+            self.trace_id = left.trace_id.take();
+        }
         if let Ok(answer) = &called.result {
             self.steps.push((unit, Step::Answered(word(answer))));
         }
@@ -168,22 +176,32 @@ impl<'a> Question<'a> {
                 return Err(self.failed(unit, &failure, LogTail::default()));
             }
         };
-        let mut called = self.call((unit, seated), (facts, input_bytes), ask, word);
+        let called = self.call((unit, seated), (facts, input_bytes), ask, word);
         match called.result {
             Ok(answer) => {
-                self.effects.append(&mut called.state.queued);
+                if let Some(mut left) = called.left {
+                    self.effects.append(&mut left.queued);
+                }
                 Ok(answer)
             }
-            Err(failure) => Err(self.failed(unit, &failure, called.state.log)),
+            Err(failure) => Err(self.failed(unit, &failure, Left::log(called.left))),
         }
     }
 
-    pub(super) fn answered<V>(mut self, verdict: V) -> Outcome<V> {
-        let effects = mem::take(&mut self.effects);
+    pub(super) fn answered<V>(self, verdict: V) -> Outcome<V> {
+        Outcome {
+            verdict,
+            effects: self.into_effects(),
+        }
+    }
+
+    /// What the plugins want done, now that all of them have answered.
+    #[inline]
+    pub(super) fn into_effects(mut self) -> Vec<Effect> {
         if self.trace_id.is_some() {
             self.tell();
         }
-        Outcome { verdict, effects }
+        mem::take(&mut self.effects)
     }
 
     /// The refusal as the client may see it.
@@ -205,7 +223,7 @@ impl<'a> Question<'a> {
         failure: &Failure,
         log: LogTail,
     ) -> HookFailure {
-        self.steps.push((unit, Step::Failed(failure.clone(), log)));
+        self.steps.push((unit, Step::failed(failure.clone(), log)));
         if failure.kind == FailureKind::BreakerOpen {
             let now = self.runtime.clock.now_millis();
             let trace_id = unit.conduct.shared_trace.get(now, || self.tell());
@@ -224,7 +242,7 @@ impl<'a> Question<'a> {
             let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
             self.log(unit, &failure, &trace_id);
         }
-        self.steps.push((unit, Step::Failed(failure, log)));
+        self.steps.push((unit, Step::failed(failure, log)));
     }
 
     /// Leads from the log to the story. What the plugin said itself is in its own lines.
@@ -257,13 +275,16 @@ impl<'a> Question<'a> {
                 version: unit.version,
                 ended: match step {
                     Step::Answered(word) => StepEnd::Answered(word),
-                    Step::Failed(failure, log) => StepEnd::Failed {
-                        kind: failure.kind,
-                        detail: failure.detail,
-                        log: log.into_lines(),
-                        frames: failure.frames,
-                        is_passed_over: unit.failure_policy == FailurePolicy::Open,
-                    },
+                    Step::Failed(failed) => {
+                        let (failure, log) = *failed;
+                        StepEnd::Failed {
+                            kind: failure.kind,
+                            detail: failure.detail,
+                            log: log.into_lines(),
+                            frames: failure.frames,
+                            is_passed_over: unit.failure_policy == FailurePolicy::Open,
+                        }
+                    }
                 },
             })
             .collect();
