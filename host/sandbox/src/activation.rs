@@ -141,7 +141,9 @@ impl Inherited<'_> {
             return Arc::clone(kept);
         }
         let plugin = (app.clone(), Arc::clone(&binding.plugin));
-        let tally = runtime.metrics.tally(app, &binding.plugin, binding.hook);
+        let tally = runtime
+            .metrics
+            .tally(app, &binding.plugin, binding.hook, binding.version);
         let conduct = self.conduct(runtime, app, binding);
         tally.attach(&conduct);
         let log_budget = self

@@ -26,6 +26,7 @@ use crate::{
     metrics::{Also, CallEnd},
     slots, ticker,
     unit::Unit,
+    verdict::Verdict,
 };
 
 /// How a call ended; the effects that it `left` count only if `result` is an answer.
@@ -94,13 +95,13 @@ pub(crate) fn begin(
 }
 
 /// Calls the unit's plugin. `ask` makes the call and checks the answer; an answer that does not hold up is a
-/// failure and costs the instance like any other. `is_refusal` is for counting.
+/// failure and costs the instance like any other. `verdict` is for counting.
 pub(crate) fn call<V>(
     (runtime, turn): (&Runtime, Turn),
     (unit, seated): (&Arc<Unit>, Seated),
     (facts, input_bytes, trace_id): About,
     ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
-    is_refusal: impl FnOnce(&V) -> bool,
+    verdict: impl FnOnce(&V) -> Verdict,
 ) -> Called<V> {
     let Seated {
         mut instance,
@@ -134,11 +135,7 @@ pub(crate) fn call<V>(
     );
     match &result {
         Ok(value) => {
-            let end = if is_refusal(value) {
-                CallEnd::Refused
-            } else {
-                CallEnd::Answered
-            };
+            let end = CallEnd::Answered(verdict(value));
             let kept = if instance.is_spent() {
                 note_memory(runtime, unit, &instance, input_bytes);
                 None
@@ -309,10 +306,13 @@ impl Timing {
         // There only if the call got half-way to its deadline.
         let slow = deadline.used();
         let used = match self {
-            Self::Untimed => slow,
+            Self::Untimed => slow.inspect(|took| unit.tally.timed(*took, 1)),
             Self::Sampled(started) => {
                 let took = started.elapsed();
                 runtime.metrics.durations.observe(took.as_secs_f64());
+                // Slow calls are all written down, so one that was drawn stands for itself alone.
+                unit.tally
+                    .timed(took, slow.map_or(unit.calls_per_sample(), |_| 1));
                 unit.conduct.called_inline(took);
                 slow
             }
@@ -321,6 +321,7 @@ impl Timing {
                 if is_sampled {
                     runtime.metrics.durations.observe(took.as_secs_f64());
                 }
+                unit.tally.timed(took, 1);
                 slots::count_also(runtime, unit, Also::Aside);
                 unit.conduct.called_aside(took);
                 Some(took)

@@ -16,6 +16,9 @@ use crate::{
     unit::Unit,
 };
 
+/// Inline calls of an instance of which one is timed: reading a clock twice costs a tenth of a lean call.
+const CALLS_PER_SAMPLE: u32 = 64;
+
 /// The function that an instance is called at.
 pub(crate) enum Export {
     Authentication(exports::authentication::Guest),
@@ -41,7 +44,7 @@ impl Instance {
         let first_look = deadline.first_look();
         let state = GuestState {
             ticker: runtime.engine.ticker.clone(),
-            limiter: limits::StoreLimiter::new(unit.memory_bytes),
+            limiter: limits::StoreLimiter::new(unit.memory_bytes, unit.tally.memory()),
             unit: Arc::clone(unit),
             kept: runtime.keeper.of(&unit.app, &unit.plugin),
             call: CallState::starting(deadline),
@@ -80,13 +83,24 @@ impl Instance {
     #[inline]
     pub(crate) fn next_call_is_sampled(&mut self) -> bool {
         self.calls_left = self.calls_left.saturating_sub(1);
-        self.calls_left.is_multiple_of(64)
+        self.calls_left.is_multiple_of(CALLS_PER_SAMPLE)
     }
 
     /// Whether the instance has served its time or grown too large.
     #[inline]
     pub(crate) fn is_spent(&self) -> bool {
         self.calls_left == 0 || self.store.data().limiter.is_high()
+    }
+}
+
+impl Unit {
+    /// How many inline calls one that was drawn stands for. Where every call has an instance of its own, it is the
+    /// last of its instance and thereby drawn.
+    pub(crate) fn calls_per_sample(&self) -> u64 {
+        match self.isolation {
+            Isolation::Shared => u64::from(CALLS_PER_SAMPLE),
+            Isolation::PerCall => 1,
+        }
     }
 }
 

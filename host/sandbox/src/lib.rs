@@ -39,6 +39,7 @@ mod stories;
 mod stubs;
 mod ticker;
 mod unit;
+mod verdict;
 
 pub use activation::{ApplyError, BindingProblem};
 pub use admit::{AdmissionRefused, Admitted, MAX_UPLOAD_BYTES};
@@ -57,8 +58,9 @@ pub use engine::Allocation;
 pub use failure::FailureKind;
 pub use lane::{AsideStatistics, Lane};
 pub use limits::{DEFAULT_MEMORY_BYTES, MEMORY_CAP_BYTES, STATE_SWEEP_INTERVAL, StateQuotas};
-pub use metrics::HookStatistics;
+pub use metrics::{Durations, HookStatistics, MemoryStatistics};
 pub use sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxStatistics};
 pub use stories::{StepEnd, Story, StoryStep};
+pub use verdict::Verdict;
 
 pub(crate) use sandbox::Runtime;

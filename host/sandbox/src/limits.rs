@@ -4,11 +4,16 @@
 //! with many memories gains nothing.
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use wasmtime::ResourceLimiter;
+
+use crate::metrics::{MemoryGuard, MemoryUse};
 
 /// Linear memory of an instance unless the binding says otherwise, all memories summed.
 pub const DEFAULT_MEMORY_BYTES: usize = 32 << 20;
@@ -87,19 +92,22 @@ pub(crate) struct StoreLimiter {
     tables: usize,
     /// Growth granted last, taken back if it then failed.
     granted: usize,
+    /// Shows `memory` in the statistics.
+    shown: MemoryGuard,
     /// Whether memory was ever denied. Out of memory shows up as `unreachable` in the guest, so the story
     /// of a failure needs this.
     pub(crate) was_denied: bool,
 }
 
 impl StoreLimiter {
-    pub(crate) fn new(memory_cap: usize) -> Self {
+    pub(crate) fn new(memory_cap: usize, shown_in: &Arc<MemoryUse>) -> Self {
         Self {
             memory_cap,
             memory: 0,
             initial: 0,
             tables: 0,
             granted: 0,
+            shown: MemoryGuard::new(shown_in),
             was_denied: false,
         }
     }
@@ -133,6 +141,7 @@ impl ResourceLimiter for StoreLimiter {
         self.memory = total;
         self.granted = growth;
         PEAK.fetch_max(total, Ordering::Relaxed);
+        self.shown.set(total);
         if current == 0 {
             self.initial = total;
         }
@@ -142,6 +151,7 @@ impl ResourceLimiter for StoreLimiter {
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
         self.memory = self.memory.saturating_sub(self.granted);
         self.granted = 0;
+        self.shown.set(self.memory);
         self.was_denied = true;
         Ok(())
     }
@@ -177,9 +187,13 @@ impl ResourceLimiter for StoreLimiter {
 mod tests {
     use super::*;
 
+    fn limiter(memory_cap: usize) -> StoreLimiter {
+        StoreLimiter::new(memory_cap, &Arc::default())
+    }
+
     #[test]
     fn w5_memory_is_summed_over_the_store() {
-        let mut limiter = StoreLimiter::new(100);
+        let mut limiter = super::tests::limiter(100);
         assert!(limiter.memory_growing(0, 60, None).unwrap());
         assert!(!limiter.memory_growing(0, 60, None).unwrap());
         assert!(limiter.was_denied);
@@ -188,13 +202,13 @@ mod tests {
 
     #[test]
     fn half_the_cap_is_high_unless_the_guest_started_there() {
-        let mut small = StoreLimiter::new(100);
+        let mut small = limiter(100);
         assert!(small.memory_growing(0, 10, None).unwrap());
         assert!(small.memory_growing(10, 50, None).unwrap());
         assert!(!small.is_high());
         assert!(small.memory_growing(50, 56, None).unwrap());
         assert!(small.is_high());
-        let mut large = StoreLimiter::new(100);
+        let mut large = limiter(100);
         assert!(large.memory_growing(0, 60, None).unwrap());
         assert!(!large.is_high());
         assert!(large.memory_growing(60, 81, None).unwrap());
@@ -203,7 +217,7 @@ mod tests {
 
     #[test]
     fn growth_that_failed_is_not_counted() {
-        let mut limiter = StoreLimiter::new(100);
+        let mut limiter = super::tests::limiter(100);
         assert!(limiter.memory_growing(0, 90, None).unwrap());
         limiter
             .memory_grow_failed(wasmtime::Error::msg("no memory"))
@@ -213,7 +227,7 @@ mod tests {
 
     #[test]
     fn w5_table_elements_are_summed_over_the_store() {
-        let mut limiter = StoreLimiter::new(0);
+        let mut limiter = super::tests::limiter(0);
         assert!(limiter.table_growing(0, 6_000, None).unwrap());
         assert!(!limiter.table_growing(0, 6_000, None).unwrap());
     }

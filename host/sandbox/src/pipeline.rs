@@ -31,6 +31,7 @@ use crate::{
     instance::Export,
     lane::Turn,
     unit::Unit,
+    verdict::Verdict,
 };
 
 /// Units of a pipeline in the order they are asked.
@@ -222,9 +223,9 @@ impl<'a> Asker<'a> {
                     Ok(convert::authentication(verdict, unit.common)?)
                 },
                 |verdict| match verdict {
-                    AuthenticationVerdict::NotMine => "not-mine",
-                    AuthenticationVerdict::Accept(_) => "accept",
-                    AuthenticationVerdict::Refuse(_) => REFUSE,
+                    AuthenticationVerdict::NotMine => Verdict::NotMine,
+                    AuthenticationVerdict::Accept(_) => Verdict::Accept,
+                    AuthenticationVerdict::Refuse(_) => Verdict::Refuse,
                 },
             )?;
             match verdict {
@@ -275,9 +276,9 @@ impl<'a> Asker<'a> {
                     Ok(convert::authorization(verdict, unit.common)?)
                 },
                 |verdict| match verdict {
-                    AuthorizationVerdict::NotMine => "not-mine",
-                    AuthorizationVerdict::Allow(_) => "allow",
-                    AuthorizationVerdict::Refuse(_) => REFUSE,
+                    AuthorizationVerdict::NotMine => Verdict::NotMine,
+                    AuthorizationVerdict::Allow(_) => Verdict::Allow,
+                    AuthorizationVerdict::Refuse(_) => Verdict::Refuse,
                 },
             )?;
             match verdict {
@@ -308,9 +309,9 @@ impl<'a> Asker<'a> {
                     Ok(convert::rpc(verdict, &data, unit.common)?)
                 },
                 |verdict| match verdict {
-                    RpcVerdict::NotMine => "not-mine",
-                    RpcVerdict::Reply(_) => "reply",
-                    RpcVerdict::Refuse(_) => REFUSE,
+                    RpcVerdict::NotMine => Verdict::NotMine,
+                    RpcVerdict::Reply(_) => Verdict::Reply,
+                    RpcVerdict::Refuse(_) => Verdict::Refuse,
                 },
             )?;
             match verdict {
@@ -369,10 +370,10 @@ impl<'a> Asker<'a> {
                     Ok(convert::filtering(verdict, message.data, unit.common)?)
                 },
                 |answer| match answer {
-                    FilterAnswer::Pass => "pass",
-                    FilterAnswer::Replace(_) => "replace",
-                    FilterAnswer::Drop => "drop",
-                    FilterAnswer::Refuse(_) => REFUSE,
+                    FilterAnswer::Pass => Verdict::Pass,
+                    FilterAnswer::Replace(_) => Verdict::Replace,
+                    FilterAnswer::Drop => Verdict::Drop,
+                    FilterAnswer::Refuse(_) => Verdict::Refuse,
                 },
             );
             if let Some(tags) = called.tags {
@@ -457,9 +458,9 @@ impl<'a> Asker<'a> {
                     Ok(convert::routing(verdict, destinations, message.data)?)
                 },
                 |answer| match answer {
-                    RouteAnswer::Keep => "keep",
-                    RouteAnswer::Routed => "routed",
-                    RouteAnswer::Refuse(_) => REFUSE,
+                    RouteAnswer::Keep => Verdict::Keep,
+                    RouteAnswer::Routed => Verdict::Routed,
+                    RouteAnswer::Refuse(_) => Verdict::Refuse,
                 },
             );
             if let Some(tags) = called.tags {
@@ -531,9 +532,6 @@ fn parted(draft: &mut Draft) -> (Fixed<'_>, Editable<'_>) {
     };
     (fixed, editable)
 }
-
-/// The word of a refusal, by which calls are counted apart.
-const REFUSE: &str = "refuse";
 
 fn user(origin: &Origin) -> &str {
     match origin {

@@ -296,6 +296,7 @@ impl Sandbox {
         let metrics = &runtime.keeper.metrics;
         metrics.retain(|app, plugin| bound.contains(&(app, plugin)));
         drop(bound);
+        runtime.metrics.keep(&units);
         drop(units);
         // Threads that have nothing to do would keep theirs.
         runtime.instances.drop_retired();
@@ -330,8 +331,18 @@ impl Sandbox {
             instances_evicted: runtime.instances.evicted(),
             aside: self.aside.statistics(),
             log_lines_dropped: runtime.metrics.log_lines_dropped.load(Ordering::Relaxed),
-            hooks: runtime.metrics.statistics(runtime.clock.now_millis()),
+            hooks: runtime
+                .metrics
+                .statistics(|_| true, runtime.clock.now_millis()),
         }
+    }
+
+    /// What the plugins of one app did.
+    pub fn statistics_of(&self, app: &str) -> Vec<HookStatistics> {
+        let runtime = &self.core.runtime;
+        runtime
+            .metrics
+            .statistics(|place| place.as_str() == app, runtime.clock.now_millis())
     }
 
     /// Adds the sandbox's metrics to a registry.

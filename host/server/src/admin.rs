@@ -23,6 +23,7 @@ mod redact;
 mod routes;
 mod schemas;
 mod state;
+mod statistics;
 #[cfg(test)]
 mod tests;
 mod turns;

@@ -3,6 +3,8 @@
 //! Owns the translation between the control store's rows and the sandbox's bindings, and the compiled versions
 //! that the desired state names. Decides nothing. Compiling and instantiating happen on blocking threads.
 
+mod statistics;
+
 use std::{
     collections::{BTreeMap, HashMap},
     io,
@@ -11,7 +13,9 @@ use std::{
 
 use parking_lot::Mutex;
 use serde_json::json;
-use tidegate_control::{DesiredBinding, DesiredState, Digest, Store, Timestamp};
+use tidegate_control::{
+    AppName, DesiredBinding, DesiredState, Digest, PluginName, Store, Timestamp,
+};
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
@@ -173,42 +177,17 @@ impl PluginHost for SandboxHost {
     }
 
     fn statistics(&self) -> serde_json::Value {
-        let statistics = self.inner.sandbox.statistics();
-        let hooks = statistics.hooks.iter().map(|row| {
-            let failed = row.failed.iter();
-            let failed: serde_json::Map<_, _> = failed
-                .map(|(kind, count)| (kind.as_str().to_owned(), json!(count)))
-                .collect();
-            json!({
-                "app": row.app.as_str(),
-                "plugin": &*row.plugin,
-                "hook": row.hook.as_str(),
-                "answered": row.answered,
-                "refused": row.refused,
-                "failed": failed,
-                "passed_over": row.passed_over,
-                "aside": row.aside,
-                "near_deadline": row.near_deadline,
-                "near_memory": row.near_memory,
-                "lane": row.lane.as_str(),
-                "breaker": row.breaker.as_str(),
-                "breaker_openings": row.breaker_openings,
-            })
-        });
-        json!({
-            "aside": {
-                "threads": statistics.aside.threads,
-                "waiting": statistics.aside.waiting,
-                "shed": statistics.aside.shed,
-            },
-            "max_instances": statistics.max_instances,
-            "instances_evicted": statistics.instances_evicted,
-            "instances": statistics.instances,
-            "instances_made": statistics.instances_made,
-            "log_lines_dropped": statistics.log_lines_dropped,
-            "hooks": hooks.collect::<Vec<_>>(),
-            "not_running": self.inner.not_running(),
-        })
+        let mut shown = statistics::of_node(&self.inner.sandbox);
+        shown["not_running"] = json!(self.inner.not_running());
+        shown
+    }
+
+    fn statistics_of(&self, app: &AppName, plugin: Option<&PluginName>) -> Vec<serde_json::Value> {
+        statistics::of_app(
+            &self.inner.sandbox,
+            app.as_str(),
+            plugin.map(PluginName::as_str),
+        )
     }
 }
 

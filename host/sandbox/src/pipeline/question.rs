@@ -9,7 +9,7 @@ use tidegate_realtime::{
 };
 use wasmtime::Store;
 
-use super::{Asker, REFUSE};
+use super::Asker;
 use crate::{
     Runtime,
     binding::{FailurePolicy, Hook},
@@ -25,6 +25,7 @@ use crate::{
     slots,
     stories::{StepEnd, Story, StoryStep, new_trace_id},
     unit::Unit,
+    verdict::Verdict,
 };
 
 /// A question that no plugin was asked, because it found no place on the aside lane.
@@ -93,7 +94,7 @@ pub(super) struct Question<'a> {
 }
 
 enum Step {
-    Answered(&'static str),
+    Answered(Verdict),
     /// Boxed, since it seldom is.
     Failed(Box<(Failure, LogTail)>),
 }
@@ -139,20 +140,20 @@ impl<'a> Question<'a> {
         (unit, seated): (&'a Arc<Unit>, Seated),
         (facts, input_bytes): (Facts, usize),
         ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
-        word: impl Fn(&V) -> &'static str,
+        verdict: impl Fn(&V) -> Verdict,
     ) -> Called<V> {
         let mut called = call(
             (self.runtime, self.turn),
             (unit, seated),
             (facts, input_bytes, self.trace_id.take()),
             ask,
-            |answer| word(answer) == REFUSE,
+            &verdict,
         );
         if let Some(left) = &mut called.left {
             self.trace_id = left.trace_id.take();
         }
         if let Ok(answer) = &called.result {
-            self.steps.push((unit, Step::Answered(word(answer))));
+            self.steps.push((unit, Step::Answered(verdict(answer))));
         }
         called
     }
@@ -163,7 +164,7 @@ impl<'a> Question<'a> {
         unit: &'a Arc<Unit>,
         (facts, input_bytes): (Facts, usize),
         ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
-        word: impl Fn(&V) -> &'static str,
+        verdict: impl Fn(&V) -> Verdict,
     ) -> Result<V, HookFailure> {
         let seated = match self.begin(unit) {
             Ok(seated) => seated,
@@ -176,7 +177,7 @@ impl<'a> Question<'a> {
                 return Err(self.failed(unit, &failure, LogTail::default()));
             }
         };
-        let called = self.call((unit, seated), (facts, input_bytes), ask, word);
+        let called = self.call((unit, seated), (facts, input_bytes), ask, verdict);
         match called.result {
             Ok(answer) => {
                 if let Some(mut left) = called.left {
@@ -274,7 +275,7 @@ impl<'a> Question<'a> {
                 plugin: Arc::clone(&unit.plugin),
                 version: unit.version,
                 ended: match step {
-                    Step::Answered(word) => StepEnd::Answered(word),
+                    Step::Answered(verdict) => StepEnd::Answered(verdict.as_str()),
                     Step::Failed(failed) => {
                         let (failure, log) = *failed;
                         StepEnd::Failed {

@@ -21,4 +21,5 @@ mod metrics;
 mod not_ready;
 mod sessions;
 mod state;
+mod statistics;
 mod verdicts;

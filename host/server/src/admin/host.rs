@@ -45,6 +45,10 @@ pub trait PluginHost: Send + Sync + 'static {
 
     /// Counters of every plugin, as JSON.
     fn statistics(&self) -> serde_json::Value;
+
+    /// What the plugins of an app did, or one of them: a row for each version and hook, as the schema
+    /// `HookStatistics` says.
+    fn statistics_of(&self, app: &AppName, plugin: Option<&PluginName>) -> Vec<serde_json::Value>;
 }
 
 /// Lets the clients of created apps in. Implemented over the realtime core by the node, and by a fake in tests.

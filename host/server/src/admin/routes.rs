@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{
     Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, openapi, plugins,
-    problem::Problem, schemas, state,
+    problem::Problem, schemas, state, statistics,
 };
 
 /// In front of every path.
@@ -110,6 +110,11 @@ const NOTE: Parameter = Parameter {
     summary: "a line about this version, at most 512 bytes",
 };
 
+const SORT: Parameter = Parameter {
+    name: "sort",
+    kind: "string",
+    summary: "calls, cpu, p99, failures or memory, the largest first; by plugin and hook if absent",
+};
 const REVEAL: Parameter = Parameter {
     name: "reveal",
     kind: "boolean",
@@ -144,7 +149,11 @@ routes! {
     Get "/status" Deploy "getStatus" "The node: version, uptime, who the key is"
         () Nothing => 200 "Status", state::status;
     Get "/statistics" Operator "getStatistics" "Counters of every plugin"
-        () Nothing => 200 "Statistics", state::statistics;
+        () Nothing => 200 "Statistics", statistics::of_node;
+    Get "/apps/{app}/statistics" Deploy "listStatistics" "What the plugins of an app did, by version and hook"
+        (SORT) Nothing => 200 "HookStatisticsList", statistics::of_app;
+    Get "/apps/{app}/plugins/{plugin}/statistics" Deploy "listPluginStatistics" "What a plugin did, by version and hook"
+        (SORT) Nothing => 200 "HookStatisticsList", statistics::of_plugin;
     Get "/apps" Deploy "listApps" "Apps that the key reaches"
         () Nothing => 200 "Apps", apps::list;
     Post "/apps" Operator "createApp" "Create an app; the secret for its connection tokens is in this answer alone"

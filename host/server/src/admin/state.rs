@@ -25,12 +25,6 @@ pub(super) async fn status(call: Call) -> Result<Answer, Problem> {
     })))
 }
 
-pub(super) async fn statistics(call: Call) -> Result<Answer, Problem> {
-    Ok(Answer::ok(
-        json!({ "plugins": call.admin.host.statistics() }),
-    ))
-}
-
 pub(super) async fn explain(call: Call) -> Result<Answer, Problem> {
     let trace = call.param("trace");
     let story = call.admin.host.explain(trace);

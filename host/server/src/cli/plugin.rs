@@ -7,6 +7,7 @@ mod arguments;
 mod cargo;
 mod check;
 mod scaffold;
+mod top;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,7 @@ pub(super) fn run(command: PluginCommand, output: Output) -> Result<(), Failure>
         PluginCommand::New(command) => new(&command, output),
         PluginCommand::Build(command) => build(&command, output),
         PluginCommand::Check(command) => check::run(command, output),
+        PluginCommand::Top(command) => top::run(&command, output),
         PluginCommand::Push(command) => push(command, output),
         PluginCommand::List(command) => list(&command, output),
         PluginCommand::Versions(command) => versions(&command, output),

@@ -15,7 +15,7 @@ use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidegate_control::{Actor, AppName, DesiredState, KeyRole, Store};
+use tidegate_control::{Actor, AppName, DesiredState, KeyRole, PluginName, Store};
 use tower::ServiceExt;
 
 use crate::admin::{
@@ -158,6 +158,24 @@ impl PluginHost for FakeHost {
 
     fn statistics(&self) -> Value {
         json!([])
+    }
+
+    fn statistics_of(&self, _: &AppName, _: Option<&PluginName>) -> Vec<Value> {
+        let row = |plugin: &str, calls: u64, p99: u64| {
+            json!({
+                "plugin": plugin, "version": 1, "hook": "filtering", "is_bound": true,
+                "calls": calls, "answered": calls, "refused": 0, "verdicts": { "pass": calls },
+                "failures": 0, "failed": {}, "passed_over": 0,
+                "breaker": "closed", "breaker_openings": 0, "breaker_refusals": 0,
+                "lane": "inline", "inline": calls, "aside": 0, "near_deadline": 0, "near_memory": 0,
+                "time": {
+                    "samples": calls, "total_ns": 1, "mean_ns": 1, "p50_ns": 1, "p99_ns": p99, "p999_ns": p99,
+                    "max_ns": p99,
+                },
+                "memory": { "instances": 1, "bytes": 65_536, "peak_bytes": 65_536 },
+            })
+        };
+        vec![row("quick", 9, 100), row("slow", 3, 900)]
     }
 }
 

@@ -261,6 +261,11 @@ async fn the_simple_lists_have_their_declared_shapes() {
     for (path, schema) in [
         ("/status", "Status"),
         ("/statistics", "Statistics"),
+        ("/apps/default/statistics", "HookStatisticsList"),
+        (
+            "/apps/default/plugins/filter/statistics",
+            "HookStatisticsList",
+        ),
         ("/apps", "Apps"),
         ("/audit", "AuditEntries"),
         ("/apps/default/plugins", "Plugins"),
@@ -271,6 +276,27 @@ async fn the_simple_lists_have_their_declared_shapes() {
     }
     let got = bench.ask("GET", "/status", "", "from-the-file").await;
     assert_eq!(got.is(200, "Status")["role"], "operator");
+}
+
+#[tokio::test]
+async fn statistics_come_in_the_order_that_was_asked_for() {
+    let bench = Bench::new();
+    for (sort, first) in [("calls", "quick"), ("p99", "slow")] {
+        let path = format!("/apps/default/statistics?sort={sort}");
+        let got = bench.get(&path).await;
+        assert_eq!(
+            got.is(200, "HookStatisticsList")["items"][0]["plugin"],
+            first
+        );
+    }
+    bench
+        .get("/apps/default/statistics?sort=size")
+        .await
+        .is_problem(422, "invalid-field");
+    bench
+        .get("/apps/default/plugins/nobody/statistics")
+        .await
+        .is_problem(404, "not-found");
 }
 
 #[tokio::test]

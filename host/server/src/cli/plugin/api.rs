@@ -128,6 +128,12 @@ impl PluginApi {
             .map(drop)
     }
 
+    /// What the app's plugins did so far.
+    pub(super) async fn statistics(&self) -> Result<Value, Failure> {
+        let path = self.path("statistics");
+        self.client.call(Method::GET, &path, &Value::Null).await
+    }
+
     pub(super) async fn delete(&self, name: &str) -> Result<(), Failure> {
         let path = self.path(&format!("plugins/{name}"));
         self.client

@@ -1,8 +1,8 @@
 //! The arguments of `plugin …`, and what of them can be checked without a server.
 
-use std::path::PathBuf;
+use std::{num::NonZeroU32, path::PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use tidegate_control::{Hook, PluginName, Scope};
 
 use crate::cli::server::AdminServer;
@@ -15,6 +15,8 @@ pub enum PluginCommand {
     Build(Build),
     /// Do here what a server does with an upload, and run saved inputs; builds it first when given a crate
     Check(Check),
+    /// Show what the plugins of an app do: calls, failures, times, memory, lane
+    Top(Top),
     /// Upload a version; builds it first when given a crate
     Push(Push),
     /// List plugins with their active versions and bindings
@@ -248,6 +250,45 @@ pub struct Delete {
     pub(super) name: String,
     #[command(flatten)]
     pub(super) server: AdminServer,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin top                           rates over one second
+  tidegate plugin top --sort p99 --watch 5      every five seconds, until ctrl-c
+  tidegate plugin top --app shop --once --json  totals since each version was bound
+
+Times and memory are of the version since it was bound. Most quick calls are not timed: one in 64 is, and every slow one.")]
+pub struct Top {
+    /// What comes first
+    #[arg(long, value_name = "WHAT", default_value = "cpu")]
+    pub(super) sort: Sort,
+    /// Look again and again, at this interval
+    #[arg(long, value_name = "SECONDS", conflicts_with = "once")]
+    pub(super) watch: Option<NonZeroU32>,
+    /// Look once and show totals instead of rates
+    #[arg(long)]
+    pub(super) once: bool,
+    /// Show versions too that were bound before
+    #[arg(long)]
+    pub(super) former: bool,
+    #[command(flatten)]
+    pub(super) server: AdminServer,
+}
+
+/// What `top` puts first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sort {
+    /// Calls
+    Calls,
+    /// Processor time
+    Cpu,
+    /// The time that one call in a hundred exceeds
+    P99,
+    /// Failed calls
+    Failures,
+    /// Memory of all instances
+    Memory,
 }
 
 /// `HOOK@SCOPE` of `push --bind`.
