@@ -18,6 +18,7 @@ pub mod frame;
 pub mod histogram;
 pub mod identity;
 pub mod load;
+pub mod plugins;
 pub mod process;
 pub mod report;
 pub mod subject;

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 /// The median, or 0 of nothing.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.into_iter().collect();
@@ -14,7 +16,7 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// One line of the table of bars.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bar {
     pub what: String,
     /// What was found, with its unit.
@@ -26,8 +28,44 @@ pub struct Bar {
     pub how: String,
 }
 
-/// A report under way.
-#[derive(Debug, Default)]
+/// A bar that a figure with its unit must not be above.
+pub fn at_most(what: &str, (found, bar, unit): (f64, f64, &str), how: String) -> Bar {
+    Bar {
+        what: what.to_owned(),
+        found: format!("{} {unit}", figure(found)),
+        bar: format!("≤ {} {unit}", figure(bar)),
+        is_met: found <= bar,
+        how,
+    }
+}
+
+/// A bar that a figure with its unit must not be below.
+pub fn at_least(what: &str, (found, bar, unit): (f64, f64, &str), how: String) -> Bar {
+    Bar {
+        what: what.to_owned(),
+        found: format!("{} {unit}", figure(found)),
+        bar: format!("≥ {} {unit}", figure(bar)),
+        is_met: found >= bar,
+        how,
+    }
+}
+
+/// Three digits, and no more after the point than say something.
+fn figure(value: f64) -> String {
+    let digits = match value.abs() {
+        value if value >= 100.0 => 0,
+        value if value >= 10.0 => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.digits$}");
+    match text.split_once('.') {
+        Some((whole, rest)) if rest.bytes().all(|digit| digit == b'0') => whole.to_owned(),
+        _ => text,
+    }
+}
+
+/// A report under way; also what one program leaves for another's report.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
     pub bars: Vec<Bar>,
     /// Further sections: a title and Markdown text.
@@ -47,6 +85,12 @@ impl Report {
         );
         self.bars.push(bar);
         line
+    }
+
+    /// Puts what another program found behind what is here.
+    pub fn append(&mut self, mut other: Self) {
+        self.bars.append(&mut other.bars);
+        self.sections.append(&mut other.sections);
     }
 
     pub fn missed(&self) -> usize {
@@ -115,6 +159,24 @@ mod tests {
     fn the_median_is_the_middle_or_between_the_two() {
         assert!((median([3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
         assert!((median([4.0, 1.0, 2.0, 3.0]) - 2.5).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn figures_have_three_digits_and_their_side_of_the_bar() {
+        let bar = at_most("a", (349.6, 350.0, "ns"), String::new());
+        assert_eq!(
+            (&*bar.found, &*bar.bar, bar.is_met),
+            ("350 ns", "≤ 350 ns", true)
+        );
+        let bar = at_least("a", (1.799, 1.8, "x"), String::new());
+        assert_eq!(
+            (&*bar.found, &*bar.bar, bar.is_met),
+            ("1.80 x", "≥ 1.80 x", false)
+        );
+        assert_eq!(
+            at_most("a", (12.34, 12.0, "ms"), String::new()).found,
+            "12.3 ms"
+        );
     }
 
     #[test]

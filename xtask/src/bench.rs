@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: criterion for the hot paths, then the side-by-side program for the bars.
+//! `cargo xtask bench`: criterion for the hot paths, then the programs for the bars.
 
 use anyhow::{Result, bail};
 
@@ -14,12 +14,16 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
         Some(at) => (&options[..at], &options[at + 1..]),
         None => (options, [].as_slice()),
     };
-    let (criterion, load) = match ours {
+    let mut ours = ours.to_vec();
+    let compares = ours.iter().any(|option| option == "--compare");
+    ours.retain(|option| option != "--compare");
+    let (criterion, load) = match &*ours {
         [] => (true, true),
         [only] if only == "--load" => (false, true),
-        [only] if only == "--criterion" => (true, false),
+        [only] if only == "--criterion" && !compares => (true, false),
         _ => bail!(
-            "`cargo xtask bench` knows --load and --criterion; arguments after `--` go to the side-by-side program"
+            "`cargo xtask bench` knows --load, --criterion and --compare; arguments after `--` go to the side-by-side \
+             program"
         ),
     };
     toolchain::rust(steps, workspace)?;
@@ -42,6 +46,31 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
             "read the compiler's message above",
             workspace.cargo().args(["build", "--quiet", "--release", "--workspace", "--bins"]),
         )?;
+        let mut found = vec![workspace.target.join("plugin-goals.json")];
+        let mut goals = std::process::Command::new(workspace.target.join("release/plugin_goals"));
+        goals
+            .arg("--plugins")
+            .arg(workspace.guests())
+            .arg("--out")
+            .arg(&found[0]);
+        steps.command(
+            "measuring what plugins cost",
+            "read the program's message above",
+            &mut goals,
+        )?;
+        if compares {
+            let out = workspace.target.join("compare.json");
+            steps.command(
+                "measuring other ways to call somebody's code (the first time builds extism: ten minutes)",
+                "read the compiler's message above",
+                workspace
+                    .cargo()
+                    .args(["run", "--quiet", "--release", "--manifest-path", "bench/compare/Cargo.toml"])
+                    .args(["--", "--out"])
+                    .arg(&out),
+            )?;
+            found.push(out);
+        }
         let mut side_by_side =
             std::process::Command::new(workspace.target.join("release/side_by_side"));
         side_by_side
@@ -51,6 +80,9 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
             .arg("--plugins")
             .arg(workspace.guests())
             .args(["--report", "docs/performance.md"]);
+        for path in found {
+            side_by_side.arg("--join").arg(path);
+        }
         if criterion {
             // Only what was measured just now: older results may be of other code.
             side_by_side

@@ -47,6 +47,7 @@ usage: cargo xtask COMMAND
   bench   criterion benches, then the side-by-side program; writes docs/performance.md
             --load                        only the side-by-side program (arguments after `--` go to it)
             --criterion                   only the criterion benches
+            --compare                     extism and a hook over HTTP as well (builds extism: ten minutes)
 ";
 
 fn main() -> ExitCode {

@@ -56,6 +56,9 @@ struct Options {
     /// Where criterion left its results; they join the report.
     #[arg(long)]
     criterion: Option<PathBuf>,
+    /// What other programs left; may be given several times. It joins the report.
+    #[arg(long)]
+    join: Vec<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -89,6 +92,7 @@ fn main() -> Result<ExitCode> {
     if bench.wants(Part::Latency) {
         bench.latency()?;
     }
+    bench.join()?;
     bench.hot_paths()?;
     bench.finish()
 }
@@ -130,6 +134,18 @@ impl Bench {
 
     fn add(&mut self, bar: Bar) {
         println!("    {}", self.report.add(bar));
+    }
+
+    /// What other programs found in the same run of `cargo xtask bench`.
+    fn join(&mut self) -> Result<()> {
+        for path in &self.options.join {
+            let text =
+                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let found: Report = serde_json::from_slice(&text)
+                .with_context(|| format!("{} is no report", path.display()))?;
+            self.report.append(found);
+        }
+        Ok(())
     }
 
     fn fan_out(&mut self, what: &str, subscribers: usize, window: u64, bar: f64) -> Result<()> {
