@@ -67,7 +67,9 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
                     .cargo()
                     .args(["run", "--quiet", "--release", "--manifest-path", "bench/compare/Cargo.toml"])
                     .args(["--", "--out"])
-                    .arg(&out),
+                    .arg(&out)
+                    // Another lock, other features: the two would undo each other's builds.
+                    .env("CARGO_TARGET_DIR", workspace.target.join("compare")),
             )?;
             found.push(out);
         }

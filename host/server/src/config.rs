@@ -25,7 +25,7 @@ mod realtime;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
-    num::NonZeroU32,
+    num::{NonZeroU32, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -33,6 +33,7 @@ use std::{
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
+use tidegate_sandbox::StateQuotas;
 
 pub use self::{
     check::Effective,
@@ -345,6 +346,11 @@ pub struct PluginsConfig {
     pub compile_memory_bytes: u64,
     pub compile_timeout: Duration,
     pub deadlines: PluginDeadlines,
+    /// Threads of the aside lane; as many as cores where none is given.
+    pub threads: Option<NonZeroUsize>,
+    /// Instances at once; what the pool holds where none is given.
+    pub max_instances: Option<NonZeroUsize>,
+    pub state: StateQuotas,
 }
 
 /// Time for one call, by hook.

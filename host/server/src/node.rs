@@ -32,8 +32,7 @@ use tidegate_realtime::{
     node::{Node as RealtimeNode, NodeParts},
 };
 use tidegate_sandbox::{
-    CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, StateQuotas, UnfitSender,
-    UnfitVersion,
+    CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, UnfitSender, UnfitVersion,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -428,10 +427,10 @@ fn sandbox_config(config: &Config, unfit: UnfitSender) -> Result<SandboxConfig, 
         private_prefix: config.channels.private_prefix.to_string(),
         namespace_boundary: config.channels.namespace_boundary.to_string(),
         clock: Clock::system(),
-        plugin_threads: None,
-        max_instances: None,
+        plugin_threads: config.plugins.threads,
+        max_instances: config.plugins.max_instances,
         unfit: Some(unfit),
-        state: StateQuotas::default(),
+        state: config.plugins.state,
     })
 }
 

@@ -5,12 +5,17 @@
 
 mod channels;
 
-use std::{net::IpAddr, num::NonZeroU32, path::PathBuf, time::Duration};
+use std::{
+    net::IpAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
 
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
-use tidegate_sandbox::Hook;
+use tidegate_sandbox::{Hook, StateQuotas};
 
 use super::{
     ADMIN_KEY_MIN_BYTES, AdminApiConfig, ClientConfig, Config, DemoConfig, Endpoint, ErrorMode,
@@ -360,14 +365,34 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
         }
         deadline
     };
+    let state = StateQuotas {
+        keys_per_app: usize::try_from(root.count("plugins.state.keys_per_app"))
+            .unwrap_or(usize::MAX),
+        bytes_per_app: root.size("plugins.state.bytes_per_app"),
+        bytes_in_all: root.size("plugins.state.bytes_in_all"),
+    };
+    let deadlines = PluginDeadlines {
+        authentication: deadline(Hook::Authentication),
+        authorization: deadline(Hook::Authorization),
+        filtering: deadline(Hook::Filtering),
+        routing: deadline(Hook::Routing),
+        rpc: deadline(Hook::Rpc),
+    };
+    if state.bytes_in_all < state.bytes_per_app {
+        problems.push(root.problem(
+            "plugins.state.bytes_in_all",
+            "one app may have more than all together; raise it, or lower plugins.state.bytes_per_app",
+        ));
+    }
+    let some = |name: &str| {
+        let count = usize::try_from(root.count(name)).unwrap_or(usize::MAX);
+        NonZeroUsize::new(count)
+    };
     PluginsConfig {
-        deadlines: PluginDeadlines {
-            authentication: deadline(Hook::Authentication),
-            authorization: deadline(Hook::Authorization),
-            filtering: deadline(Hook::Filtering),
-            routing: deadline(Hook::Routing),
-            rpc: deadline(Hook::Rpc),
-        },
+        deadlines,
+        threads: some("plugins.threads"),
+        max_instances: some("plugins.max_instances"),
+        state,
         allowed_headers,
         name_in_errors: root.flag("plugins.name_in_errors"),
         max_memory_bytes: root.size("plugins.memory_limit"),

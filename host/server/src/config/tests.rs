@@ -52,6 +52,29 @@ fn refused(text: &str, expected: &[(usize, &str, &str)]) {
 }
 
 #[test]
+fn plugin_resources_have_keys() {
+    let plugins = good(
+        "[plugins]\nthreads = 3\nmax_instances = 64\n\
+         [plugins.state]\nkeys_per_app = 10\nbytes_per_app = \"1MiB\"\nbytes_in_all = \"2MiB\"",
+        &[],
+    )
+    .plugins;
+    assert_eq!(plugins.threads.map(NonZeroUsize::get), Some(3));
+    assert_eq!(plugins.max_instances.map(NonZeroUsize::get), Some(64));
+    assert_eq!(plugins.state.keys_per_app, 10);
+    assert_eq!(plugins.state.bytes_per_app, 1 << 20);
+    assert_eq!(plugins.state.bytes_in_all, 2 << 20);
+    refused(
+        "[plugins.state]\nbytes_in_all = \"1MiB\"",
+        &[(
+            2,
+            "plugins.state.bytes_in_all",
+            "lower plugins.state.bytes_per_app",
+        )],
+    );
+}
+
+#[test]
 fn nothing_at_all_is_a_configuration() {
     let environment = Variables::new();
     let loaded = load(Sources {

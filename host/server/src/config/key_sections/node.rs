@@ -265,6 +265,53 @@ pub(super) const PLUGINS: &[Row] = &[
         Supported,
         "Time one rpc call may take.",
     ),
+    (
+        "threads",
+        Kind::Count { min: 0, max: 256 },
+        "0",
+        Supported,
+        "Threads that run plugins aside; 0 is as many as there are cores.",
+    ),
+    (
+        "max_instances",
+        Kind::Count {
+            min: 0,
+            max: 10_000,
+        },
+        "0",
+        Supported,
+        "Plugin instances at once; 0 is what the machine's memory mappings allow, which is also the most.",
+    ),
+    (
+        "state.keys_per_app",
+        Kind::Count {
+            min: 1,
+            max: 10_000_000,
+        },
+        "100000",
+        Supported,
+        "Keys that the plugins of one app may keep in `state`.",
+    ),
+    (
+        "state.bytes_per_app",
+        Kind::Size {
+            min: 64 << 10,
+            max: 16 << 30,
+        },
+        "\"32MiB\"",
+        Supported,
+        "Memory that the plugins of one app may fill with `state`.",
+    ),
+    (
+        "state.bytes_in_all",
+        Kind::Size {
+            min: 64 << 10,
+            max: 64 << 30,
+        },
+        "\"256MiB\"",
+        Supported,
+        "The same of all apps together; not less than that of one.",
+    ),
 ];
 
 pub(super) const HEALTH: &[Row] = &[
