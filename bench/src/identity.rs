@@ -17,8 +17,20 @@ pub fn connect_command(index: usize) -> String {
     )
 }
 
-/// A token of one hour.
+/// The connect command of a user of an app whose tokens have this secret.
+pub fn connect_command_with(secret: &str, user: &str) -> String {
+    format!(
+        r#"{{"id":1,"connect":{{"token":"{}"}}}}"#,
+        token_with(secret, user)
+    )
+}
+
 fn token(user: &str) -> String {
+    token_with(TOKEN_SECRET, user)
+}
+
+/// A token of one hour.
+fn token_with(secret: &str, user: &str) -> String {
     let expires_at = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |now| now.as_secs())
@@ -29,8 +41,8 @@ fn token(user: &str) -> String {
         "{header}.{}",
         part(serde_json::json!({ "sub": user, "exp": expires_at }))
     );
-    let mut mac = Hmac::<Sha256>::new_from_slice(TOKEN_SECRET.as_bytes())
-        .expect("HMAC takes a key of any length");
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes a key of any length");
     mac.update(signed.as_bytes());
     format!(
         "{signed}.{}",

@@ -9,6 +9,7 @@ mod plan;
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -63,8 +64,19 @@ struct Totals {
     published: u64,
     delivered: u64,
     disordered: u64,
+    /// Lines for the publisher: replies.
+    answered: u64,
+    /// Those of them that are errors.
     refused: u64,
     bytes: u64,
+}
+
+/// Replies to what a rig asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Answers {
+    pub answered: u64,
+    /// Those of them that are errors.
+    pub refused: u64,
 }
 
 /// Open connections, ready to measure with.
@@ -151,6 +163,32 @@ impl Rig {
             self.turn(TICK)?;
         }
         Ok(self.totals.refused > refused)
+    }
+
+    /// Has the publisher send so many messages a second until it is over; `text` makes the nth.
+    ///
+    /// # Errors
+    /// When a connection is closed.
+    pub fn ask_at(
+        &mut self,
+        rate: f64,
+        is_over: &AtomicBool,
+        text: impl Fn(usize) -> String,
+    ) -> Result<Answers> {
+        let (before, start) = (self.totals, Instant::now());
+        let publisher = self.config.subscribers;
+        let mut sent = 0;
+        while !is_over.load(Ordering::Acquire) {
+            while start.elapsed().as_secs_f64() * rate > sent as f64 {
+                self.send(publisher, opcode::TEXT, text(sent).as_bytes())?;
+                sent += 1;
+            }
+            self.turn(TICK)?;
+        }
+        Ok(Answers {
+            answered: self.totals.answered - before.answered,
+            refused: self.totals.refused - before.refused,
+        })
     }
 
     /// Keeps the connections alive, answering pings, for a while.
@@ -463,6 +501,7 @@ impl Rig {
             };
         }
         if is_publisher {
+            self.totals.answered += 1;
             self.totals.refused += u64::from(memchr::memmem::find(line, b"\"error\"").is_some());
             return Ok(());
         }

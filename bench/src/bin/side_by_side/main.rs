@@ -5,6 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "its result is its output")]
 
+mod hostile;
 mod latency;
 
 use std::path::{Path, PathBuf};
@@ -67,6 +68,8 @@ enum Part {
     Idle,
     Plugin,
     Latency,
+    Bystanders,
+    Kill,
 }
 
 fn main() -> Result<ExitCode> {
@@ -91,6 +94,12 @@ fn main() -> Result<ExitCode> {
     }
     if bench.wants(Part::Latency) {
         bench.latency()?;
+    }
+    if bench.wants(Part::Bystanders) {
+        bench.bystanders()?;
+    }
+    if bench.wants(Part::Kill) {
+        bench.kill()?;
     }
     bench.join()?;
     bench.hot_paths()?;
@@ -393,23 +402,40 @@ impl Bench {
     }
 
     fn push_plugin(&self, tidegate: &Subject, data_dir: &Path) -> Result<()> {
-        let wasm = self.options.plugins.join("bench_lean_filter.wasm");
-        ensure!(
-            wasm.exists(),
-            "{} is missing; `cargo xtask bench` builds it",
-            wasm.display()
-        );
-        let output = Command::new(&self.options.server)
-            .args([
+        let wasm = self.guest("bench_lean_filter")?.display().to_string();
+        let place = "filtering@namespace:filtered";
+        self.cli(
+            tidegate,
+            data_dir,
+            &[
                 "plugin",
                 "push",
                 "--name",
                 "lean",
                 "--activate",
                 "--bind",
-                "filtering@namespace:filtered",
-            ])
-            .arg(&wasm)
+                place,
+                &wasm,
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// A built guest.
+    fn guest(&self, name: &str) -> Result<PathBuf> {
+        let wasm = self.options.plugins.join(format!("{name}.wasm"));
+        ensure!(
+            wasm.exists(),
+            "{} is missing; `cargo xtask bench` builds it",
+            wasm.display()
+        );
+        Ok(wasm)
+    }
+
+    /// Runs a command of the server's own command line against it; what it prints.
+    fn cli(&self, tidegate: &Subject, data_dir: &Path, args: &[&str]) -> Result<String> {
+        let output = Command::new(&self.options.server)
+            .args(args)
             .env("TIDEGATE_DATA_DIR", data_dir.join("data"))
             .env(
                 "TIDEGATE_ADMIN_URL",
@@ -420,14 +446,15 @@ impl Bench {
             )
             .output()
             .context("the server's command line cannot be started")?;
+        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             bail!(
-                "the plugin was refused: {}{}",
-                String::from_utf8_lossy(&output.stdout),
+                "`tidegate {}` failed: {stdout}{}",
+                args.join(" "),
                 String::from_utf8_lossy(&output.stderr)
             );
         }
-        Ok(())
+        Ok(stdout)
     }
 
     /// What criterion found before this program was started, and its bar.
@@ -456,16 +483,29 @@ impl Bench {
     }
 
     fn start_tidegate(&self, workers: Workers, pages: Pages) -> Result<(Subject, TempDir)> {
+        self.start_configured(workers, pages, json!({}))
+    }
+
+    /// Starts the server with the usual configuration and these members besides.
+    fn start_configured(
+        &self,
+        workers: Workers,
+        pages: Pages,
+        members: serde_json::Value,
+    ) -> Result<(Subject, TempDir)> {
         let scratch = tempfile::tempdir().context("no temporary folder")?;
         let config = scratch.path().join("config.json");
         let member = |name: &str| json!({ "name": name, "allow_subscribe_for_client": true, "allow_publish_for_client": true });
-        let text = json!({
+        let mut text = json!({
             "http_server": { "address": "127.0.0.1", "port": 0 },
             "admin_api": { "port": 0 },
             "log": { "level": "warn" },
             "client": { "token": { "hmac_secret_key": TOKEN_SECRET }, "connection_rate_limit": 1_000_000 },
             "channel": { "namespaces": [member("bench"), member("filtered")] },
         });
+        if let (Some(text), serde_json::Value::Object(members)) = (text.as_object_mut(), members) {
+            text.extend(members);
+        }
         std::fs::write(&config, text.to_string()).context("cannot write the configuration")?;
         let mut command = Command::new(&self.options.server);
         command
