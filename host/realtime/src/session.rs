@@ -459,7 +459,9 @@ impl<S: Seat> Session<S> {
     }
 
     fn fail(&mut self, id: u32, error: Error, context: &Context<'_>, sink: &mut dyn Sink) -> Step {
-        if !self.errors.count(context.now.instant) {
+        // What a plugin or the node did wrong says nothing about the client: it may try as often as its rate allows.
+        let is_of_client = error.code != ErrorCode::Internal.code();
+        if is_of_client && !self.errors.count(context.now.instant) {
             return close(DisconnectCode::TooManyErrors);
         }
         sink.reply(&Reply::from_error(id, error));

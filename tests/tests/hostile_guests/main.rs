@@ -258,6 +258,24 @@ fn good() -> Vec<u8> {
         .wasm()
 }
 
+#[tokio::test]
+async fn what_a_plugin_does_wrong_is_not_laid_to_its_clients() {
+    // A client is cut off for good (3509) after a hundred errors in a minute, if they are its own.
+    const CALLS: usize = 150;
+    let node = node();
+    let stage = Stage::open(&node, "shop").await;
+    let wasm = Guest::new(Hook::Rpc, "(unreachable)").wasm();
+    assert_eq!(stage.upload("guest", wasm).await.status, 201);
+    stage.bind("guest", Hook::Rpc).await;
+    let mut client = stage.connect("ann").await;
+    for _ in 0..CALLS {
+        let reply = client.rpc("method", &json!({})).await;
+        assert_eq!(reply.error.map(|error| error.code), Some(100));
+    }
+    Box::pin(stage.is_none_the_worse()).await;
+    assert!(client.subscribe("open:room").await.subscribe.is_some());
+}
+
 #[test]
 fn the_table_has_a_file_for_every_guest() {
     let rows = rows::all();
