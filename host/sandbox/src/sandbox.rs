@@ -308,6 +308,16 @@ impl Sandbox {
         self.core.runtime.stories.find(trace_id)
     }
 
+    /// Gives back what a deleted plugin kept in `state`: another one of its name begins with nothing.
+    pub fn forget_plugin(&self, app: &AppId, plugin: &str) {
+        self.core.runtime.keeper.state.forget_plugin(app, plugin);
+    }
+
+    /// Gives back what the plugins of a deleted app kept in `state`.
+    pub fn forget_app(&self, app: &AppId) {
+        self.core.runtime.keeper.state.forget_app(app);
+    }
+
     /// Takes what has expired off the plugins' state; to be called every [`STATE_SWEEP_INTERVAL`].
     ///
     /// [`STATE_SWEEP_INTERVAL`]: crate::STATE_SWEEP_INTERVAL

@@ -161,6 +161,22 @@ impl PluginHost for SandboxHost {
         Some(waiting.why.clone())
     }
 
+    fn forget_plugin(
+        &self,
+        app: &tidegate_control::AppName,
+        plugin: &tidegate_control::PluginName,
+    ) {
+        if let Ok(app) = AppId::parse(app.as_str()) {
+            self.inner.sandbox.forget_plugin(&app, plugin.as_str());
+        }
+    }
+
+    fn forget_app(&self, app: &tidegate_control::AppName) {
+        if let Ok(app) = AppId::parse(app.as_str()) {
+            self.inner.sandbox.forget_app(&app);
+        }
+    }
+
     fn explain(&self, trace: &str) -> Option<Story> {
         let story = self.inner.sandbox.explain(trace)?;
         let app = tidegate_control::AppName::parse(story.app.as_str()).ok()?;

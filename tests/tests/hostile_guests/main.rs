@@ -276,6 +276,30 @@ async fn what_a_plugin_does_wrong_is_not_laid_to_its_clients() {
     assert!(client.subscribe("open:room").await.subscribe.is_some());
 }
 
+#[tokio::test]
+async fn what_a_deleted_app_kept_in_state_is_given_back() {
+    let node = node();
+    let stage = Stage::open(&node, "shop").await;
+    let bomb = rows::memory::state_bomb().wasm();
+    assert_eq!(stage.upload("guest", bomb).await.status, 201);
+    let binding = stage.bind("guest", Hook::Rpc).await;
+    let used = async || {
+        node.metrics()
+            .await
+            .get("tidegate_plugin_state_bytes{app=\"shop\"}")
+    };
+    within("bytes of the guest", async {
+        while used().await == 0 {
+            Box::pin(stage.ask(Hook::Rpc)).await;
+        }
+    })
+    .await;
+    stage.unbind(&binding).await;
+    assert!(used().await > 0, "it may be bound again, and lost nothing");
+    stage.close().await;
+    assert_eq!(used().await, 0);
+}
+
 #[test]
 fn the_table_has_a_file_for_every_guest() {
     let rows = rows::all();

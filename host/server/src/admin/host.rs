@@ -40,6 +40,12 @@ pub trait PluginHost: Send + Sync + 'static {
         None
     }
 
+    /// Gives back what a plugin kept that was deleted.
+    fn forget_plugin(&self, _app: &AppName, _plugin: &PluginName) {}
+
+    /// Gives back what the plugins of an app kept that was deleted.
+    fn forget_app(&self, _app: &AppName) {}
+
     /// What happened under a trace id, while it is remembered.
     fn explain(&self, trace: &str) -> Option<Story>;
 

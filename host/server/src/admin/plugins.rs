@@ -205,8 +205,10 @@ async fn switch(
 pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
     let (app, name, actor) = (call.app()?, plugin(&call)?, call.caller.actor.clone());
     let _turn = call.admin.turns.of(&app).await;
-    call.ask(move |store| store.delete_plugin(&actor, &app, &name))
+    let (place, deleted) = (app.clone(), name.clone());
+    call.ask(move |store| store.delete_plugin(&actor, &place, &deleted))
         .await?;
+    call.admin.host.forget_plugin(&app, &name);
     Ok(Answer::empty())
 }
 

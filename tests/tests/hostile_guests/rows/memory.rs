@@ -129,25 +129,25 @@ pub(crate) fn rows() -> Vec<Row> {
         answers(
             // Two mebibytes a call, until the app's part is full; from then on the guest is told so.
             "state-bomb",
-            &body(&format!(
-                "{}{}",
-                times(
-                    31,
-                    &format!(
-                        "(i32.store (i32.const {TEXT}) (i32.add (local.get $y) (i32.shl (i32.load (i32.const 1000)) (i32.const 8))))
-                         (call $set (i32.const {TEXT}) (i32.const 4) (i32.const {LARGE}) (i32.const 65536) (i64.const 60000) (i32.const 512))"
-                    )
-                ),
-                format_args!(
-                    "(i32.store (i32.const 1000) (i32.add (i32.load (i32.const 1000)) (i32.const 1)))
-                     (memory.fill (i32.const 16) (i32.const 0) (i32.const 4)) {}",
-                    answer()
-                ),
-            )),
+            &state_bomb(),
             45,
             Some("tidegate_plugin_state_refused_total"),
         ),
     ]
+}
+
+/// Keeps a new part of two mebibytes in every call.
+pub(crate) fn state_bomb() -> Guest {
+    let set = format!(
+        "(i32.store (i32.const {TEXT}) (i32.add (local.get $y) (i32.shl (i32.load (i32.const 1000)) (i32.const 8))))
+         (call $set (i32.const {TEXT}) (i32.const 4) (i32.const {LARGE}) (i32.const 65536) (i64.const 60000) (i32.const 512))"
+    );
+    let next_part =
+        "(i32.store (i32.const 1000) (i32.add (i32.load (i32.const 1000)) (i32.const 1)))";
+    Guest::new(
+        Hook::Rpc,
+        format!("{}{next_part}{}", times(31, &set), answer()),
+    )
 }
 
 /// Calls itself with hundreds of values alive.

@@ -181,16 +181,37 @@ impl StateStore {
                 .collect()
         };
         for state in states {
-            for shard in &state.shards {
-                while shard.lock().expire(now, EXPIRE_PER_SWEEP, &state.usage) == EXPIRE_PER_SWEEP {
-                }
-            }
+            state.expire_until(now);
         }
         self.apps.lock().retain(|_, app| {
             app.plugins
                 .retain(|_, state| Arc::strong_count(state) > 1 || state.has_keys());
             !app.plugins.is_empty()
         });
+    }
+
+    /// Takes away all keys of a plugin that is no more, however long they had left.
+    pub(crate) fn forget_plugin(&self, app: &AppId, plugin: &str) {
+        let state = {
+            let apps = self.apps.lock();
+            apps.get(app)
+                .and_then(|app| app.plugins.get(plugin).cloned())
+        };
+        if let Some(state) = state {
+            state.expire_until(u64::MAX);
+        }
+    }
+
+    /// Takes away all keys of an app that is no more.
+    pub(crate) fn forget_app(&self, app: &AppId) {
+        let states: Vec<_> = {
+            let apps = self.apps.lock();
+            let app = apps.get(app).into_iter();
+            app.flat_map(|app| app.plugins.values().cloned()).collect()
+        };
+        for state in states {
+            state.expire_until(u64::MAX);
+        }
     }
 
     pub(super) fn usage(&self) -> Vec<AppUsage> {
@@ -258,6 +279,13 @@ impl PluginState {
     /// The clock's time, which operations are told.
     pub(super) fn now(&self) -> u64 {
         self.clock.now_millis()
+    }
+
+    /// Takes away the keys that end by then, few under each lock.
+    fn expire_until(&self, end: u64) {
+        for shard in &self.shards {
+            while shard.lock().expire(end, EXPIRE_PER_SWEEP, &self.usage) == EXPIRE_PER_SWEEP {}
+        }
     }
 
     fn has_keys(&self) -> bool {

@@ -38,6 +38,33 @@ fn a_value_lives_for_its_time_and_not_a_moment_longer() {
 }
 
 #[test]
+fn what_a_deleted_plugin_or_app_kept_is_given_back_at_once() {
+    let store = store(StateQuotas::default());
+    let states = [("a", "one"), ("a", "two"), ("b", "one")].map(|(app, name)| {
+        let state = plugin(&store, app, name);
+        for key in 0..1_000 {
+            state.set(&key.to_string(), bytes("v"), MAX_TTL, 0).unwrap();
+        }
+        state
+    });
+    let counts = || {
+        states
+            .each_ref()
+            .map(|state| state.get("7", 0).unwrap().is_some())
+    };
+    let app = AppId::parse("a").unwrap();
+    store.forget_plugin(&app, "one");
+    assert_eq!(counts(), [false, true, true]);
+    store.forget_app(&app);
+    assert_eq!(counts(), [false, false, true]);
+    let usage: Vec<usize> = store.usage().iter().map(|usage| usage.keys).collect();
+    assert_eq!(usage, [0, 1_000]);
+    // What is not there is no trouble.
+    store.forget_plugin(&app, "three");
+    store.forget_app(&AppId::parse("c").unwrap());
+}
+
+#[test]
 fn setting_a_value_again_begins_its_time_anew() {
     let state = state();
     state.set("k", bytes("one"), 10, 0).unwrap();
