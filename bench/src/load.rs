@@ -155,14 +155,24 @@ impl Rig {
     /// # Errors
     /// When a connection is closed.
     pub fn is_refused(&mut self, text: &str) -> Result<bool> {
-        let refused = self.totals.refused;
+        Ok(self.refused_after(text)?.is_some())
+    }
+
+    /// Sends one message and tells how long it took until it was refused; `None` when it was not within a second.
+    ///
+    /// # Errors
+    /// When a connection is closed.
+    pub fn refused_after(&mut self, text: &str) -> Result<Option<Duration>> {
+        let (refused, sent_at) = (self.totals.refused, Instant::now());
         let publisher = self.config.subscribers;
         self.send(publisher, opcode::TEXT, text.as_bytes())?;
-        let until = Instant::now() + Duration::from_secs(1);
-        while self.totals.refused == refused && Instant::now() < until {
+        while self.totals.refused == refused {
+            if sent_at.elapsed() > Duration::from_secs(1) {
+                return Ok(None);
+            }
             self.turn(TICK)?;
         }
-        Ok(self.totals.refused > refused)
+        Ok(Some(sent_at.elapsed()))
     }
 
     /// Has the publisher send so many messages a second until it is over; `text` makes the nth.
