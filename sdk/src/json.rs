@@ -1,13 +1,13 @@
-//! JSON: fields of the message in hand, read by the node, and errors that fit a hook's answer.
+//! JSON: fields of the data in hand, read by the node, and errors that fit a hook's answer.
 //!
-//! A plugin that looks at a few fields need not parse the message: the node parses it once, at the first question of
+//! A plugin that looks at a few fields need not parse the data: the node parses it once, at the first question of
 //! a call, and answers each out of that. For messages that are read as a whole there is
 //! [`Message::json`](crate::Message::json).
 //!
 //! Fields are named by JSON pointers (RFC 6901) of at most 256 bytes: `/order/items/0/price`; the empty pointer is
 //! the whole. Where an object has a name twice the last one counts, as it does for the clients. A field that is not
-//! there is `None`; so is `null`, except for [`kind`] and [`raw`]. The functions answer only while `filtering` or
-//! `routing` is asked; at any other time they fail the call.
+//! there is `None`; so is `null`, except for [`kind`] and [`raw`]. The functions answer in every hook, out of the data
+//! that it was given: a message's, or that of a command.
 //!
 //! ```
 //! use tidegate_sdk::{Filtering, Message, Refusal, filtering::Verdict, json, testing::Host};

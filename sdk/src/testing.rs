@@ -311,7 +311,7 @@ impl Host {
             token.to_owned(),
             data.as_ref().to_vec(),
         );
-        self.run(false, || P::authenticate(request))
+        self.run(false, data.as_ref(), || P::authenticate(request))
     }
 
     /// Asks for a new identity of the host's user before the old one expires. The node keeps neither token nor data
@@ -325,7 +325,7 @@ impl Host {
     ) -> Result<authentication::Verdict, Refusal> {
         let reason = authentication::Reason::Refresh;
         let request = authentication::Request::new(reason, String::new(), Vec::new());
-        self.run(false, || P::authenticate(request))
+        self.run(false, &[], || P::authenticate(request))
     }
 
     /// Subscribes the client to a channel.
@@ -364,7 +364,7 @@ impl Host {
         data: impl AsRef<[u8]>,
     ) -> Result<filtering::Verdict, Refusal> {
         let message = self.message(channel, data.as_ref());
-        self.run(true, || P::filter(message))
+        self.run(true, data.as_ref(), || P::filter(message))
     }
 
     /// Publishes `data` to a channel as the host's user, behind the filters.
@@ -378,7 +378,7 @@ impl Host {
         data: impl AsRef<[u8]>,
     ) -> Result<routing::Verdict, Refusal> {
         let message = self.message(channel, data.as_ref());
-        self.run(true, || {
+        self.run(true, data.as_ref(), || {
             let verdict = P::route(message)?;
             if let routing::Verdict::Routed(destinations) = &verdict {
                 destinations.send();
@@ -399,7 +399,7 @@ impl Host {
     ) -> Result<rpc::Verdict, Refusal> {
         let user = self.user_of_call();
         let request = rpc::Request::new(method.to_owned(), user, data.as_ref().to_vec());
-        self.run(false, || P::call(request))
+        self.run(false, data.as_ref(), || P::call(request))
     }
 
     fn ask_authorization<P: Authorization>(
@@ -410,11 +410,10 @@ impl Host {
     ) -> Result<authorization::Verdict, Refusal> {
         let user = self.user_of_call();
         let request = authorization::Request::new(reason, channel.to_owned(), user, data.to_vec());
-        self.run(false, || P::authorize(request))
+        self.run(false, data, || P::authorize(request))
     }
 
-    fn message(&mut self, channel: &str, data: &[u8]) -> Message {
-        self.state.data = data.to_vec();
+    fn message(&self, channel: &str, data: &[u8]) -> Message {
         Message::new(channel.to_owned(), self.user_of_call(), data.to_vec())
     }
 
@@ -429,6 +428,7 @@ impl Host {
     fn run<V>(
         &mut self,
         has_message: bool,
+        data: &[u8],
         call: impl FnOnce() -> Result<V, Refusal>,
     ) -> Result<V, Refusal> {
         config::forget();
@@ -438,6 +438,7 @@ impl Host {
             ..host::Effects::default()
         };
         state.has_message = has_message;
+        state.data = data.to_vec();
         state.keys.operations = 0;
         let (answer, state) = host::scope(state, call);
         self.state = state;

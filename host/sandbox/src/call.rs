@@ -18,7 +18,7 @@ use crate::{
     breaker::Permit,
     deadline::{Deadline, processor_time},
     failure::{Failure, FailureKind, Phase},
-    guest::{Facts, GuestState, Left, Tags},
+    guest::{Facts, GuestState, Input, Left, Tags},
     instance::{Export, Instance},
     instances::Stage,
     lane::{LONGEST_WAIT, Turn},
@@ -37,9 +37,8 @@ pub(crate) struct Called<V> {
     pub(crate) left: Option<Box<Left>>,
 }
 
-/// What a call is about: the facts, the size of what the guest is given to look at, and the id that the question
-/// has by now.
-pub(crate) type About = (Facts, usize, Option<Arc<str>>);
+/// What a call is about: the facts, what the guest is given to look at, and the id that the question has by now.
+pub(crate) type About = (Facts, Input, Option<Arc<str>>);
 
 /// A call that can be made: there is leave, and an instance.
 pub(crate) struct Seated {
@@ -99,7 +98,7 @@ pub(crate) fn begin(
 pub(crate) fn call<V>(
     (runtime, turn): (&Runtime, Turn),
     (unit, seated): (&Arc<Unit>, Seated),
-    (facts, input_bytes, trace_id): About,
+    (facts, input, trace_id): About,
     ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
     verdict: impl FnOnce(&V) -> Verdict,
 ) -> Called<V> {
@@ -115,7 +114,8 @@ pub(crate) fn call<V>(
     let Instance { store, export, .. } = &mut *instance;
     store.set_epoch_deadline(deadline.first_look());
     let call = &mut store.data_mut().call;
-    call.begin((facts, input_bytes), trace_id, deadline);
+    let input_bytes = input.bytes;
+    call.begin((facts, input.data), trace_id, deadline);
     // The store is not looked at again after a panic, except to take the facts back: it is dropped.
     let caught = catch_unwind(AssertUnwindSafe(|| ask(store, export)));
     let (tags, left) = instance.store.data_mut().call.end();

@@ -58,7 +58,7 @@ const TRIAL_PATIENCE: Duration = Duration::from_secs(5);
 /// SHA-256 of a component.
 pub type ComponentDigest = [u8; 32];
 
-/// The interface through which a plugin reads fields of the message in hand, before its version.
+/// The interface through which a plugin reads fields of the data in hand, before its version.
 const JSON: &str = "tidegate:plugin/json@";
 
 /// A plugin's code, ready to be instantiated, or what stands for code that is not. Cheap to clone.
@@ -142,7 +142,7 @@ impl Compiled {
         self.0.as_ref().err().map(|it| it.reason.as_str())
     }
 
-    /// Whether it may read fields of the message in hand.
+    /// Whether it may read fields of the data in hand.
     pub(crate) fn imports_json(&self) -> bool {
         self.0.as_ref().is_ok_and(|parts| parts.imports_json)
     }

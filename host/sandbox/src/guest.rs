@@ -36,8 +36,8 @@ pub(crate) struct GuestState {
 pub(crate) struct CallState {
     pub(crate) facts: Facts,
     host_calls: u32,
-    /// Size of what the guest was given to look at.
-    pub(crate) input_bytes: usize,
+    /// The data that the guest was given, if it may ask about it.
+    pub(crate) data: Option<Bytes>,
     pub(crate) deadline: Deadline,
     /// Time of the call, read when the guest first asks and the same from then on (threat model W8).
     pub(crate) now_millis: Option<u64>,
@@ -47,10 +47,29 @@ pub(crate) struct CallState {
     pub(crate) edits: Option<Box<Edits>>,
     pub(crate) queued: Vec<Effect>,
     pub(crate) state: StateUse,
-    /// The message's data, once a field of it was asked for.
+    /// The same, once a field of it was asked for.
     pub(crate) parsed: Parsed,
     /// For the story, should the call fail.
     pub(crate) log: LogTail,
+}
+
+/// What the guest is given to look at.
+#[derive(Debug)]
+pub(crate) struct Input {
+    pub(crate) bytes: usize,
+    /// For plugins that may ask about it: see [`Unit::reads_data`].
+    pub(crate) data: Option<Bytes>,
+}
+
+impl Input {
+    /// Data, and so many bytes beside it.
+    #[inline]
+    pub(crate) fn new(unit: &Unit, data: &Bytes, more: usize) -> Self {
+        Self {
+            bytes: data.len() + more,
+            data: unit.reads_data.then(|| data.clone()),
+        }
+    }
 }
 
 /// What a call is about.
@@ -68,8 +87,6 @@ pub(crate) enum Facts {
     /// Filtering and routing.
     Message {
         origin: Origin,
-        /// For plugins that may ask about it: see [`Unit::reads_message`].
-        data: Option<Bytes>,
         /// Lent by the draft for the time of the call.
         tags: Tags,
         hops: u8,
@@ -119,13 +136,13 @@ impl CallState {
     #[inline]
     pub(crate) fn begin(
         &mut self,
-        (facts, input_bytes): (Facts, usize),
+        (facts, data): (Facts, Option<Bytes>),
         trace_id: Option<Arc<str>>,
         deadline: Deadline,
     ) {
         debug_assert!(matches!(self.facts, Facts::Idle) && self.queued.is_empty());
         self.facts = facts;
-        self.input_bytes = input_bytes;
+        self.data = data;
         self.trace_id = trace_id;
         self.deadline = deadline;
     }
@@ -137,7 +154,7 @@ impl CallState {
         let Self {
             facts,
             host_calls,
-            input_bytes: _,
+            data,
             deadline: _,
             now_millis,
             trace_id,
@@ -149,6 +166,7 @@ impl CallState {
         } = self;
         *host_calls = 0;
         *now_millis = None;
+        *data = None;
         *state = StateUse::default();
         *parsed = Parsed::default();
         let tags = match facts {
@@ -209,11 +227,10 @@ impl Facts {
         origin: &Origin,
         hops: u8,
         message: &mut Editable<'_>,
-        (unit, destinations): (&Unit, Destinations),
+        destinations: Destinations,
     ) -> Self {
         Self::Message {
             origin: origin.clone(),
-            data: unit.reads_message.then(|| message.data.clone()),
             tags: mem::take(message.tags),
             hops,
             destinations,

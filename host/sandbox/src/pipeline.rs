@@ -27,7 +27,7 @@ use crate::{
     call::NotBegun,
     capabilities::log::LogTail,
     convert::{self, FilterAnswer, RouteAnswer},
-    guest::{Destinations, Editable, Facts, Left},
+    guest::{Destinations, Editable, Facts, Input, Left},
     instance::Export,
     lane::Turn,
     unit::Unit,
@@ -205,7 +205,6 @@ impl<'a> Asker<'a> {
         if units.is_empty() {
             return without_effects(AuthenticationVerdict::NotMine);
         }
-        let input_bytes = token.len() + data.len();
         let reason = convert::authentication_reason(reason);
         let subject = self.runtime.no_subject();
         let mut question = Question::new(self, &peer.app, Hook::Authentication, subject);
@@ -216,7 +215,7 @@ impl<'a> Asker<'a> {
             };
             let verdict = question.ask_closed(
                 unit,
-                (facts, input_bytes),
+                (facts, Input::new(unit, &data, token.len())),
                 |store, export| {
                     let guest = export.authentication()?;
                     let verdict = guest.call_authenticate(store, reason, &token, &data)?;
@@ -268,7 +267,7 @@ impl<'a> Asker<'a> {
             };
             let verdict = question.ask_closed(
                 unit,
-                (facts, data.len()),
+                (facts, Input::new(unit, &data, 0)),
                 |store, export| {
                     let guest = export.authorization()?;
                     let verdict =
@@ -302,7 +301,7 @@ impl<'a> Asker<'a> {
             };
             let verdict = question.ask_closed(
                 unit,
-                (facts, data.len()),
+                (facts, Input::new(unit, &data, 0)),
                 |store, export| {
                     let guest = export.rpc()?;
                     let verdict = guest.call_call(store, &method, &peer.user, &data)?;
@@ -354,15 +353,10 @@ impl<'a> Asker<'a> {
                     }
                 },
             };
-            let facts = Facts::message(
-                about.origin,
-                about.hops,
-                &mut message,
-                (unit, Destinations::Fixed),
-            );
+            let facts = Facts::message(about.origin, about.hops, &mut message, Destinations::Fixed);
             let called = question.call(
                 (unit, seated),
-                (facts, message.data.len()),
+                (facts, Input::new(unit, message.data, 0)),
                 |store, export| {
                     let guest = export.filtering()?;
                     let user = user(about.origin);
@@ -437,15 +431,10 @@ impl<'a> Asker<'a> {
                     return Ok(Err(question.failed(unit, &failure, LogTail::default())));
                 }
             };
-            let facts = Facts::message(
-                about.origin,
-                about.hops,
-                &mut message,
-                (unit, Destinations::Free),
-            );
+            let facts = Facts::message(about.origin, about.hops, &mut message, Destinations::Free);
             let called = question.call(
                 (unit, seated),
-                (facts, message.data.len()),
+                (facts, Input::new(unit, message.data, 0)),
                 |store, export| {
                     let guest = export.routing()?;
                     let user = user(about.origin);

@@ -61,9 +61,9 @@ pub(crate) struct Unit {
     pub(crate) failure_policy: FailurePolicy,
     pub(crate) isolation: Isolation,
     pub(crate) compiled: Compiled,
-    /// Whether the plugin may ask about the message beyond what it is given, so that calls of all others need not
+    /// Whether the plugin may have the host read fields of the data in hand, so that calls of all others need not
     /// hold it.
-    pub(crate) reads_message: bool,
+    pub(crate) reads_data: bool,
     pub(crate) deadline: Duration,
     pub(crate) deadline_ticks: u64,
     pub(crate) memory_bytes: usize,
@@ -129,7 +129,7 @@ impl Unit {
             failure_policy: *failure_policy,
             isolation: *isolation,
             compiled: compiled.clone(),
-            reads_message: compiled.imports_json(),
+            reads_data: compiled.imports_json(),
             deadline,
             deadline_ticks: ticker::ticks(deadline),
             memory_bytes: limits.memory_bytes.unwrap_or(limits::DEFAULT_MEMORY_BYTES),

@@ -42,7 +42,7 @@ pub(crate) struct State {
     pub(crate) keys: Keys,
     /// What it recorded for the monitoring.
     pub(crate) numbers: Numbers,
-    /// The data of the message in hand.
+    /// The data of the message or command in hand.
     pub(crate) data: Vec<u8>,
 }
 

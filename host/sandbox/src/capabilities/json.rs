@@ -1,4 +1,4 @@
-//! `json`: fields of the message in hand, read by the host out of data that it parses once per call.
+//! `json`: fields of the data in hand, read by the host out of data that it parses once per call.
 
 mod document;
 
@@ -8,10 +8,10 @@ use self::document::{Document, Found, NotJson, Pointer};
 use crate::{
     failure::GuestFault,
     generated::tidegate::plugin::json::{Host, JsonError, Kind},
-    guest::{Facts, GuestState},
+    guest::GuestState,
 };
 
-/// The message in hand as far as the call has parsed it.
+/// The data in hand as far as the call has parsed it.
 #[derive(Debug, Default)]
 pub(crate) enum Parsed {
     /// Nobody asked yet.
@@ -45,14 +45,10 @@ impl GuestState {
         read: impl FnOnce(&Found<'_>) -> Option<Result<T, Kind>>,
     ) -> wasmtime::Result<Result<Option<T>, JsonError>> {
         self.call.enter_host()?;
-        let Facts::Message {
-            data: Some(data), ..
-        } = &self.call.facts
-        else {
-            return Err(GuestFault::limit(
-                "json was asked outside filtering and routing: there is no message in hand",
-            )
-            .into());
+        let Some(data) = &self.call.data else {
+            return Err(
+                GuestFault::limit("json was asked where the plugin was given no data").into(),
+            );
         };
         let found = Pointer::parse(pointer)
             .map_err(|error| JsonError::BadPointer(error.to_string()))

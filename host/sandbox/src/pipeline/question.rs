@@ -17,7 +17,7 @@ use crate::{
     capabilities::log::LogTail,
     convert::DISCONNECT_REASON_BYTES,
     failure::{Failure, FailureKind},
-    guest::{Facts, GuestState, Left},
+    guest::{Facts, GuestState, Input, Left},
     instance::Export,
     instances::Stage,
     lane::Turn,
@@ -138,14 +138,14 @@ impl<'a> Question<'a> {
     pub(super) fn call<V>(
         &mut self,
         (unit, seated): (&'a Arc<Unit>, Seated),
-        (facts, input_bytes): (Facts, usize),
+        (facts, input): (Facts, Input),
         ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
         verdict: impl Fn(&V) -> Verdict,
     ) -> Called<V> {
         let mut called = call(
             (self.runtime, self.turn),
             (unit, seated),
-            (facts, input_bytes, self.trace_id.take()),
+            (facts, input, self.trace_id.take()),
             ask,
             &verdict,
         );
@@ -162,7 +162,7 @@ impl<'a> Question<'a> {
     pub(super) fn ask_closed<V>(
         &mut self,
         unit: &'a Arc<Unit>,
-        (facts, input_bytes): (Facts, usize),
+        (facts, input): (Facts, Input),
         ask: impl FnOnce(&mut Store<GuestState>, &Export) -> wasmtime::Result<V>,
         verdict: impl Fn(&V) -> Verdict,
     ) -> Result<V, HookFailure> {
@@ -177,7 +177,7 @@ impl<'a> Question<'a> {
                 return Err(self.failed(unit, &failure, LogTail::default()));
             }
         };
-        let called = self.call((unit, seated), (facts, input_bytes), ask, verdict);
+        let called = self.call((unit, seated), (facts, input), ask, verdict);
         match called.result {
             Ok(answer) => {
                 if let Some(mut left) = called.left {

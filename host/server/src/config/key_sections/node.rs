@@ -231,6 +231,23 @@ pub(super) const PLUGINS: &[Row] = &[
         "Address space of the process that compiles an upload.",
     ),
     (
+        "threads",
+        Kind::Count { min: 0, max: 256 },
+        "0",
+        Supported,
+        "Threads that run plugins aside; 0 is as many as there are cores.",
+    ),
+    (
+        "max_instances",
+        Kind::Count {
+            min: 0,
+            max: 10_000,
+        },
+        "0",
+        Supported,
+        "Plugin instances at once; 0 is what the machine's memory mappings allow, which is also the most.",
+    ),
+    (
         "deadline.authentication",
         Duration,
         "\"20ms\"",
@@ -264,23 +281,6 @@ pub(super) const PLUGINS: &[Row] = &[
         "\"20ms\"",
         Supported,
         "Time one rpc call may take.",
-    ),
-    (
-        "threads",
-        Kind::Count { min: 0, max: 256 },
-        "0",
-        Supported,
-        "Threads that run plugins aside; 0 is as many as there are cores.",
-    ),
-    (
-        "max_instances",
-        Kind::Count {
-            min: 0,
-            max: 10_000,
-        },
-        "0",
-        Supported,
-        "Plugin instances at once; 0 is what the machine's memory mappings allow, which is also the most.",
     ),
     (
         "state.keys_per_app",
