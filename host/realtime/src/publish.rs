@@ -89,6 +89,19 @@ struct Job {
     hops: u8,
 }
 
+/// What goes to one destination, checked as far as it can be before it is sent.
+enum Consignment {
+    Channel(Box<PublishRequest>),
+    /// A `message` push.
+    Links(Vec<Arc<Link>>, Bytes),
+}
+
+impl From<PublishRequest> for Consignment {
+    fn from(request: PublishRequest) -> Self {
+        Self::Channel(Box::new(request))
+    }
+}
+
 /// Publishes a message in the name of its origin.
 pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outlet {
     let Publishing {
@@ -279,7 +292,7 @@ impl Job {
         match outcome.verdict {
             RoutingVerdict::Refuse(refusal) => Progress::Ready(Err(refusal.into())),
             RoutingVerdict::Keep(draft) => {
-                let sent = self.send_to_channel(&draft, None, None);
+                let sent = self.send_to_channel(&draft);
                 sent.and_then(move |sent| {
                     let outcome = sent.map(|published| published.position);
                     self.finish(outcome)
@@ -289,7 +302,8 @@ impl Job {
         }
     }
 
-    /// Every destination is served, and any failure is the message's failure.
+    /// Every destination is served, and any failure is the message's failure. What can be known before is looked at
+    /// before: a message with a destination that there is not, or that does not take its data, goes nowhere at all.
     fn send_to_all(self, draft: &Draft, destinations: Vec<Destination>) -> Outlet {
         if destinations.len() > MAX_DESTINATIONS {
             self.app
@@ -297,29 +311,26 @@ impl Job {
             return Progress::Ready(Err(ErrorCode::Internal.into()));
         }
         let mut origin = None;
-        let mut sent: SmallVec<[_; 4]> = SmallVec::new();
+        let mut consignments: SmallVec<[Consignment; 4]> = SmallVec::new();
         for (index, Destination { target, data }) in destinations.into_iter().enumerate() {
-            sent.push(match target {
-                Target::Origin => {
-                    origin = Some(index);
-                    self.send_to_channel(draft, None, data)
+            let is_origin = match &target {
+                Target::Origin => true,
+                Target::Channel(channel) => *channel == self.channel,
+                Target::User(_) | Target::Session(_) => false,
+            };
+            if is_origin {
+                origin = Some(index);
+            }
+            match self.consignment(draft, target, data) {
+                Ok(consignment) => consignments.push(consignment),
+                Err(failure) => {
+                    tracing::debug!(app = %self.app.id(), ?failure, "a destination was refused");
+                    return Progress::Ready(Err(of_many(failure)));
                 }
-                Target::Channel(channel) if channel == self.channel => {
-                    origin = Some(index);
-                    self.send_to_channel(draft, None, data)
-                }
-                Target::Channel(channel) => self.send_to_channel(draft, Some(&channel), data),
-                Target::User(user) => {
-                    let data = data.unwrap_or_else(|| draft.data.clone());
-                    Progress::Ready(send_to_links(&self.app.find_user(&user), data))
-                }
-                Target::Session(client) => {
-                    let data = data.unwrap_or_else(|| draft.data.clone());
-                    let link = ClientId::parse(&client).and_then(|id| self.app.find_client(id));
-                    Progress::Ready(send_to_links(link.as_slice(), data))
-                }
-            });
+            }
         }
+        let sent = consignments.into_iter().map(|one| self.send(one));
+        let sent: SmallVec<[_; 4]> = sent.collect();
         if sent.iter().all(|one| matches!(one, Progress::Ready(_))) {
             let answers = sent.into_iter().filter_map(|one| match one {
                 Progress::Ready(answer) => Some(answer),
@@ -335,28 +346,52 @@ impl Job {
         }))
     }
 
-    /// Hands the message to the broker: to its own channel, or to one that a router named.
-    fn send_to_channel(
+    /// What goes to one destination.
+    fn consignment(
         &self,
         draft: &Draft,
-        other: Option<&str>,
+        target: Target,
         data: Option<Bytes>,
-    ) -> Progress<Result<Published, Failure>> {
-        match self.request(draft, other, data) {
-            Ok(request) => self
-                .node
-                .broker()
-                .publish(request)
-                .map(|answer: Result<Published, BrokerError>| answer.map_err(Failure::from)),
-            Err(failure) => {
-                tracing::debug!(app = %self.app.id(), ?failure, "a destination was refused");
-                Progress::Ready(Err(if other.is_some() {
-                    ErrorCode::Internal.into()
-                } else {
-                    failure
-                }))
+    ) -> Result<Consignment, Failure> {
+        let for_links = |links, data: Option<Bytes>| {
+            let data = data.unwrap_or_else(|| draft.data.clone());
+            Ok(Consignment::Links(links, data))
+        };
+        match target {
+            Target::Origin => self.request(draft, None, data).map(Consignment::from),
+            Target::Channel(channel) => {
+                let other = (channel != self.channel).then_some(&*channel);
+                self.request(draft, other, data).map(Consignment::from)
+            }
+            Target::User(user) => for_links(self.app.find_user(&user).into_vec(), data),
+            Target::Session(client) => {
+                let link = ClientId::parse(&client).and_then(|id| self.app.find_client(id));
+                for_links(link.into_iter().collect(), data)
             }
         }
+    }
+
+    fn send(&self, consignment: Consignment) -> Progress<Result<Published, Failure>> {
+        match consignment {
+            Consignment::Channel(request) => self.publish(*request),
+            Consignment::Links(links, data) => Progress::Ready(send_to_links(&links, data)),
+        }
+    }
+
+    /// Hands the message to the broker, for its own channel.
+    fn send_to_channel(&self, draft: &Draft) -> Progress<Result<Published, Failure>> {
+        match self.request(draft, None, None) {
+            Ok(request) => self.publish(request),
+            Err(failure) => {
+                tracing::debug!(app = %self.app.id(), ?failure, "a message was refused");
+                Progress::Ready(Err(failure))
+            }
+        }
+    }
+
+    fn publish(&self, request: PublishRequest) -> Progress<Result<Published, Failure>> {
+        let published = self.node.broker().publish(request);
+        published.map(|answer: Result<Published, BrokerError>| answer.map_err(Failure::from))
     }
 
     fn request(
@@ -463,15 +498,20 @@ fn position_of(
 ) -> Result<Option<StreamPosition>, Failure> {
     let mut position = None;
     for (index, answer) in answers.into_iter().enumerate() {
-        let published = answer.map_err(|failure| match failure {
-            Failure::Error(_) => ErrorCode::Internal.into(),
-            close @ Failure::Close(_) => close,
-        })?;
+        let published = answer.map_err(of_many)?;
         if origin == Some(index) {
             position = published.position;
         }
     }
     Ok(position)
+}
+
+/// The failure of one destination as that of the message: its sender knows nothing of the others.
+fn of_many(failure: Failure) -> Failure {
+    match failure {
+        Failure::Error(_) => ErrorCode::Internal.into(),
+        close @ Failure::Close(_) => close,
+    }
 }
 
 /// A `message` push to each session, encoded once per codec and framing. All forms are made before the first

@@ -1,5 +1,6 @@
 //! Connections on wires in memory, with hub, memory broker and hooks of closures.
 
+mod destinations;
 mod fairness;
 mod pending;
 mod reconnect;
@@ -20,7 +21,7 @@ use crate::{
     hooks::{
         Answered, AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion,
         AuthorizationVerdict, Destination, Draft, Effect, FilteringVerdict, HookFailure, Hooks,
-        Identity, NoHooks, Outcome, Refusal, RoutingVerdict, RpcQuestion, RpcVerdict, Target,
+        Identity, NoHooks, Outcome, Refusal, RoutingVerdict, RpcQuestion, RpcVerdict,
     },
     hub::{Hub, HubConfig},
     ids::AppId,
@@ -478,40 +479,6 @@ async fn plugins_that_publish_in_a_circle_are_stopped_at_the_third_hop() {
         .await;
     assert_eq!(client.last(), r#"{"id":3,"publish":{}}"#);
     assert_eq!(world.node.metrics().hop_limit.get(), 1);
-}
-
-#[tokio::test]
-async fn destinations_get_the_message_in_their_own_way() {
-    let target = |target, data: Option<&'static str>| Destination {
-        target,
-        data: data.map(Bytes::from),
-    };
-    let scripted = Scripted::default();
-    *scripted.routes.lock() = vec![
-        target(Target::User("user".into()), Some(r#"{"to":"you"}"#)),
-        target(Target::Channel("kept:log".into()), None),
-        target(Target::Session("nobody".into()), None),
-    ];
-    let world = World::new(scripted);
-    let (mut one, mut two) = (world.join().await, world.join().await);
-    two.say(r#"{"id":2,"subscribe":{"channel":"room"}}"#).await;
-    one.say(r#"{"id":3,"publish":{"channel":"room","data":1}}"#)
-        .await;
-    for client in [&one, &two] {
-        client.driver.link().flush();
-        let push = r#"{"push":{"message":{"data":{"to":"you"}}}}"#;
-        assert!(client.messages().iter().any(|text| text == push));
-    }
-    let app = AppId::default_app();
-    let request = server_api::HistoryRequest {
-        channel: "kept:log".into(),
-        limit: 10,
-        ..server_api::HistoryRequest::default()
-    };
-    let history = world.node.history(&app, request).wait().await.unwrap();
-    assert_eq!(history.publications.len(), 1);
-    assert_eq!(history.publications[0].data.as_bytes(), "1");
-    assert!(!two.messages().iter().any(|text| text.contains("\"pub\"")));
 }
 
 #[tokio::test]
