@@ -30,3 +30,8 @@ pub fn now() -> SystemTime {
 pub fn unix_seconds() -> u64 {
     host::now_ms() / 1000
 }
+
+/// Milliseconds since 1970 UTC, the finest that the node tells.
+pub fn unix_millis() -> u64 {
+    host::now_ms()
+}

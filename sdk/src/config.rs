@@ -33,11 +33,89 @@
 //! assert!(host.filter::<Sized>("room", "1234").is_ok());
 //! ```
 
-use std::{any::Any, cell::RefCell, fmt, rc::Rc};
+//!
+//! [`Pattern`], [`Period`] and [`Template`] are settings that many plugins have: `sensors:*`, `10m`,
+//! `alerts:{channel}`. They check themselves while they are read. What needs a look at several settings together is
+//! checked by `#[serde(try_from = "RawSettings")]`, so that a `Settings` that exists is one that can be used:
+//!
+//! ```
+//! use serde::Deserialize;
+//! use tidegate_sdk::config::{BadSetting, Period, Template};
+//!
+//! #[derive(Deserialize)]
+//! #[serde(try_from = "RawSettings")]
+//! struct Settings {
+//!     alerts: Template,
+//!     every: Period,
+//! }
+//!
+//! #[derive(Deserialize)]
+//! #[serde(deny_unknown_fields)]
+//! struct RawSettings {
+//!     alerts: Template,
+//!     every: Period,
+//! }
+//!
+//! impl TryFrom<RawSettings> for Settings {
+//!     type Error = BadSetting;
+//!
+//!     fn try_from(RawSettings { alerts, every }: RawSettings) -> Result<Self, BadSetting> {
+//!         alerts.allow(&["channel"]).map_err(|error| error.at("alerts"))?;
+//!         Ok(Self { alerts, every })
+//!     }
+//! }
+//!
+//! let bad = r#"{"alerts": "alerts:{chan}", "every": "10m"}"#;
+//! let error = serde_json::from_str::<Settings>(bad).err().unwrap();
+//! assert!(error.to_string().starts_with("`alerts`: `{chan}` in `alerts:{chan}` is not known"));
+//! ```
 
-use serde::de::DeserializeOwned;
+mod pattern;
+mod period;
+mod template;
+
+use std::{any::Any, cell::RefCell, fmt, rc::Rc, str::FromStr};
+
+use serde::de::{Deserialize as _, DeserializeOwned, Deserializer, Error as _};
 
 use crate::host;
+
+pub use self::{pattern::Pattern, period::Period, template::Template};
+
+/// One setting is not what it may be; the text says what is wrong and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadSetting(String);
+
+impl BadSetting {
+    /// What is wrong, and what to do.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Says at which setting: `` `rules[2].field`: … ``.
+    #[must_use]
+    pub fn at(self, place: impl fmt::Display) -> Self {
+        Self(format!("`{place}`: {}", self.0))
+    }
+}
+
+impl fmt::Display for BadSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadSetting {}
+
+/// Reads a setting that is written as a text.
+fn from_text<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+where
+    T: FromStr<Err = BadSetting>,
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(D::Error::custom)
+}
 
 /// The settings are not what the plugin takes.
 #[derive(Debug)]

@@ -39,11 +39,21 @@
 //! assert_eq!(host.filter::<Calm>("room", "{}"), Ok(Verdict::Pass));
 //! ```
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hasher as _},
+    time::Duration,
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Refusal, host};
+
+/// Longer keys are refused by the node.
+const MAX_KEY_BYTES: usize = 256;
+
+/// What of a name that is too long stays readable.
+const MAX_READABLE_BYTES: usize = 200;
 
 /// The code of the refusal that a [`StateError`] turns into.
 pub const UNAVAILABLE_CODE: u32 = 503;
@@ -87,6 +97,44 @@ impl From<StateError> for Refusal {
             "not available for the moment; try again later",
         )
     }
+}
+
+/// A key made of parts that others choose: users, channels, ids. Different parts make different keys, whatever they
+/// contain, and a key that would be too long for the node ends in a hash.
+///
+/// ```
+/// use tidegate_sdk::state;
+///
+/// assert_eq!(state::key(&["sent", "ann"]), "sent:ann");
+/// assert_ne!(state::key(&["a:b", "c"]), state::key(&["a", "b:c"]));
+/// assert!(state::key(&["sent", &"x".repeat(1_000)]).len() <= 256);
+/// ```
+pub fn key(parts: &[&str]) -> String {
+    let mut key = String::with_capacity(64);
+    for (nth, part) in parts.iter().enumerate() {
+        if nth > 0 {
+            key.push(':');
+        }
+        for char in part.chars() {
+            match char {
+                ':' => key.push_str("%3A"),
+                '%' => key.push_str("%25"),
+                _ => key.push(char),
+            }
+        }
+    }
+    if key.len() > MAX_KEY_BYTES {
+        let half = |salt: u8| {
+            let mut hasher = DefaultHasher::new();
+            hasher.write_u8(salt);
+            hasher.write(key.as_bytes());
+            hasher.finish()
+        };
+        let hash = format!("#{:016x}{:016x}", half(0), half(1));
+        key.truncate(key.floor_char_boundary(MAX_READABLE_BYTES));
+        key.push_str(&hash);
+    }
+    key
 }
 
 /// The value; absent if there is none, or its time is over.

@@ -26,6 +26,8 @@ const MAX_DESTINATIONS: usize = 64;
 const MAX_RANDOM_BYTES: u32 = 1024;
 const MAX_EFFECTS: usize = 32;
 const MAX_LOG_BYTES: usize = 1024;
+/// A node's default (`channel.max_length`).
+const MAX_CHANNEL_BYTES: usize = 255;
 /// Messages that so many plugins in a row have made are not published again.
 const MAX_HOPS: u32 = 3;
 
@@ -323,8 +325,18 @@ pub(crate) fn send_to(_target: &Target, _data: Option<&[u8]>) {
 }
 
 pub(crate) fn publish(channel: &str, data: &[u8]) -> Result<(), PublishError> {
-    if channel.is_empty() {
-        return Err(PublishError::Invalid("the channel is empty".to_owned()));
+    if channel.is_empty() || channel.len() > MAX_CHANNEL_BYTES {
+        return Err(PublishError::Invalid(format!(
+            "a channel name has 1 to {MAX_CHANNEL_BYTES} bytes"
+        )));
+    }
+    if !channel.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+        return Err(PublishError::Invalid(
+            "a channel name is printable ASCII".to_owned(),
+        ));
+    }
+    if data.is_empty() {
+        return Err(PublishError::Invalid("data is empty".to_owned()));
     }
     with(|state| {
         if state.facts.hops + 1 >= MAX_HOPS {
