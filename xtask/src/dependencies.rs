@@ -89,10 +89,10 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// What every package that is built to wasm may use of ours, and never.
+/// What every package that is built to wasm, by itself or into others, may use of ours, and never.
 const PLUGINS: Rule = Rule {
     of: "",
-    ours: &["tidegate-sdk", "tidegate-sdk-macros"],
+    ours: &["tidegate-sdk", "tidegate-sdk-macros", "personal-data"],
     never: &["tokio", "mio", "hyper", "wasmtime", "rusqlite"],
 };
 

@@ -18,7 +18,7 @@ pub(crate) struct Guest {
 /// Where wasm packages live in the tree.
 pub(crate) const FOLDERS: &[&str] = &["plugins", "tests/guests", "bench/guests"];
 
-/// Builds every package of these folders and returns where the files are.
+/// Builds every package of these folders that becomes a file of its own, and returns where the files are.
 pub(crate) fn build(
     steps: &mut Steps,
     workspace: &Workspace,
@@ -26,7 +26,7 @@ pub(crate) fn build(
 ) -> Result<Vec<Guest>> {
     let names: Vec<String> = folders
         .iter()
-        .flat_map(|folder| workspace.members_under(folder))
+        .flat_map(|folder| workspace.wasm_members_under(folder))
         .collect();
     if names.is_empty() {
         return Ok(Vec::new());
@@ -45,7 +45,7 @@ pub(crate) fn build(
             for name in names {
                 let wasm = workspace.guests().join(format!("{}.wasm", name.replace('-', "_")));
                 let Ok(file) = wasm.metadata() else {
-                    bail!("{} was not written; has {name} `crate-type = [\"cdylib\"]`?", wasm.display());
+                    bail!("{} was not written; what does cargo say above?", wasm.display());
                 };
                 println!("    {name}: {} KiB", file.len().div_ceil(1024));
                 guests.push(Guest { name, wasm });

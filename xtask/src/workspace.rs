@@ -56,6 +56,21 @@ impl Workspace {
 
     /// Our packages that live below a folder of the tree, such as `plugins`.
     pub(crate) fn members_under(&self, folder: &str) -> Vec<String> {
+        self.names_under(folder, |_| true)
+    }
+
+    /// Those of them that become a wasm file of their own; the others are what they share.
+    pub(crate) fn wasm_members_under(&self, folder: &str) -> Vec<String> {
+        self.names_under(folder, |package| {
+            let targets = package["targets"].as_array().into_iter().flatten();
+            targets
+                .filter_map(|target| target["crate_types"].as_array())
+                .flatten()
+                .any(|kind| kind == "cdylib")
+        })
+    }
+
+    fn names_under(&self, folder: &str, is_wanted: impl Fn(&Value) -> bool) -> Vec<String> {
         let folder = self.root.join(folder);
         let mut names: Vec<String> = self
             .packages()
@@ -65,6 +80,7 @@ impl Workspace {
                     .as_str()
                     .is_some_and(|path| Path::new(path).starts_with(&folder))
             })
+            .filter(|package| is_wanted(package))
             .filter_map(|package| package["name"].as_str().map(str::to_owned))
             .collect();
         names.sort();

@@ -2,10 +2,9 @@
 
 use std::ops::Range;
 
-use crate::{
-    mail, numbers,
-    settings::{Category, Mode, Settings},
-};
+use personal_data::Number;
+
+use crate::settings::{Category, Mode, Settings};
 
 /// Fewer digits in all of the data are neither a telephone nor an identity number.
 const FEWEST_DIGITS: usize = 7;
@@ -83,10 +82,13 @@ impl<'s> Finder<'s> {
             });
         }
         if self.has_mail {
-            mail::find(text).for_each(|place| add(Category::Email, place));
+            personal_data::emails(text).for_each(|place| add(Category::Email, place));
         }
         if self.has_numbers {
-            numbers::find(text, &mut add);
+            personal_data::numbers(text, |number, place| match number {
+                Number::Phone => add(Category::Phone, place),
+                Number::Identity => add(Category::Identity, place),
+            });
         }
         all.sort_by_key(|found| found.place.start);
         all

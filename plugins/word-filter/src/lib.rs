@@ -9,8 +9,6 @@
 
 mod find;
 mod json;
-mod mail;
-mod numbers;
 mod settings;
 mod words;
 

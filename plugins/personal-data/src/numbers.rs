@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::settings::Category;
+use crate::Number;
 
 /// Longer candidates are neither of these numbers.
 const MAX_CANDIDATE_BYTES: usize = 48;
@@ -104,7 +104,7 @@ const IBAN_LENGTHS: &[(&[u8; 2], usize)] = &[
 ];
 
 /// Calls `found` with each number and its place, in the text's order.
-pub(crate) fn find(text: &str, mut found: impl FnMut(Category, Range<usize>)) {
+pub(crate) fn find(text: &str, mut found: impl FnMut(Number, Range<usize>)) {
     let bytes = text.as_bytes();
     let mut at = 0;
     // Up to here, digits belong to a run that is no telephone number, and neither is a part of it.
@@ -114,7 +114,7 @@ pub(crate) fn find(text: &str, mut found: impl FnMut(Category, Range<usize>)) {
         let number = if is_inside {
             None
         } else if bytes[at].is_ascii_alphabetic() {
-            iban_at(bytes, at).map(|end| (Category::Identity, end))
+            iban_at(bytes, at).map(|end| (Number::Identity, end))
         } else if bytes[at].is_ascii_digit() || bytes[at] == b'+' || bytes[at] == b'(' {
             let run = Run::read(bytes, at);
             let number = run.number(bytes, at >= looked_at);
@@ -190,17 +190,17 @@ impl Run {
     }
 
     /// What the run is, and where that ends.
-    fn number(&self, bytes: &[u8], may_be_phone: bool) -> Option<(Category, usize)> {
+    fn number(&self, bytes: &[u8], may_be_phone: bool) -> Option<(Number, usize)> {
         let is_whole = |end: usize| !bytes.get(end).is_some_and(|next| is_word(*next));
         let text = &bytes[self.start..self.end];
         if !self.is_international {
             if let Some(end) = self.card_end()
                 && is_whole(end)
             {
-                return Some((Category::Identity, end));
+                return Some((Number::Identity, end));
             }
             if is_whole(self.end) && is_social_security(text) {
-                return Some((Category::Identity, self.end));
+                return Some((Number::Identity, self.end));
             }
         }
         let fewest = if self.is_international {
@@ -213,7 +213,7 @@ impl Run {
             && (fewest..=MAX_PHONE_DIGITS).contains(&self.digits.len())
             && !is_date(text)
             && !is_ip_address(text);
-        is_phone.then_some((Category::Phone, self.end))
+        is_phone.then_some((Number::Phone, self.end))
     }
 
     /// Where the longest card number that starts with the run ends. What follows it may be digits too.
@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, expected: &[(Category, &str)]) {
+    fn check(text: &str, expected: &[(Number, &str)]) {
         let mut all = Vec::new();
         find(text, |category, place| all.push((category, &text[place])));
         assert_eq!(all, expected, "in {text:?}");
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn cards_are_told_by_their_check_digit() {
-        use Category::Identity;
+        use Number::Identity;
         check("4111 1111 1111 1111", &[(Identity, "4111 1111 1111 1111")]);
         check(
             "card 4111-1111-1111-1111.",
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn ibans_are_told_by_country_length_and_check_digits() {
-        use Category::Identity;
+        use Number::Identity;
         check(
             "DE89 3704 0044 0532 0130 00 thanks",
             &[(Identity, "DE89 3704 0044 0532 0130 00")],
@@ -371,16 +371,16 @@ mod tests {
 
     #[test]
     fn social_security_numbers_are_told_by_their_form() {
-        use Category::Identity;
+        use Number::Identity;
         check("ssn 123-45-6789", &[(Identity, "123-45-6789")]);
         check("123 45 6789", &[(Identity, "123 45 6789")]);
         // Never given out, but a telephone number for all that can be known.
-        check("000-45-6789", &[(Category::Phone, "000-45-6789")]);
+        check("000-45-6789", &[(Number::Phone, "000-45-6789")]);
     }
 
     #[test]
     fn telephone_numbers_are_found_in_the_usual_forms() {
-        use Category::Phone;
+        use Number::Phone;
         check("+49 30 901820", &[(Phone, "+49 30 901820")]);
         check("call (212) 555-0123 now", &[(Phone, "(212) 555-0123")]);
         check("212.555.0123", &[(Phone, "212.555.0123")]);
