@@ -325,6 +325,9 @@ impl Job {
                 Ok(consignment) => consignments.push(consignment),
                 Err(failure) => {
                     tracing::debug!(app = %self.app.id(), ?failure, "a destination was refused");
+                    self.app.note_refused_answer(
+                        "a destination that there is not; the message was refused",
+                    );
                     return Progress::Ready(Err(of_many(failure)));
                 }
             }
