@@ -19,8 +19,11 @@ impl IdForm {
         let mut at = 0;
         while at + form.len() <= bytes.len() {
             let end = at + form.len();
-            let is_whole = !(at > 0 && is_word(bytes[at - 1]))
-                && !bytes.get(end).is_some_and(|next| is_word(*next));
+            let before = at.checked_sub(1).map(|before| bytes[before]);
+            let is_whole = ![before, bytes.get(end).copied()]
+                .into_iter()
+                .flatten()
+                .any(is_word);
             let is_id = || {
                 let mut pairs = form.iter().zip(&bytes[at..end]);
                 pairs.all(|(wanted, byte)| match wanted {
