@@ -1,0 +1,99 @@
+//! Plugins of `plugins/` that answer the needs of one trade each, in a whole node: sensors, quotas, clinics, markets.
+
+mod order_router;
+mod rate_tier;
+mod redact_audit;
+mod sensor_alerts;
+
+use serde_json::{Value, json};
+use tidegate_protocol::{Codec, Reply};
+use tidegate_tests::{
+    Client, Node, NodeBuilder,
+    client::with_token,
+    token::{SECRET, mint, unix_time},
+};
+
+const CODECS: [Codec; 2] = [Codec::Json, Codec::Protobuf];
+
+/// A node that knows tokens.
+fn builder() -> NodeBuilder {
+    Node::builder().set("client.token.hmac_secret_key", json!(SECRET))
+}
+
+/// A namespace of which clients may do everything, with history.
+fn open(name: &str) -> Value {
+    json!({
+        "name": name,
+        "history_size": 100,
+        "history_ttl": "60s",
+        "allow_subscribe_for_client": true,
+        "allow_publish_for_client": true,
+        "allow_history_for_subscriber": true,
+    })
+}
+
+fn token_of(user: &str, role: &str) -> String {
+    mint(&json!({ "sub": user, "exp": unix_time(3_600), "meta": { "role": role } }))
+}
+
+/// A device of `user`, connected.
+async fn join(node: &Node, codec: Codec, user: &str, role: &str) -> Client {
+    Client::connect(node, codec, with_token(&token_of(user, role))).await
+}
+
+/// A device of `user`, subscribed to these channels.
+async fn reader(node: &Node, user: &str, channels: &[&str]) -> Client {
+    let mut client = join(node, Codec::Json, user, "member").await;
+    for channel in channels {
+        let reply = client.subscribe(channel).await;
+        assert!(reply.subscribe.is_some(), "{channel}: {reply:?}");
+    }
+    client
+}
+
+#[track_caller]
+fn accepted(reply: &Reply) {
+    assert!(reply.publish.is_some(), "{reply:?}");
+}
+
+/// Code and reason of a refused command.
+#[track_caller]
+fn error(reply: &Reply) -> (u32, &str) {
+    let error = reply
+        .error
+        .as_ref()
+        .unwrap_or_else(|| panic!("not refused: {reply:?}"));
+    (error.code, &error.message)
+}
+
+/// What a channel remembers, the oldest first.
+async fn history(node: &Node, channel: &str) -> Vec<Value> {
+    let request = json!({ "channel": channel, "limit": 100 });
+    let result = node.api().call("history", &request).await;
+    let publications = result["publications"].as_array();
+    let publications = publications.unwrap_or_else(|| panic!("no history: {result}"));
+    publications
+        .iter()
+        .map(|publication| publication["data"].clone())
+        .collect()
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_fail_each_call_with_the_same_clear_message() {
+    let node = builder().namespace(open("chat")).start();
+    let settings =
+        json!({ "tiers": { "free": { "rate": 1, "per": "1s" } }, "default_tier": "silver" });
+    node.install("rate-tier", "filtering@namespace:chat", &settings)
+        .await;
+    let mut ann = join(&node, Codec::Json, "ann", "member").await;
+    for _ in 0..2 {
+        let reply = ann.publish("chat:lobby", &json!({})).await;
+        let (code, message) = error(&reply);
+        assert_eq!(code, 100, "{message}");
+        let trace = message.split_once("trace ").map(|(_, id)| id);
+        let trace = trace.unwrap_or_default().trim_end_matches(')');
+        let told = node.cli(&["explain", trace, "--json"]).await.json();
+        let says = "the settings of this binding are not what the plugin takes: `default_tier`: `silver` is none of the tiers: free";
+        assert!(told.to_string().contains(says), "{told}");
+    }
+}
