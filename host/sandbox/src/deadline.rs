@@ -64,6 +64,13 @@ impl Deadline {
     }
 }
 
+/// The most wall time that a call with so many ticks can take, if the machine keeps it waiting as often as that is
+/// not held against it.
+pub(crate) fn longest(ticks: u64) -> Duration {
+    let ticks = first_half(ticks) + second_half(ticks) * (1 + u64::from(GRANTS));
+    TICK * u32::try_from(ticks).unwrap_or(u32::MAX)
+}
+
 /// Ticks of the half after the first look.
 fn second_half(deadline_ticks: u64) -> u64 {
     deadline_ticks / 2
@@ -129,6 +136,15 @@ mod tests {
             let ticks = ticker::ticks(Duration::from_millis(millis));
             assert_eq!(first_half(ticks) + second_half(ticks), ticks);
             assert!(first_half(ticks) >= 1 && second_half(ticks) >= 1);
+        }
+    }
+
+    #[test]
+    fn the_longest_call_takes_about_three_deadlines() {
+        for millis in [1, 5, 20, 100] {
+            let deadline = Duration::from_millis(millis);
+            let longest = longest(ticker::ticks(deadline));
+            assert!(longest >= 3 * deadline && longest <= 3 * deadline + 4 * TICK);
         }
     }
 

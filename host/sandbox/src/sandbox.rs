@@ -35,6 +35,7 @@ use crate::{
     limits::{self, StateQuotas},
     metrics::{HookStatistics, Metrics, Sources},
     pipeline::{Asker, Naming, Ran, Snapshot, Unasked},
+    pipelines::{Pipeline, PipelineQuery},
     stories::{Stories, Story},
     unit::{CommonLimits, Unit},
 };
@@ -345,6 +346,15 @@ impl Sandbox {
                 .metrics
                 .statistics(|_| true, runtime.clock.now_millis()),
         }
+    }
+
+    /// Who is asked in an app, hook by hook and scope by scope.
+    pub fn pipelines(&self, app: &str, query: PipelineQuery<'_>) -> Vec<Pipeline> {
+        self.core.ask(Turn::Inline, |asker| {
+            let mut apps = asker.snapshot.apps.keys();
+            let found = apps.find(|known| known.as_str() == app);
+            found.map_or_else(Vec::new, |app| query.answer(asker, app))
+        })
     }
 
     /// What the plugins of one app did.

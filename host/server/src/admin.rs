@@ -16,6 +16,7 @@ mod body;
 mod host;
 mod keys;
 mod openapi;
+mod pipelines;
 mod plugins;
 mod problem;
 mod quota;
@@ -39,8 +40,8 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::host::{
-    Admitted, AppHost, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, PluginHost, Refused,
-    Story,
+    Admitted, AppHost, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, PipelineQuery,
+    PluginHost, Refused, Story,
 };
 use self::{access::Attempts, problem::Problem, quota::Quotas, turns::Turns};
 

@@ -3,6 +3,7 @@
 //! Owns the translation between the control store's rows and the sandbox's bindings, and the compiled versions
 //! that the desired state names. Decides nothing. Compiling and instantiating happen on blocking threads.
 
+mod pipelines;
 mod statistics;
 
 use std::{
@@ -19,7 +20,8 @@ use tidegate_control::{
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
-    FailurePolicy, Hook, Isolation, PluginLimits, Sandbox, Scope, StepEnd, StoryStep, UnfitVersion,
+    FailurePolicy, Hook, Isolation, PipelineQuery, PluginLimits, Sandbox, Scope, StepEnd,
+    StoryStep, UnfitVersion,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -190,6 +192,15 @@ impl PluginHost for SandboxHost {
             "plugins": steps,
         });
         Some(Story { app, story })
+    }
+
+    fn pipelines(&self, app: &AppName, query: admin::PipelineQuery) -> Vec<serde_json::Value> {
+        let query = PipelineQuery {
+            hook: query.hook.and_then(|hook| Hook::parse(hook.as_str())),
+            channel: query.channel.as_deref(),
+        };
+        let found = self.inner.sandbox.pipelines(app.as_str(), query);
+        found.iter().map(pipelines::row).collect()
     }
 
     fn statistics(&self) -> serde_json::Value {

@@ -49,6 +49,9 @@ pub trait PluginHost: Send + Sync + 'static {
     /// What happened under a trace id, while it is remembered.
     fn explain(&self, trace: &str) -> Option<Story>;
 
+    /// Who is asked in an app, as the schema `Pipeline` says.
+    fn pipelines(&self, app: &AppName, query: PipelineQuery) -> Vec<serde_json::Value>;
+
     /// Counters of every plugin, as JSON.
     fn statistics(&self) -> serde_json::Value;
 
@@ -98,6 +101,15 @@ pub struct Refused {
     pub detail: String,
     /// What to do.
     pub help: String,
+}
+
+/// Which pipelines are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct PipelineQuery {
+    /// All hooks if none is named.
+    pub hook: Option<Hook>,
+    /// Those that a channel meets, if one is named.
+    pub channel: Option<String>,
 }
 
 /// What happened in one plugin call.

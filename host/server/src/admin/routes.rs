@@ -18,8 +18,8 @@ use tidegate_control::{AppName, KeyRole, StoreError};
 use tokio::time::Instant;
 
 use super::{
-    Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, openapi, plugins,
-    problem::Problem, schemas, state, statistics,
+    Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, openapi, pipelines,
+    plugins, problem::Problem, schemas, state, statistics,
 };
 
 /// In front of every path.
@@ -115,6 +115,16 @@ const SORT: Parameter = Parameter {
     kind: "string",
     summary: "calls, cpu, p99, failures or memory, the largest first; by plugin and hook if absent",
 };
+const HOOK: Parameter = Parameter {
+    name: "hook",
+    kind: "string",
+    summary: "of this hook alone",
+};
+const CHANNEL: Parameter = Parameter {
+    name: "channel",
+    kind: "string",
+    summary: "those that this channel meets",
+};
 const REVEAL: Parameter = Parameter {
     name: "reveal",
     kind: "boolean",
@@ -186,6 +196,9 @@ routes! {
     Post "/apps/{app}/plugins/{plugin}/rollback" Deploy "rollbackPlugin" "Activate the version that was active before"
         () Takes("Empty") => 200 "Activation", plugins::rollback;
 
+    Get "/apps/{app}/pipelines" Deploy "listPipelines"
+        "Who is asked at each hook in each scope, in order, with the time it may take"
+        (HOOK, CHANNEL) Nothing => 200 "Pipelines", pipelines::list;
     Get "/apps/{app}/bindings" Deploy "listBindings" "Bindings of an app in the order of its pipelines"
         (REVEAL) Nothing => 200 "Bindings", bindings::list;
     Post "/apps/{app}/bindings" AppAdmin "bindPlugin"

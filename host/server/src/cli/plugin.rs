@@ -6,6 +6,7 @@ mod api;
 mod arguments;
 mod cargo;
 mod check;
+mod pipelines;
 mod scaffold;
 mod top;
 
@@ -31,6 +32,7 @@ pub(super) fn run(command: PluginCommand, output: Output) -> Result<(), Failure>
         PluginCommand::New(command) => new(&command, output),
         PluginCommand::Build(command) => build(&command, output),
         PluginCommand::Check(command) => check::run(command, output),
+        PluginCommand::Pipelines(command) => pipelines::run(&command, output),
         PluginCommand::Top(command) => top::run(&command, output),
         PluginCommand::Push(command) => push(command, output),
         PluginCommand::List(command) => list(&command, output),

@@ -20,7 +20,7 @@ use tower::ServiceExt;
 
 use crate::admin::{
     Admin, AdminConfig,
-    host::{Admitted, AppHost, Candidate, Later, PluginHost, Refused, Story},
+    host::{Admitted, AppHost, Candidate, Later, PipelineQuery, PluginHost, Refused, Story},
     schemas,
 };
 
@@ -154,6 +154,18 @@ impl PluginHost for FakeHost {
             app: AppName::parse(app).unwrap(),
             story: json!({ "cause": "trap" }),
         })
+    }
+
+    fn pipelines(&self, _: &AppName, query: PipelineQuery) -> Vec<Value> {
+        let step = json!({
+            "plugin": "filter", "version": 1, "scope": "app", "failure_policy": "closed", "isolation": "shared",
+            "lane": "aside", "breaker": "closed", "deadline_ms": 5,
+        });
+        vec![json!({
+            "hook": query.hook.map_or("filtering", tidegate_control::Hook::as_str),
+            "scope": query.channel.unwrap_or("app".to_owned()),
+            "lane": "aside", "deadlines_ms": 5, "worst_case_ms": 300, "plugins": [step],
+        })]
     }
 
     fn statistics(&self) -> Value {

@@ -262,6 +262,7 @@ async fn the_simple_lists_have_their_declared_shapes() {
         ("/status", "Status"),
         ("/statistics", "Statistics"),
         ("/apps/default/statistics", "HookStatisticsList"),
+        ("/apps/default/pipelines?hook=routing", "Pipelines"),
         (
             "/apps/default/plugins/filter/statistics",
             "HookStatisticsList",
@@ -297,6 +298,21 @@ async fn statistics_come_in_the_order_that_was_asked_for() {
         .get("/apps/default/plugins/nobody/statistics")
         .await
         .is_problem(404, "not-found");
+}
+
+#[tokio::test]
+async fn a_pipeline_is_asked_for_by_hook_and_channel() {
+    let bench = Bench::new();
+    let got = bench
+        .get("/apps/default/pipelines?hook=routing&channel=chat:1")
+        .await;
+    let pipeline = &got.is(200, "Pipelines")["items"][0];
+    assert_eq!(pipeline["hook"], "routing");
+    assert_eq!(pipeline["scope"], "chat:1");
+    bench
+        .get("/apps/default/pipelines?hook=sleeping")
+        .await
+        .is_problem(422, "invalid-field");
 }
 
 #[tokio::test]

@@ -128,6 +128,23 @@ impl PluginApi {
             .map(drop)
     }
 
+    /// Who is asked where; of one hook, for one channel.
+    pub(super) async fn pipelines(
+        &self,
+        hook: Option<Hook>,
+        channel: Option<&str>,
+    ) -> Result<Vec<Value>, Failure> {
+        let mut query = Vec::new();
+        if let Some(hook) = hook {
+            query.push(format!("hook={}", hook.as_str()));
+        }
+        if let Some(channel) = channel {
+            query.push(format!("channel={}", encode(channel)));
+        }
+        self.list(&format!("pipelines?{}", query.join("&")), "after")
+            .await
+    }
+
     /// What the app's plugins did so far.
     pub(super) async fn statistics(&self) -> Result<Value, Failure> {
         let path = self.path("statistics");

@@ -15,6 +15,8 @@ pub enum PluginCommand {
     Build(Build),
     /// Do here what a server does with an upload, and run saved inputs; builds it first when given a crate
     Check(Check),
+    /// Show who is asked where, in which order, and how long that may take
+    Pipelines(Pipelines),
     /// Show what the plugins of an app do: calls, failures, times, memory, lane
     Top(Top),
     /// Upload a version; builds it first when given a crate
@@ -248,6 +250,26 @@ pub struct Delete {
     /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
+    #[command(flatten)]
+    pub(super) server: AdminServer,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin pipelines
+  tidegate plugin pipelines --channel chat:lobby     what a message to this channel and a subscription to it meet
+  tidegate plugin pipelines --hook rpc --json
+
+The time by deadlines is what the plugins may take together. The very worst is what one question takes at most on a machine
+that has no core for it: the wait for a plugin thread, a fresh instance for each plugin, and each deadline put off as often
+as it may be.")]
+pub struct Pipelines {
+    /// Only those that this channel meets
+    #[arg(long)]
+    pub(super) channel: Option<String>,
+    /// Only of this hook
+    #[arg(long, value_parser = hook)]
+    pub(super) hook: Option<Hook>,
     #[command(flatten)]
     pub(super) server: AdminServer,
 }
