@@ -18,8 +18,9 @@
 //! # Ok::<(), Refusal>(())
 //! ```
 //!
-//! A line of more than 1 KiB is cut, control characters are escaped, more than 100 lines a second are dropped and
-//! counted. Formatting costs time and size in the component: on a hot path, log what is rare.
+//! `tidegate plugin logs NAME` shows the lines, each with the user, the session and the channel that the call was about, and
+//! with a trace id that all lines about one command share. A panic is logged by itself. A line of more than 1 KiB is cut,
+//! control characters are escaped, more than 100 lines a second are dropped and counted. Formatting costs time and size in the component: on a hot path, log what is rare.
 
 use std::fmt;
 

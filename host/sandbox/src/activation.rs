@@ -12,7 +12,6 @@ use tidegate_realtime::ids::AppId;
 use crate::{
     Runtime,
     binding::{Binding, Bindings, FailurePolicy, Hook, Scope},
-    capabilities::log::LogBudget,
     compile::ComponentDigest,
     conduct::{Conduct, Subject},
     limits::MEMORY_CAP_BYTES,
@@ -86,7 +85,6 @@ pub(crate) fn build(
 struct Inherited<'a> {
     /// Units of each app, taken out as they are used again.
     units: FxHashMap<&'a AppId, Vec<Option<&'a Arc<Unit>>>>,
-    log_budgets: FxHashMap<(AppId, Arc<str>), Arc<LogBudget>>,
     /// The version of each plugin that ran.
     versions: FxHashMap<(AppId, Arc<str>), u32>,
     /// By app, plugin, hook, version and digest: tests and only tests give a number to two components.
@@ -99,7 +97,6 @@ impl<'a> From<&'a [Arc<Unit>]> for Inherited<'a> {
     fn from(previous: &'a [Arc<Unit>]) -> Self {
         let mut inherited = Self {
             units: FxHashMap::default(),
-            log_budgets: FxHashMap::default(),
             versions: FxHashMap::default(),
             conducts: FxHashMap::default(),
         };
@@ -111,7 +108,7 @@ impl<'a> From<&'a [Arc<Unit>]> for Inherited<'a> {
                 .push(Some(unit));
             let plugin = (unit.app.clone(), Arc::clone(&unit.plugin));
             inherited.versions.insert(plugin.clone(), unit.version);
-            let (app, name) = plugin.clone();
+            let (app, name) = plugin;
             // What could not run has not conducted itself in any way.
             if unit.compiled.problem().is_none() {
                 let digest = *unit.compiled.digest();
@@ -120,9 +117,6 @@ impl<'a> From<&'a [Arc<Unit>]> for Inherited<'a> {
                     Arc::clone(&unit.conduct),
                 );
             }
-            inherited
-                .log_budgets
-                .insert(plugin, Arc::clone(&unit.log_budget));
         }
         inherited
     }
@@ -140,18 +134,13 @@ impl Inherited<'_> {
         if let Some(kept) = kept {
             return Arc::clone(kept);
         }
-        let plugin = (app.clone(), Arc::clone(&binding.plugin));
         let tally = runtime
             .metrics
             .tally(app, &binding.plugin, binding.hook, binding.version);
         let conduct = self.conduct(runtime, app, binding);
         tally.attach(&conduct);
-        let log_budget = self
-            .log_budgets
-            .entry(plugin)
-            .or_insert_with(|| runtime.log_budget());
         let shared = SharedParts {
-            log_budget: Arc::clone(log_budget),
+            log: runtime.logs.of(app, &binding.plugin),
             tally,
             conduct,
         };

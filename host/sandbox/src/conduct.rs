@@ -20,8 +20,10 @@ use crate::{
     Runtime,
     binding::Hook,
     breaker::{Breaker, Opening, Permit, Strike},
+    capabilities::clock::unix_millis,
     failure::{Failure, FailureKind},
     lane::{Lane, Move, Standing},
+    logs::{LogCall, LogLevel},
 };
 
 /// Openings within [`PROBATION_MILLIS`] after a swap that send the version back.
@@ -248,7 +250,25 @@ impl Conduct {
                 input_bytes,
                 "a plugin call came near a limit"
             );
+            let message = format!(
+                "a call used {percent} % of its {limit}; its input had {input_bytes} bytes"
+            );
+            self.note(runtime, &message);
         }
+    }
+
+    /// Tells the author in the plugin's own log.
+    #[cold]
+    fn note(&self, runtime: &Runtime, message: &str) {
+        let Subject {
+            app,
+            plugin,
+            hook,
+            version,
+        } = &self.subject;
+        let call = LogCall::outside(Arc::clone(plugin), *version, *hook);
+        let stamp = (unix_millis(), LogLevel::Warn);
+        runtime.logs.note(app, call, stamp, message);
     }
 
     fn moved(&self, moved: Option<Move>) {
@@ -287,6 +307,10 @@ impl Conduct {
             seconds,
             detail,
             "plugin breaker opened; until it closes the binding's failure policy answers"
+        );
+        self.note(
+            runtime,
+            &format!("not called for {seconds} s: {cause}; its failure policy answers"),
         );
         let text = if detail.is_empty() {
             format!("not called: {cause}")

@@ -176,6 +176,16 @@ pub(crate) fn escape(text: &str, max_bytes: usize) -> String {
     out
 }
 
+/// As [`escape`]; text that has nothing to escape and is short enough is not copied.
+pub(crate) fn escaped(text: String, max_bytes: usize) -> String {
+    let is_fit = |char: char| !char.is_control() && !is_invisible(char);
+    if text.len() <= max_bytes && text.chars().all(is_fit) {
+        text
+    } else {
+        escape(&text, max_bytes)
+    }
+}
+
 /// Characters that reorder or hide text in a terminal or a console.
 fn is_invisible(char: char) -> bool {
     matches!(char,
@@ -194,6 +204,8 @@ mod tests {
         );
         assert_eq!(escape("aéé", 3), "aé");
         assert_eq!(escape("aa\n", 3), "aa");
+        assert_eq!(escaped("aa\n".to_owned(), 9), "aa\\n");
+        assert_eq!(escaped("aa".to_owned(), 9), "aa");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tidegate_realtime::hooks::{Destination, Effect, Origin, Peer, TokenCheck};
 
 use crate::{
-    capabilities::{json::Parsed, kept::Kept, log::LogTail, state::StateUse},
+    capabilities::{json::Parsed, kept::Kept, log::CallLog, state::StateUse},
     deadline::Deadline,
     failure::GuestFault,
     limits,
@@ -41,16 +41,18 @@ pub(crate) struct CallState {
     pub(crate) deadline: Deadline,
     /// Time of the call, read when the guest first asks and the same from then on (threat model W8).
     pub(crate) now_millis: Option<u64>,
-    /// Made when the guest asks or the call fails; one per question, whatever the number of plugins.
+    /// Made when the guest asks, the call fails or a plugin logged; one per question, whatever the number of plugins.
     pub(crate) trace_id: Option<Arc<str>>,
+    /// Whether the guest asked for the trace id: then somebody may ask for its story.
+    pub(crate) is_story_wanted: bool,
     /// Boxed, since most calls change nothing.
     pub(crate) edits: Option<Box<Edits>>,
     pub(crate) queued: Vec<Effect>,
     pub(crate) state: StateUse,
     /// The same, once a field of it was asked for.
     pub(crate) parsed: Parsed,
-    /// For the story, should the call fail.
-    pub(crate) log: LogTail,
+    /// For the plugin's log, and for the story should the call fail.
+    pub(crate) log: CallLog,
 }
 
 /// What the guest is given to look at.
@@ -118,14 +120,15 @@ pub(crate) struct Edits {
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     pub(crate) trace_id: Option<Arc<str>>,
+    pub(crate) is_story_wanted: bool,
     pub(crate) edits: Option<Box<Edits>>,
     pub(crate) queued: Vec<Effect>,
-    pub(crate) log: LogTail,
+    pub(crate) log: CallLog,
 }
 
 impl Left {
     /// What the plugin logged.
-    pub(crate) fn log(left: Option<Box<Self>>) -> LogTail {
+    pub(crate) fn log(left: Option<Box<Self>>) -> CallLog {
         left.map(|left| left.log).unwrap_or_default()
     }
 }
@@ -158,6 +161,7 @@ impl CallState {
             deadline: _,
             now_millis,
             trace_id,
+            is_story_wanted,
             edits,
             queued,
             state,
@@ -182,6 +186,7 @@ impl CallState {
         let left = has_left.then(|| {
             Box::new(Left {
                 trace_id: trace_id.take(),
+                is_story_wanted: mem::take(is_story_wanted),
                 edits: edits.take(),
                 queued: mem::take(queued),
                 log: mem::take(log),

@@ -1,6 +1,6 @@
 //! One live sandbox: a store, the instance in it, and the one hook it is called at.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use wasmtime::Store;
 
@@ -12,7 +12,9 @@ use crate::{
     generated::exports::tidegate::plugin as exports,
     guest::{CallState, GuestState},
     instances::Slot,
-    limits, ticker,
+    limits,
+    logs::LogCall,
+    ticker,
     unit::Unit,
 };
 
@@ -56,12 +58,16 @@ impl Instance {
         store.epoch_deadline_callback(deadline::on_expiry);
         store.set_epoch_deadline(first_look);
         runtime.engine.ticker.arm();
-        let export = instantiate(&mut store, unit).map_err(|error| {
+        let made = instantiate(&mut store, unit);
+        // What the initialiser said is in the plugin's log and no part of the first call.
+        let started = mem::take(&mut store.data_mut().call);
+        if !started.log.is_empty() {
+            keep_lines(runtime, unit, started, made.is_ok());
+        }
+        let export = made.map_err(|error| {
             let was_denied = store.data().limiter.was_denied;
             Failure::classify(&error, Phase::Instantiation, was_denied)
         })?;
-        // What the initialiser said is in the plugin's log and no part of the first call.
-        store.data_mut().call = CallState::default();
         let calls_left = match unit.isolation {
             Isolation::Shared => {
                 // A fifth of jitter, so that workers do not make all their instances anew at the same moment.
@@ -131,6 +137,21 @@ fn instantiate(store: &mut Store<GuestState>, unit: &Unit) -> wasmtime::Result<E
         },
     };
     Ok(export)
+}
+
+/// Puts what an initialiser said into the plugin's log.
+#[cold]
+fn keep_lines(runtime: &Runtime, unit: &Unit, started: CallState, is_made: bool) {
+    let said = if is_made {
+        started.log.said()
+    } else {
+        started.log.said_by_failed(&unit.log)
+    };
+    let call = LogCall {
+        trace_id: started.trace_id,
+        ..LogCall::outside(Arc::clone(&unit.plugin), unit.version, unit.hook)
+    };
+    runtime.logs.write(&unit.log, &Arc::new(call), said);
 }
 
 fn not_exported(hook: Hook) -> wasmtime::Error {

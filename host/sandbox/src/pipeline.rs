@@ -13,7 +13,7 @@ use rustc_hash::FxHashMap;
 use tidegate_realtime::{
     hooks::{
         AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion, AuthorizationVerdict,
-        Draft, FilteringVerdict, HookFailure, Origin, Outcome, RoutingVerdict, RpcQuestion,
+        Draft, FilteringVerdict, HookFailure, Origin, Outcome, Peer, RoutingVerdict, RpcQuestion,
         RpcVerdict,
     },
     ids::AppId,
@@ -25,7 +25,7 @@ use crate::{
     Runtime,
     binding::{FailurePolicy, Hook, Scope},
     call::NotBegun,
-    capabilities::log::LogTail,
+    capabilities::log::CallLog,
     convert::{self, FilterAnswer, RouteAnswer},
     guest::{Destinations, Editable, Facts, Input, Left},
     instance::Export,
@@ -207,7 +207,8 @@ impl<'a> Asker<'a> {
         }
         let reason = convert::authentication_reason(reason);
         let subject = self.runtime.no_subject();
-        let mut question = Question::new(self, &peer.app, Hook::Authentication, subject);
+        let mut question =
+            Question::new(self, &peer.app, Hook::Authentication, subject).of(Some(&peer));
         for unit in units {
             let facts = Facts::Authentication {
                 peer: Arc::clone(&peer),
@@ -260,7 +261,8 @@ impl<'a> Asker<'a> {
             return without_effects(AuthorizationVerdict::NotMine);
         }
         let reason = convert::authorization_reason(reason);
-        let mut question = Question::new(self, &peer.app, Hook::Authorization, &channel);
+        let mut question =
+            Question::new(self, &peer.app, Hook::Authorization, &channel).of(Some(&peer));
         for unit in units {
             let facts = Facts::Session {
                 peer: Arc::clone(&peer),
@@ -294,7 +296,7 @@ impl<'a> Asker<'a> {
 
     pub(crate) fn rpc(self, question: RpcQuestion) -> Answer<RpcVerdict> {
         let RpcQuestion { peer, method, data } = question;
-        let mut question = Question::new(self, &peer.app, Hook::Rpc, &method);
+        let mut question = Question::new(self, &peer.app, Hook::Rpc, &method).of(Some(&peer));
         for unit in self.responders(&peer.app, &method) {
             let facts = Facts::Session {
                 peer: Arc::clone(&peer),
@@ -335,7 +337,8 @@ impl<'a> Asker<'a> {
             return Err(draft);
         }
         let (about, mut message) = parted(&mut draft);
-        let mut question = Question::new(self, about.app, Hook::Filtering, about.channel);
+        let mut question =
+            Question::new(self, about.app, Hook::Filtering, about.channel).of(peer(about.origin));
         for unit in units {
             let seated = match question.begin(unit) {
                 Ok(seated) => seated,
@@ -345,10 +348,10 @@ impl<'a> Asker<'a> {
                 }
                 Err(NotBegun::Failed(failure)) => match unit.failure_policy {
                     FailurePolicy::Closed => {
-                        return Ok(Err(question.failed(unit, &failure, LogTail::default())));
+                        return Ok(Err(question.failed(unit, &failure, CallLog::default())));
                     }
                     FailurePolicy::Open => {
-                        question.passed_over(unit, failure, LogTail::default());
+                        question.passed_over(unit, failure, CallLog::default());
                         continue;
                     }
                 },
@@ -418,7 +421,8 @@ impl<'a> Asker<'a> {
             return Err(draft);
         }
         let (about, mut message) = parted(&mut draft);
-        let mut question = Question::new(self, about.app, Hook::Routing, about.channel);
+        let mut question =
+            Question::new(self, about.app, Hook::Routing, about.channel).of(peer(about.origin));
         let mut routed = None;
         for unit in units {
             let seated = match question.begin(unit) {
@@ -428,7 +432,7 @@ impl<'a> Asker<'a> {
                     return Err(draft);
                 }
                 Err(NotBegun::Failed(failure)) => {
-                    return Ok(Err(question.failed(unit, &failure, LogTail::default())));
+                    return Ok(Err(question.failed(unit, &failure, CallLog::default())));
                 }
             };
             let facts = Facts::message(about.origin, about.hops, &mut message, Destinations::Free);
@@ -523,9 +527,13 @@ fn parted(draft: &mut Draft) -> (Fixed<'_>, Editable<'_>) {
 }
 
 fn user(origin: &Origin) -> &str {
+    peer(origin).map_or("", |peer| &peer.user)
+}
+
+fn peer(origin: &Origin) -> Option<&Arc<Peer>> {
     match origin {
-        Origin::Client(peer) => &peer.user,
-        Origin::ServerApi | Origin::Plugin => "",
+        Origin::Client(peer) => Some(peer),
+        Origin::ServerApi | Origin::Plugin => None,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     admit::{self, AdmissionRefused, Admitted},
     binding::{Bindings, Hook},
     cache::{Cache, CacheConfig},
-    capabilities::{self, kept::Keeper, log::LogBudget},
+    capabilities::{self, kept::Keeper},
     clock::Clock,
     compile::{Compilation, CompileError, Compiled, Compiler, ComponentDigest},
     conduct::UnfitSender,
@@ -33,6 +33,7 @@ use crate::{
     instances::Instances,
     lane::{Aside, AsideStatistics, LINE, Turn},
     limits::{self, StateQuotas},
+    logs::{LogFilter, LogFollower, LogItem, Logs},
     metrics::{HookStatistics, Metrics, Sources},
     pipeline::{Asker, Naming, Ran, Snapshot, Unasked},
     pipelines::{Pipeline, PipelineQuery},
@@ -108,6 +109,7 @@ pub(crate) struct Runtime {
     pub(crate) instances: Arc<Instances>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stories: Stories,
+    pub(crate) logs: Logs,
     pub(crate) naming: Naming,
     pub(crate) common: CommonLimits,
     pub(crate) name_in_errors: bool,
@@ -125,10 +127,6 @@ impl std::fmt::Debug for Runtime {
 impl Runtime {
     pub(crate) fn no_subject(&self) -> &Arc<str> {
         &self.no_subject
-    }
-
-    pub(crate) fn log_budget(&self) -> Arc<LogBudget> {
-        Arc::new(LogBudget::new(Arc::clone(&self.metrics.log_lines_dropped)))
     }
 }
 
@@ -216,14 +214,16 @@ impl Sandbox {
         let capacity = max_instances.map_or(pool, |most| pool.min(most.get()));
         let aside =
             Aside::start(plugin_threads).map_err(|error| SandboxError::Threads(error.into()))?;
+        let metrics = Arc::<Metrics>::default();
         let runtime = Runtime {
+            logs: Logs::new(Arc::clone(&metrics.log_lines_dropped)),
             instances: Instances::new(capacity),
             engine,
             linker,
             cache,
             compilation,
             keeper: Keeper::new(&clock, state),
-            metrics: Arc::default(),
+            metrics,
             stories: Stories::default(),
             naming: Naming {
                 private_prefix: private_prefix.into(),
@@ -301,6 +301,7 @@ impl Sandbox {
         drop(units);
         // Threads that have nothing to do would keep theirs.
         runtime.instances.drop_retired();
+        runtime.logs.forget_unused();
         Ok(())
     }
 
@@ -309,14 +310,35 @@ impl Sandbox {
         self.core.runtime.stories.find(trace_id)
     }
 
-    /// Gives back what a deleted plugin kept in `state`: another one of its name begins with nothing.
+    /// Gives back what a deleted plugin kept in `state`, and its log: another one of its name begins with nothing.
     pub fn forget_plugin(&self, app: &AppId, plugin: &str) {
+        self.core.runtime.logs.forget_plugin(app, plugin);
         self.core.runtime.keeper.state.forget_plugin(app, plugin);
     }
 
-    /// Gives back what the plugins of a deleted app kept in `state`.
+    /// Gives back what the plugins of a deleted app kept in `state`, and their logs.
     pub fn forget_app(&self, app: &AppId) {
+        self.core.runtime.logs.forget_app(app);
         self.core.runtime.keeper.state.forget_app(app);
+    }
+
+    /// The last `limit` lines of the plugin's log that the filter lets through, oldest first, and how many are missing
+    /// between them.
+    pub fn log(&self, app: &AppId, plugin: &str, filter: &LogFilter, limit: usize) -> Vec<LogItem> {
+        let log = self.core.runtime.logs.of(app, plugin);
+        log.recent(filter, limit)
+    }
+
+    /// The same, and from then on what comes. The plugin need not be bound yet.
+    pub fn follow_log(
+        &self,
+        app: &AppId,
+        plugin: &str,
+        filter: LogFilter,
+        recent: usize,
+    ) -> LogFollower {
+        let log = self.core.runtime.logs.of(app, plugin);
+        LogFollower::new(log, filter, recent)
     }
 
     /// Takes what has expired off the plugins' state; to be called every [`STATE_SWEEP_INTERVAL`].
@@ -376,6 +398,7 @@ impl Sandbox {
         };
         sources.register(registry);
         runtime.keeper.register(registry);
+        runtime.logs.register(registry);
     }
 }
 

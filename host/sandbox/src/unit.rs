@@ -19,10 +19,10 @@ use tidegate_realtime::ids::AppId;
 use crate::{
     Runtime,
     binding::{Binding, FailurePolicy, Hook, Isolation, PluginLimits, Scope},
-    capabilities::log::LogBudget,
     compile::Compiled,
     conduct::{Conduct, Subject},
     limits,
+    logs::PluginLog,
     metrics::Tally,
     ticker,
 };
@@ -44,7 +44,7 @@ pub(crate) struct CommonLimits {
 /// What units share with others of their plugin.
 #[derive(Debug)]
 pub(crate) struct SharedParts {
-    pub(crate) log_budget: Arc<LogBudget>,
+    pub(crate) log: Arc<PluginLog>,
     pub(crate) tally: Arc<Tally>,
     pub(crate) conduct: Arc<Conduct>,
 }
@@ -69,7 +69,7 @@ pub(crate) struct Unit {
     pub(crate) memory_bytes: usize,
     pub(crate) common: CommonLimits,
     /// Shared by all units of the plugin in the app.
-    pub(crate) log_budget: Arc<LogBudget>,
+    pub(crate) log: Arc<PluginLog>,
     /// Shared by all generations of the binding.
     pub(crate) tally: Arc<Tally>,
     /// Shared by all bindings of the version at the hook.
@@ -101,7 +101,7 @@ impl Unit {
         shared: SharedParts,
     ) -> Self {
         let SharedParts {
-            log_budget,
+            log,
             tally,
             conduct,
         } = shared;
@@ -134,7 +134,7 @@ impl Unit {
             deadline_ticks: ticker::ticks(deadline),
             memory_bytes: limits.memory_bytes.unwrap_or(limits::DEFAULT_MEMORY_BYTES),
             common,
-            log_budget,
+            log,
             tally,
             conduct,
             is_retired: AtomicBool::new(false),
@@ -163,7 +163,7 @@ impl Unit {
             version: 0,
         };
         let shared = SharedParts {
-            log_budget: runtime.log_budget(),
+            log: runtime.logs.unlisted(),
             tally: Arc::new(Tally::unlisted()),
             conduct: Arc::new(Conduct::new(subject, None, runtime.clock.now_millis())),
         };

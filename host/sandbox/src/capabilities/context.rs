@@ -46,6 +46,7 @@ impl Host for GuestState {
 
     fn trace_id(&mut self) -> wasmtime::Result<String> {
         self.facts()?;
+        self.call.is_story_wanted = true;
         let id = self.call.trace_id.get_or_insert_with(stories::new_trace_id);
         Ok(id.as_ref().to_owned())
     }

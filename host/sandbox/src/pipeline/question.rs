@@ -4,7 +4,7 @@ use std::{mem, sync::Arc, time::Duration};
 
 use smallvec::SmallVec;
 use tidegate_realtime::{
-    hooks::{Effect, HookFailure, Outcome, Refusal},
+    hooks::{Effect, HookFailure, Outcome, Peer, Refusal},
     ids::AppId,
 };
 use wasmtime::Store;
@@ -14,13 +14,14 @@ use crate::{
     Runtime,
     binding::{FailurePolicy, Hook},
     call::{Called, NotBegun, Seated, begin, call},
-    capabilities::log::LogTail,
+    capabilities::{clock::unix_millis, log::CallLog},
     convert::DISCONNECT_REASON_BYTES,
     failure::{Failure, FailureKind},
     guest::{Facts, GuestState, Input, Left},
     instance::Export,
     instances::Stage,
     lane::Turn,
+    logs::{LogCall, LogLevel, Speaker},
     metrics::CallEnd,
     slots,
     stories::{StepEnd, Story, StoryStep, new_trace_id},
@@ -49,18 +50,22 @@ impl Unasked {
         } = self;
         let tell = || {
             let failure = Failure::new(FailureKind::NoSlot, detail);
+            let trace_id = new_trace_id();
+            if let Some(unit) = first {
+                let call = log_call(unit, subject, Arc::clone(&trace_id));
+                note_failure(runtime, unit, call, &failure);
+            }
             let step = first.as_ref().map(|unit| StoryStep {
                 plugin: Arc::clone(&unit.plugin),
                 version: unit.version,
                 ended: StepEnd::Failed {
                     kind: failure.kind,
                     detail: failure.detail,
-                    log: LogTail::default().into_lines(),
+                    log: CallLog::default().into_tail(),
                     frames: failure.frames,
                     is_passed_over: false,
                 },
             });
-            let trace_id = new_trace_id();
             let steps = step.into_iter().collect();
             let story = Story::new(Arc::clone(&trace_id), app, *hook, subject, steps);
             runtime.stories.keep(story);
@@ -88,19 +93,23 @@ pub(super) struct Question<'a> {
     subject: &'a Arc<str>,
     /// Who answered what so far.
     steps: SmallVec<[(&'a Arc<Unit>, Step); 2]>,
-    /// There from the moment that a guest asks for it or something fails.
+    /// Whose command it is about, for the plugins' logs.
+    peer: Option<&'a Arc<Peer>>,
+    /// There from the moment that a guest logs, asks for it or fails.
     trace_id: Option<Arc<str>>,
+    /// Whether a guest asked for the id. What was logged leads to no story.
+    is_story_wanted: bool,
     pub(super) effects: Vec<Effect>,
 }
 
 enum Step {
     Answered(Verdict),
     /// Boxed, since it seldom is.
-    Failed(Box<(Failure, LogTail)>),
+    Failed(Box<(Failure, CallLog)>),
 }
 
 impl Step {
-    fn failed(failure: Failure, log: LogTail) -> Self {
+    fn failed(failure: Failure, log: CallLog) -> Self {
         Self::Failed(Box::new((failure, log)))
     }
 }
@@ -114,9 +123,17 @@ impl<'a> Question<'a> {
             hook,
             subject,
             steps: SmallVec::new(),
+            peer: None,
             trace_id: None,
+            is_story_wanted: false,
             effects: Vec::new(),
         }
+    }
+
+    /// Says whose command it is about.
+    #[inline]
+    pub(super) fn of(self, peer: Option<&'a Arc<Peer>>) -> Self {
+        Self { peer, ..self }
     }
 
     /// Prepares a call. Only the first of a question may be told that there is no room: the others are asked
@@ -151,6 +168,10 @@ impl<'a> Question<'a> {
         );
         if let Some(left) = &mut called.left {
             self.trace_id = left.trace_id.take();
+            self.is_story_wanted |= left.is_story_wanted;
+            if !left.log.is_empty() {
+                self.keep_lines(unit, &mut left.log, called.result.is_ok());
+            }
         }
         if let Ok(answer) = &called.result {
             self.steps.push((unit, Step::Answered(verdict(answer))));
@@ -169,12 +190,12 @@ impl<'a> Question<'a> {
         let seated = match self.begin(unit) {
             Ok(seated) => seated,
             Err(NotBegun::Failed(failure)) => {
-                return Err(self.failed(unit, &failure, LogTail::default()));
+                return Err(self.failed(unit, &failure, CallLog::default()));
             }
             // These hooks are asked aside, where a call waits for room; but an answer is owed in any case.
             Err(NotBegun::NoRoom) => {
                 let failure = Failure::new(FailureKind::NoSlot, "no instance could be had");
-                return Err(self.failed(unit, &failure, LogTail::default()));
+                return Err(self.failed(unit, &failure, CallLog::default()));
             }
         };
         let called = self.call((unit, seated), (facts, input), ask, verdict);
@@ -199,7 +220,7 @@ impl<'a> Question<'a> {
     /// What the plugins want done, now that all of them have answered.
     #[inline]
     pub(super) fn into_effects(mut self) -> Vec<Effect> {
-        if self.trace_id.is_some() {
+        if self.is_story_wanted {
             self.tell();
         }
         mem::take(&mut self.effects)
@@ -207,7 +228,7 @@ impl<'a> Question<'a> {
 
     /// The refusal as the client may see it.
     pub(super) fn refused(mut self, unit: &Unit, refusal: Refusal) -> Refusal {
-        if self.trace_id.is_some() {
+        if self.is_story_wanted {
             self.tell();
         }
         if self.runtime.name_in_errors {
@@ -222,7 +243,7 @@ impl<'a> Question<'a> {
         &mut self,
         unit: &'a Arc<Unit>,
         failure: &Failure,
-        log: LogTail,
+        log: CallLog,
     ) -> HookFailure {
         self.steps.push((unit, Step::failed(failure.clone(), log)));
         if failure.kind == FailureKind::BreakerOpen {
@@ -236,7 +257,7 @@ impl<'a> Question<'a> {
     }
 
     #[cold]
-    pub(super) fn passed_over(&mut self, unit: &'a Arc<Unit>, failure: Failure, log: LogTail) {
+    pub(super) fn passed_over(&mut self, unit: &'a Arc<Unit>, failure: Failure, log: CallLog) {
         slots::count(self.runtime, unit, CallEnd::PassedOver);
         // An open breaker was told when it opened; a story for each message would push that one out.
         if failure.kind != FailureKind::BreakerOpen {
@@ -246,8 +267,30 @@ impl<'a> Question<'a> {
         self.steps.push((unit, Step::failed(failure, log)));
     }
 
-    /// Leads from the log to the story. What the plugin said itself is in its own lines.
-    fn log(&self, unit: &Unit, failure: &Failure, trace_id: &str) {
+    /// Puts what the plugin said into its log.
+    #[cold]
+    fn keep_lines(&mut self, unit: &Unit, log: &mut CallLog, is_answered: bool) {
+        let said = if is_answered {
+            mem::take(log).said()
+        } else {
+            // The story wants them, too.
+            log.said_by_failed(&unit.log)
+        };
+        let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
+        let call = Arc::new(self.log_call(unit, trace_id));
+        self.runtime.logs.write(&unit.log, &call, said);
+    }
+
+    /// What the lines about a call have in common.
+    fn log_call(&self, unit: &Unit, trace_id: Arc<str>) -> LogCall {
+        log_call(unit, self.subject, trace_id).of_peer(self.peer)
+    }
+
+    /// Leads from the logs to the story. What the plugin said itself is in its own lines.
+    fn log(&self, unit: &Unit, failure: &Failure, trace_id: &Arc<str>) {
+        let call = self.log_call(unit, Arc::clone(trace_id));
+        note_failure(self.runtime, unit, call, failure);
+        let trace_id = &**trace_id;
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -281,7 +324,7 @@ impl<'a> Question<'a> {
                         StepEnd::Failed {
                             kind: failure.kind,
                             detail: failure.detail,
-                            log: log.into_lines(),
+                            log: log.into_tail(),
                             frames: failure.frames,
                             is_passed_over: unit.failure_policy == FailurePolicy::Open,
                         }
@@ -299,6 +342,25 @@ impl<'a> Question<'a> {
         self.runtime.stories.keep(story);
         trace_id
     }
+}
+
+fn log_call(unit: &Unit, subject: &Arc<str>, trace_id: Arc<str>) -> LogCall {
+    LogCall {
+        subject: (!subject.is_empty()).then(|| Arc::clone(subject)),
+        trace_id: Some(trace_id),
+        ..LogCall::outside(Arc::clone(&unit.plugin), unit.version, unit.hook)
+    }
+}
+
+/// Says in the plugin's log that a call failed.
+#[cold]
+fn note_failure(runtime: &Runtime, unit: &Unit, call: LogCall, failure: &Failure) {
+    let message = format!("the call failed ({}): {}", failure.kind, failure.detail);
+    let speaker = Speaker::Node(Some(failure.kind));
+    let line = unit
+        .log
+        .urgent_line(unix_millis(), LogLevel::Error, speaker, message.into());
+    runtime.logs.write(&unit.log, &Arc::new(call), vec![line]);
 }
 
 /// Puts the plugin's name in front; a disconnect's reason is cut to what a close frame holds.

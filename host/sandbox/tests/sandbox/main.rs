@@ -17,6 +17,7 @@ mod host_side;
 mod instances;
 mod json;
 mod lanes;
+mod logs;
 mod metrics;
 mod not_ready;
 mod sessions;
