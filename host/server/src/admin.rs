@@ -15,6 +15,7 @@ mod bindings;
 mod body;
 mod host;
 mod keys;
+mod logs;
 mod openapi;
 mod pipelines;
 mod plugins;
@@ -40,10 +41,10 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::host::{
-    Admitted, AppHost, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, PipelineQuery,
-    PluginHost, Refused, Story,
+    Admitted, AppHost, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, LogQuery, LogStream,
+    PipelineQuery, PluginHost, Refused, Story,
 };
-use self::{access::Attempts, problem::Problem, quota::Quotas, turns::Turns};
+use self::{access::Attempts, logs::Followers, problem::Problem, quota::Quotas, turns::Turns};
 
 /// Settings of the admin API.
 #[derive(Default)]
@@ -67,6 +68,7 @@ pub struct Admin {
     attempts: Attempts,
     notices: Notices,
     quotas: Quotas,
+    followers: Followers,
     /// SHA-256 of the configured key.
     configured_key: Option<[u8; 32]>,
     namespaces: BTreeSet<String>,
@@ -99,6 +101,7 @@ impl Admin {
             attempts: Attempts::default(),
             notices: Notices::default(),
             quotas: Quotas::default(),
+            followers: Followers::default(),
             configured_key: config.key.map(|key| Sha256::digest(key).into()),
             namespaces: config.namespaces,
             tracker: config.tracker,
@@ -128,6 +131,11 @@ impl Admin {
             self.apps.open(&app.name, app.token_secret.reveal());
         }
         Ok(())
+    }
+
+    /// Ends what would otherwise never end: those who follow a log. Nobody can follow one afterwards.
+    pub fn drain(&self) {
+        self.followers.drain();
     }
 
     /// After each change, until `stop`: tries what could not run once more, and has it run if it can now. Nobody

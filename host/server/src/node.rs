@@ -321,7 +321,7 @@ impl Node {
         services.spawn("history sweep", sweep(broker, services_stop.clone()));
         let returning = return_unfit(Arc::clone(&control), unfit, services_stop.clone());
         services.spawn("return of unfit plugins", returning);
-        let retrying = control.retry_after_changes(services_stop.clone());
+        let retrying = Arc::clone(&control).retry_after_changes(services_stop.clone());
         services.spawn("retry of plugins", retrying);
         services.spawn("state sweep", sweep_state(sandbox, services_stop.clone()));
         let warning = warn_insecure(insecure.clone(), services_stop.clone());
@@ -346,6 +346,8 @@ impl Node {
         admission.drain();
         let drained = async {
             realtime.drain(DRAIN_SPREAD.min(shutdown_timeout / 2)).await;
+            // The last that the plugins said was heard; the listeners wait for nobody who follows.
+            control.drain();
             listeners_stop.cancel();
             tracker.close();
             tracker.wait().await;

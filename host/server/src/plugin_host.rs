@@ -3,6 +3,7 @@
 //! Owns the translation between the control store's rows and the sandbox's bindings, and the compiled versions
 //! that the desired state names. Decides nothing. Compiling and instantiating happen on blocking threads.
 
+mod logs;
 mod pipelines;
 mod statistics;
 
@@ -27,7 +28,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    admin::{self, Admin, Admitted, Candidate, Later, PluginHost, Refused, Story},
+    admin::{
+        self, Admin, Admitted, Candidate, Later, LogQuery, LogStream, PluginHost, Refused, Story,
+    },
     cli,
     config::PluginsConfig,
 };
@@ -201,6 +204,14 @@ impl PluginHost for SandboxHost {
         };
         let found = self.inner.sandbox.pipelines(app.as_str(), query);
         found.iter().map(pipelines::row).collect()
+    }
+
+    fn logs(&self, query: &LogQuery, limit: usize) -> Vec<serde_json::Value> {
+        logs::recent(&self.inner.sandbox, query, limit)
+    }
+
+    fn follow_log(&self, query: &LogQuery, limit: usize) -> LogStream {
+        logs::follow(&self.inner.sandbox, query, limit)
     }
 
     fn statistics(&self) -> serde_json::Value {

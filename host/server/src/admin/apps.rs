@@ -49,6 +49,7 @@ pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
         .await?;
     call.admin.apps.close(&app);
     call.admin.quotas.forget(&app);
+    call.admin.followers.end_app(&app);
     call.admin.host.forget_app(&app);
     Ok(Answer::empty())
 }

@@ -2,7 +2,10 @@
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
+use futures_util::stream::BoxStream;
+use serde_json::Value;
 use tidegate_control::{AppName, DesiredState, Digest, Hook, PluginName};
+use tidegate_sandbox::LogFilter;
 
 /// An answer that takes its time.
 pub type Later<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -50,14 +53,20 @@ pub trait PluginHost: Send + Sync + 'static {
     fn explain(&self, trace: &str) -> Option<Story>;
 
     /// Who is asked in an app, as the schema `Pipeline` says.
-    fn pipelines(&self, app: &AppName, query: PipelineQuery) -> Vec<serde_json::Value>;
+    fn pipelines(&self, app: &AppName, query: PipelineQuery) -> Vec<Value>;
+
+    /// The last lines of a plugin's log, oldest first.
+    fn logs(&self, query: &LogQuery, limit: usize) -> Vec<Value>;
+
+    /// The last lines of a plugin's log and then those that come. Never ends by itself, and never waits for its reader.
+    fn follow_log(&self, query: &LogQuery, limit: usize) -> LogStream;
 
     /// Counters of every plugin, as JSON.
-    fn statistics(&self) -> serde_json::Value;
+    fn statistics(&self) -> Value;
 
     /// What the plugins of an app did, or one of them: a row for each version and hook, as the schema
     /// `HookStatistics` says.
-    fn statistics_of(&self, app: &AppName, plugin: Option<&PluginName>) -> Vec<serde_json::Value>;
+    fn statistics_of(&self, app: &AppName, plugin: Option<&PluginName>) -> Vec<Value>;
 }
 
 /// Lets the clients of created apps in. Implemented over the realtime core by the node, and by a fake in tests.
@@ -88,6 +97,17 @@ pub struct Candidate {
     pub artifact: Arc<[u8]>,
 }
 
+/// Lines that somebody wants of a plugin's log.
+#[derive(Debug, Clone)]
+pub struct LogQuery {
+    pub app: AppName,
+    pub plugin: PluginName,
+    pub filter: LogFilter,
+}
+
+/// Lines as they come, some at a time.
+pub type LogStream = BoxStream<'static, Vec<Value>>;
+
 /// Rules that no plugin breaks: the node cannot compile now. Answered with 503.
 pub const COMPILE_QUEUE: &str = "compile-queue";
 pub const COMPILE_UNAVAILABLE: &str = "compile-unavailable";
@@ -116,7 +136,7 @@ pub struct PipelineQuery {
 #[derive(Debug, Clone)]
 pub struct Story {
     pub app: AppName,
-    pub story: serde_json::Value,
+    pub story: Value,
 }
 
 impl Refused {

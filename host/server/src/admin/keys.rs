@@ -65,6 +65,7 @@ pub(super) async fn create_operator(call: Call) -> Result<Answer, Problem> {
 pub(super) async fn revoke(call: Call) -> Result<Answer, Problem> {
     let (app, actor) = (call.app_if_any(), call.caller.actor.clone());
     let id = call.param("key").to_owned();
+    let revoked = id.clone();
     if let Some(setting) = id.strip_prefix(CONFIGURED) {
         if !["admin_api.key", "http_api.key"].contains(&setting) {
             return Err(Problem::new("not-found", "the key does not exist"));
@@ -79,6 +80,7 @@ pub(super) async fn revoke(call: Call) -> Result<Answer, Problem> {
     let key = call
         .ask(move |store| store.revoke_key(&actor, app.as_ref(), &id))
         .await?;
+    call.admin.followers.end_key(&revoked);
     Ok(Answer::ok(json!(key)))
 }
 

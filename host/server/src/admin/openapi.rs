@@ -40,7 +40,12 @@ fn operation(route: &Route) -> Value {
     let (status, schema) = route.response;
     let mut success = json!({ "description": "done" });
     if !schema.is_empty() {
-        success["content"] = json!({ "application/json": { "schema": reference(schema) } });
+        let kind = if route.is_stream() {
+            "application/x-ndjson"
+        } else {
+            "application/json"
+        };
+        success["content"] = json!({ kind: { "schema": reference(schema) } });
     }
     let problem = json!({ "application/problem+json": { "schema": reference("Problem") } });
     let mut operation = json!({

@@ -124,6 +124,11 @@ pub(super) const CODES: &[Kind] = &[
         "the app calls too often",
     ),
     (
+        "too-many-followers",
+        StatusCode::TOO_MANY_REQUESTS,
+        "too many follow logs",
+    ),
+    (
         "internal",
         StatusCode::INTERNAL_SERVER_ERROR,
         "internal error",

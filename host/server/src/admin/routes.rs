@@ -7,6 +7,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{RawPathParams, Request},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -18,8 +19,8 @@ use tidegate_control::{AppName, KeyRole, StoreError};
 use tokio::time::Instant;
 
 use super::{
-    Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, openapi, pipelines,
-    plugins, problem::Problem, schemas, state, statistics,
+    Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, logs, openapi,
+    pipelines, plugins, problem::Problem, schemas, state, statistics,
 };
 
 /// In front of every path.
@@ -38,9 +39,16 @@ pub(super) struct Route {
     pub(super) role: KeyRole,
     pub(super) query: &'static [Parameter],
     pub(super) request: RequestBody,
-    /// Status and schema of the success.
+    /// Status and schema of the success; of a `stream`, the schema of each line.
     pub(super) response: (u16, &'static str),
     pub(super) handler: Handler,
+}
+
+impl Route {
+    /// Whether the answer is a JSON value on each line, until somebody ends it.
+    pub(super) fn is_stream(&self) -> bool {
+        self.path.ends_with("/follow")
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +90,15 @@ pub(super) struct Call {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    /// `None` answers without a body.
-    pub(super) body: Option<Value>,
+    pub(super) content: Content,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    Nothing,
+    Json(Value),
+    /// Of this type, for as long as it takes.
+    Stream(&'static str, Body),
 }
 
 pub(super) type Handling = Pin<Box<dyn Future<Output = Result<Answer, Problem>> + Send>>;
@@ -125,6 +140,33 @@ const CHANNEL: Parameter = Parameter {
     kind: "string",
     summary: "those that this channel meets",
 };
+
+const LINES: Parameter = Parameter {
+    name: "limit",
+    kind: "integer",
+    summary: "lines of the past, 1 to 1000; 100 if absent",
+};
+const USER: Parameter = Parameter {
+    name: "user",
+    kind: "string",
+    summary: "only lines about commands of this user",
+};
+const TRACE: Parameter = Parameter {
+    name: "trace",
+    kind: "string",
+    summary: "only lines of the call with this trace id",
+};
+const LEVEL: Parameter = Parameter {
+    name: "level",
+    kind: "string",
+    summary: "only lines of this level and graver ones: trace, debug, info, warn, error",
+};
+const OF_VERSION: Parameter = Parameter {
+    name: "version",
+    kind: "integer",
+    summary: "only lines of this version",
+};
+
 const REVEAL: Parameter = Parameter {
     name: "reveal",
     kind: "boolean",
@@ -190,6 +232,11 @@ routes! {
         (NOTE) Wasm => 201 "UploadedVersion", plugins::upload;
     Get "/apps/{app}/plugins/{plugin}/versions/{version}" Deploy "getVersion" "A version: hooks, imports, size, digest"
         () Nothing => 200 "Version", plugins::version;
+    Get "/apps/{app}/plugins/{plugin}/logs" Deploy "getLogs" "What a plugin logged of late on this node, oldest first"
+        (LINES, USER, TRACE, LEVEL, OF_VERSION) Nothing => 200 "LogItems", logs::recent;
+    Get "/apps/{app}/plugins/{plugin}/logs/follow" Deploy "getLogStream"
+        "The same, then what it logs from now on: a JSON object on each line, an empty line when nothing came for 15 s"
+        (LINES, USER, TRACE, LEVEL, OF_VERSION) Nothing => 200 "LogItem", logs::follow;
     Post "/apps/{app}/plugins/{plugin}/activate" Deploy "activateVersion"
         "Make a version the one that runs; once answered, no later call on this node runs another"
         () Takes("ActivateRequest") => 200 "Activation", plugins::activate;
@@ -370,11 +417,13 @@ fn settle(answer: Result<Answer, Problem>) -> Response {
     const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
     const NOSNIFF: HeaderValue = HeaderValue::from_static("nosniff");
     let mut response = match answer {
-        Ok(Answer {
-            status,
-            body: Some(body),
-        }) => (status, Json(body)).into_response(),
-        Ok(Answer { status, body: None }) => status.into_response(),
+        Ok(Answer { status, content }) => match content {
+            Content::Nothing => status.into_response(),
+            Content::Json(body) => (status, Json(body)).into_response(),
+            Content::Stream(kind, body) => {
+                (status, [(header::CONTENT_TYPE, kind)], body).into_response()
+            }
+        },
         Err(problem) => problem.into_response(),
     };
     let headers = response.headers_mut();
@@ -418,7 +467,7 @@ impl Answer {
     pub(super) fn ok(body: Value) -> Self {
         Self {
             status: StatusCode::OK,
-            body: Some(body),
+            content: Content::Json(body),
         }
     }
 
@@ -431,14 +480,21 @@ impl Answer {
         };
         Self {
             status,
-            body: Some(body),
+            content: Content::Json(body),
         }
     }
 
     pub(super) fn empty() -> Self {
         Self {
             status: StatusCode::NO_CONTENT,
-            body: None,
+            content: Content::Nothing,
+        }
+    }
+
+    pub(super) fn stream(kind: &'static str, body: Body) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content: Content::Stream(kind, body),
         }
     }
 }

@@ -4,4 +4,5 @@ mod apps;
 mod bindings;
 mod fake;
 mod life;
+mod logs;
 mod table;

@@ -11,6 +11,7 @@ use axum::{
     extract::ConnectInfo,
     http::{HeaderMap, Request},
 };
+use futures_util::{StreamExt as _, stream};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -20,7 +21,10 @@ use tower::ServiceExt;
 
 use crate::admin::{
     Admin, AdminConfig,
-    host::{Admitted, AppHost, Candidate, Later, PipelineQuery, PluginHost, Refused, Story},
+    host::{
+        Admitted, AppHost, Candidate, Later, LogQuery, LogStream, PipelineQuery, PluginHost,
+        Refused, Story,
+    },
     schemas,
 };
 
@@ -168,6 +172,23 @@ impl PluginHost for FakeHost {
         })]
     }
 
+    fn logs(&self, query: &LogQuery, limit: usize) -> Vec<Value> {
+        vec![said(&format!(
+            "{limit} of {}: {:?}",
+            query.plugin, query.filter
+        ))]
+    }
+
+    fn follow_log(&self, query: &LogQuery, _: usize) -> LogStream {
+        let said = stream::iter([vec![said("one"), said("two")]]);
+        // Only this one has more to say, so that tests of every route come to an end.
+        if query.plugin.as_str() == "chatty" {
+            said.chain(stream::pending()).boxed()
+        } else {
+            said.boxed()
+        }
+    }
+
     fn statistics(&self) -> Value {
         json!([])
     }
@@ -189,6 +210,10 @@ impl PluginHost for FakeHost {
         };
         vec![row("quick", 9, 100), row("slow", 3, 900)]
     }
+}
+
+fn said(message: &str) -> Value {
+    json!({ "event": "line", "message": message })
 }
 
 /// Remembers which apps are open, and with which secret.
