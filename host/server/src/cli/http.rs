@@ -3,11 +3,11 @@
 //! Plain HTTP: the admin API is on loopback, and a server behind TLS is reached through its proxy's plain side.
 //! Invariant: a failure says who failed (nobody answered, or the server refused) and what to do next.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming, header};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
     rt::TokioExecutor,
@@ -171,6 +171,72 @@ impl Client {
         content_type: &str,
         body: Bytes,
     ) -> Result<Answer, Failure> {
+        let exchange = async {
+            let response = self.ask(method, path, content_type, body).await?;
+            self.read(response).await
+        };
+        tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| {
+                Err(self.silent(&format!("did not answer within {} s", TIMEOUT.as_secs())))
+            })
+    }
+
+    /// Calls `opened` once the server has accepted, then gives `each` line of an answer that goes on, until it has enough
+    /// or the server ends it. An empty line is a sign of life.
+    pub(super) async fn lines(
+        &self,
+        path: &str,
+        max_silence: Duration,
+        (opened, mut each): (impl FnOnce(), impl FnMut(&[u8]) -> ControlFlow<()>),
+    ) -> Result<(), Failure> {
+        let fell_silent = |_| self.silent("fell silent");
+        let asked = self.ask(Method::GET, path, "application/json", Bytes::new());
+        let response = tokio::time::timeout(TIMEOUT, asked)
+            .await
+            .map_err(fell_silent)??;
+        if !response.status().is_success() {
+            let refused = self.read(response).await?;
+            return self.accepted(&refused).map(drop);
+        }
+        opened();
+        let mut body = response.into_body();
+        // What came of a line that is not complete.
+        let mut rest = Vec::new();
+        loop {
+            let frame = tokio::time::timeout(max_silence, body.frame())
+                .await
+                .map_err(fell_silent)?;
+            let Some(frame) = frame else { return Ok(()) };
+            let frame = frame.map_err(|error| self.base.unreachable(&error))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if rest.len() + data.len() > MAX_ANSWER_BYTES {
+                return Err(Failure::new(format!(
+                    "{} sends a line without an end; is it the admin API of this release?",
+                    self.base.http()
+                )));
+            }
+            rest.extend_from_slice(&data);
+            let mut begin = 0;
+            while let Some(len) = rest[begin..].iter().position(|byte| *byte == b'\n') {
+                if each(&rest[begin..begin + len]).is_break() {
+                    return Ok(());
+                }
+                begin += len + 1;
+            }
+            rest.drain(..begin);
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, Failure> {
         let (name, value) = &self.credential;
         let request = Request::builder()
             .method(method)
@@ -179,35 +245,29 @@ impl Client {
             .header(*name, value)
             .body(Full::new(body))
             .map_err(|error| Failure::usage(format!("`{path}` cannot be asked for: {error}")))?;
-        let exchange = async {
-            let response = self
-                .inner
-                .request(request)
-                .await
-                .map_err(|error| self.base.unreachable(&error))?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
-                .collect()
-                .await;
-            let body = body
-                .map_err(|error| self.base.unreachable(error.as_ref()))?
-                .to_bytes();
-            Ok(Answer { status, body })
-        };
-        tokio::time::timeout(TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(|_| {
-                let message = format!(
-                    "{} did not answer within {} s",
-                    self.base.http(),
-                    TIMEOUT.as_secs()
-                );
-                Err(Failure {
-                    code: exit::UNREACHABLE,
-                    ..Failure::new(message)
-                })
-            })
+        let response = self.inner.request(request).await;
+        response.map_err(|error| self.base.unreachable(&error))
     }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<Answer, Failure> {
+        let status = response.status();
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES)
+            .collect()
+            .await;
+        let body = body
+            .map_err(|error| self.base.unreachable(error.as_ref()))?
+            .to_bytes();
+        Ok(Answer { status, body })
+    }
+
+    /// The server is there and says nothing.
+    fn silent(&self, how: &str) -> Failure {
+        Failure {
+            code: exit::UNREACHABLE,
+            ..Failure::new(format!("{} {how}", self.base.http()))
+        }
+    }
+
     /// The body of a success, or the refusal in the server's own words.
     pub(super) fn accepted(&self, answer: &Answer) -> Result<Value, Failure> {
         if answer.status.is_success() {

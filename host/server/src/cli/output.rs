@@ -99,6 +99,16 @@ impl Output {
         let _ = stdout.flush();
     }
 
+    /// As [`Self::line`], for who goes on for as long as somebody reads.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub fn try_line(self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "{}", text.trim_end_matches('\n'))?;
+        stdout.flush()
+    }
+
     /// Tells a person what is going on; silent with `--json`.
     pub fn note(self, text: &str) {
         if !self.is_json {

@@ -6,6 +6,7 @@ mod api;
 mod arguments;
 mod cargo;
 mod check;
+mod logs;
 mod pipelines;
 mod scaffold;
 mod top;
@@ -42,6 +43,7 @@ pub(super) fn run(command: PluginCommand, output: Output) -> Result<(), Failure>
         PluginCommand::Rollback(command) => rollback(&command, output),
         PluginCommand::Bind(command) => bind(command, output),
         PluginCommand::Unbind(command) => unbind(&command, output),
+        PluginCommand::Logs(command) => logs::run(&command, output),
         PluginCommand::Delete(command) => delete(&command, output),
     }
 }

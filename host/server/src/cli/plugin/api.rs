@@ -1,5 +1,7 @@
 //! The paths and bodies of the admin API that plugin commands use, in one place.
 
+use std::{ops::ControlFlow, time::Duration};
+
 use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -24,6 +26,51 @@ pub(super) struct Binding<'a> {
     pub(super) position: Option<u32>,
     pub(super) failure_policy: Option<&'a str>,
     pub(super) isolation: Option<&'a str>,
+}
+
+/// Lines that are wanted of a plugin's log.
+#[derive(Debug)]
+pub(super) struct LogsWanted<'a> {
+    pub(super) name: &'a str,
+    pub(super) user: Option<&'a str>,
+    pub(super) trace: Option<&'a str>,
+    pub(super) level: Option<&'a str>,
+    pub(super) version: Option<u32>,
+    pub(super) limit: u16,
+}
+
+impl LogsWanted<'_> {
+    /// Whether there may be lines that are not wanted.
+    pub(super) fn is_filtered(&self) -> bool {
+        self.user.is_some()
+            || self.trace.is_some()
+            || self.level.is_some()
+            || self.version.is_some()
+    }
+
+    fn query(&self) -> String {
+        let Self {
+            name: _,
+            user,
+            trace,
+            level,
+            version,
+            limit,
+        } = self;
+        let version = version.map(|version| version.to_string());
+        let mut query = format!("limit={limit}");
+        for (name, value) in [
+            ("user", *user),
+            ("trace", trace.map(str::trim)),
+            ("level", *level),
+            ("version", version.as_deref()),
+        ] {
+            if let Some(value) = value {
+                query.push_str(&format!("&{name}={}", encode(value)));
+            }
+        }
+        query
+    }
 }
 
 impl PluginApi {
@@ -165,6 +212,35 @@ impl PluginApi {
         self.client.call(Method::GET, &path, &Value::Null).await
     }
 
+    pub(super) async fn logs(&self, wanted: &LogsWanted<'_>) -> Result<Vec<Value>, Failure> {
+        let path = self.path(&format!("plugins/{}/logs?{}", wanted.name, wanted.query()));
+        let mut answer = self.client.call(Method::GET, &path, &Value::Null).await?;
+        match answer["items"].take() {
+            Value::Array(items) => Ok(items),
+            _ => Err(no_items()),
+        }
+    }
+
+    /// Calls `opened` once the server has accepted, then gives `each` item until it has enough or the server ends it.
+    pub(super) async fn follow_logs(
+        &self,
+        wanted: &LogsWanted<'_>,
+        max_silence: Duration,
+        (opened, mut each): (impl FnOnce(), impl FnMut(&Value) -> ControlFlow<()>),
+    ) -> Result<(), Failure> {
+        let path = self.path(&format!(
+            "plugins/{}/logs/follow?{}",
+            wanted.name,
+            wanted.query()
+        ));
+        let each = |line: &[u8]| match serde_json::from_slice(line) {
+            Ok(item) => each(&item),
+            // A sign of life.
+            Err(_) => ControlFlow::Continue(()),
+        };
+        self.client.lines(&path, max_silence, (opened, each)).await
+    }
+
     /// All pages of a list; `cursor` is the parameter that takes the `next` of the page before.
     async fn list(&self, rest: &str, cursor: &str) -> Result<Vec<Value>, Failure> {
         let mut all = Vec::new();
@@ -172,9 +248,7 @@ impl PluginApi {
         loop {
             let mut page = self.client.call(Method::GET, &path, &Value::Null).await?;
             let Value::Array(items) = page["items"].take() else {
-                return Err(Failure::new(
-                    "the server's answer has no `items`; is it the admin API of this release?",
-                ));
+                return Err(no_items());
             };
             let is_last = items.is_empty();
             all.extend(items);
@@ -189,6 +263,10 @@ impl PluginApi {
             path = self.path(&format!("{rest}?{cursor}={next}"));
         }
     }
+}
+
+fn no_items() -> Failure {
+    Failure::new("the server's answer has no `items`; is it the admin API of this release?")
 }
 
 /// The number of an uploaded version.

@@ -35,6 +35,8 @@ pub enum PluginCommand {
     Bind(Bind),
     /// Stop asking a plugin somewhere
     Unbind(Unbind),
+    /// Show what a plugin logged, and with --follow what it logs from now on
+    Logs(Logs),
     /// Delete a plugin that is bound nowhere, with all its versions
     Delete(Delete),
 }
@@ -237,6 +239,42 @@ pub struct Unbind {
     /// Only in this scope [default: every scope]
     #[arg(long, value_parser = scope)]
     pub(super) scope: Option<Scope>,
+    #[command(flatten)]
+    pub(super) server: AdminServer,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin logs shout
+  tidegate plugin logs shout --follow --level warn
+  tidegate plugin logs shout --user alice --limit 1000
+  tidegate plugin logs shout --trace a71cd982164b        what it said in one call
+  tidegate plugin logs shout --follow --json | jq .message
+
+The node keeps the last 1,000 lines of each plugin in memory. A panic is there with its message, a failed call with its
+kind. A plugin may write 100 lines a second; how many it wrote beyond that stands where they are missing.")]
+pub struct Logs {
+    /// Name of the plugin
+    #[arg(value_parser = plugin_name)]
+    pub(super) name: String,
+    /// Go on with what it logs from now on
+    #[arg(long, short)]
+    pub(super) follow: bool,
+    /// Only lines about commands of this user
+    #[arg(long, value_name = "USER")]
+    pub(super) user: Option<String>,
+    /// Only lines of the call with this trace id
+    #[arg(long, value_name = "ID")]
+    pub(super) trace: Option<String>,
+    /// Only lines of this level and graver ones
+    #[arg(long, value_parser = ["trace", "debug", "info", "warn", "error"])]
+    pub(super) level: Option<String>,
+    /// Only lines of this version
+    #[arg(long, value_name = "N")]
+    pub(super) version: Option<u32>,
+    /// Lines of the past, at most
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(super) limit: u16,
     #[command(flatten)]
     pub(super) server: AdminServer,
 }
