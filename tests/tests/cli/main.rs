@@ -516,7 +516,7 @@ async fn check_failure(
 }
 
 /// Every command that asks a server, with arguments that are good.
-const ASKING: [&[&str]; 16] = [
+const ASKING: [&[&str]; 18] = [
     &["plugin", "list"],
     &["plugin", "versions", "nope"],
     &["plugin", "inspect", "nope"],
@@ -524,6 +524,8 @@ const ASKING: [&[&str]; 16] = [
     &["plugin", "rollback", "nope"],
     &["plugin", "bind", "nope", "filtering"],
     &["plugin", "unbind", "nope"],
+    &["plugin", "logs", "nope"],
+    &["plugin", "logs", "nope", "--follow"],
     &["plugin", "delete", "nope"],
     &["explain", "nope"],
     &["app", "list"],
@@ -606,7 +608,7 @@ async fn what_does_not_exist_or_is_no_plugin_is_refused_with_the_next_step() {
     std::fs::write(folder.path().join("script.wasm"), "#!/bin/sh").unwrap();
     let core = b"\0asm\x01\0\0\0";
     std::fs::write(folder.path().join("empty.wasm"), core).unwrap();
-    let rows: [(&[&str], i32, &str); 15] = [
+    let rows: [(&[&str], i32, &str); 17] = [
         (&["plugin", "versions", "nope"], 1, "tidegate plugin list"),
         (&["plugin", "inspect", "nope"], 1, "tidegate plugin list"),
         (
@@ -621,6 +623,12 @@ async fn what_does_not_exist_or_is_no_plugin_is_refused_with_the_next_step() {
             "tidegate plugin list",
         ),
         (&["plugin", "unbind", "nope"], 1, "tidegate plugin list"),
+        (&["plugin", "logs", "nope"], 1, "tidegate plugin list"),
+        (
+            &["plugin", "logs", "nope", "--follow"],
+            1,
+            "tidegate plugin list",
+        ),
         (&["plugin", "delete", "nope"], 1, "tidegate plugin list"),
         (
             &["plugin", "list", "--app", "nope"],
