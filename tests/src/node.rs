@@ -271,13 +271,25 @@ impl Node {
     /// # Panics
     /// When the process is gone.
     pub fn own_bytes(&self) -> u64 {
+        self.status_bytes("RssAnon:")
+    }
+
+    /// The most resident memory that the process ever had, in bytes.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn peak_bytes(&self) -> u64 {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))
             .expect("the process is alive");
-        let anonymous = status
+        let value = status
             .lines()
-            .find_map(|line| line.strip_prefix("RssAnon:")?.trim().strip_suffix(" kB"));
-        let kibibytes = anonymous.and_then(|text| text.parse::<u64>().ok());
-        kibibytes.expect("status has RssAnon in kB") * 1024
+            .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        let kibibytes = value.and_then(|text| text.parse::<u64>().ok());
+        kibibytes.expect("the status has it in kB") * 1024
     }
 
     /// Asks the process to drain (SIGTERM).

@@ -14,6 +14,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 use serde_json::{Value, json};
 use tidegate_sandbox::Hook;
 use tidegate_tests::{Node, within};
+use tokio::task::JoinSet;
 
 use bystanders::Bystanders;
 use rows::{Outcome, Row};
@@ -256,6 +257,41 @@ fn good() -> Vec<u8> {
     Guest::new(Hook::Filtering, replaced)
         .text("\\22good\\22")
         .wasm()
+}
+
+/// Calls that are made at once.
+const AT_ONCE: usize = 50;
+/// What they may take together: two instances' memory and much room, where one of each would take six times as much.
+const AT_ONCE_BYTES: u64 = 256 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_bombs_and_fifty_loops_at_once_end_all_and_take_the_memory_of_few() {
+    let node = node();
+    let mut stages = Vec::new();
+    let mut calls = JoinSet::new();
+    let before = node.peak_bytes();
+    for guest in ["memory-bomb-that-writes", "loop-in-rpc"] {
+        let rows = rows::all();
+        let row = rows.into_iter().find(|row| row.name == guest);
+        let stage = Stage::open(&node, guest).await;
+        let answer = stage.upload("guest", row.expect("a row of the table").wasm);
+        assert_eq!(answer.await.status, 201);
+        stage.bind("guest", Hook::Rpc).await;
+        for nth in 0..AT_ONCE {
+            let mut client = stage.connect(&format!("user-{nth}")).await;
+            calls.spawn(async move { client.rpc("method", &json!({})).await });
+        }
+        stages.push(stage);
+    }
+    while let Some(reply) = calls.join_next().await {
+        let reply = reply.expect("every call is answered");
+        assert_eq!(reply.error.map(|error| error.code), Some(100));
+    }
+    let taken = node.peak_bytes() - before;
+    assert!(taken < AT_ONCE_BYTES, "{taken} bytes");
+    for stage in stages {
+        Box::pin(stage.is_none_the_worse()).await;
+    }
 }
 
 #[tokio::test]
