@@ -29,6 +29,9 @@ use crate::{
     settings::Settings,
 };
 
+/// No order is that long.
+pub const TOO_LARGE_CODE: u32 = 413;
+
 /// The order can be read and is not acceptable.
 pub const INVALID_CODE: u32 = 422;
 

@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use tidegate_sdk::{BAD_DATA_CODE, Message, Refusal};
 
-use crate::{INVALID_CODE, decimal::Decimal};
+use crate::{INVALID_CODE, TOO_LARGE_CODE, decimal::Decimal};
+
+/// Every channel gets a copy, and what a plugin hands to the node in one call is bounded.
+const MAX_ORDER_BYTES: usize = 2048;
 
 /// Ids that clients choose are repeated in acknowledgements and logs of others.
 const MAX_ID_BYTES: usize = 64;
@@ -58,6 +61,12 @@ enum Kind {
 impl<'m> Order<'m> {
     /// Reads an order.
     pub(crate) fn read(message: &'m Message) -> Result<Self, Refusal> {
+        let len = message.data().len();
+        if len > MAX_ORDER_BYTES {
+            let reason =
+                format!("the order has {len} bytes; at most {MAX_ORDER_BYTES} are allowed");
+            return Err(Refusal::error(TOO_LARGE_CODE, reason));
+        }
         let RawOrder {
             id,
             instrument,

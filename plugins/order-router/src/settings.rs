@@ -11,8 +11,8 @@ use crate::{
     order::{Order, invalid},
 };
 
-/// A message has 64 destinations; one of them is the acknowledgement.
-const MAX_CHANNELS: usize = 63;
+/// Each gets a copy of the order, and what a plugin hands to the node in one call is bounded.
+const MAX_CHANNELS: usize = 32;
 
 /// The settings, checked.
 #[derive(Debug, Deserialize)]
@@ -248,7 +248,7 @@ impl TryFrom<RawSettings> for Settings {
                 deduplicate,
             }),
             many => Err(BadSetting::new(format!(
-                "they name {many} channels; a message has at most {MAX_CHANNELS}"
+                "they name {many} channels; an order goes to at most {MAX_CHANNELS}"
             ))
             .at("rules")),
         }

@@ -299,8 +299,8 @@ fn settings_that_cannot_be_used_say_what_is_wrong() {
             "`rules[0]`: `min_quantity` 2 is more than `max_quantity` 1.5",
         ),
         (
-            json!({ "rules": [{ "channels": vec!["a"; 64] }] }),
-            "they name 64 channels",
+            json!({ "rules": [{ "channels": vec!["a"; 33] }] }),
+            "they name 33 channels",
         ),
         (
             json!({ "rules": [{ "channels": ["a"], "min_notional": "1e5" }] }),

@@ -31,6 +31,9 @@ use crate::settings::{Audit, Settings};
 /// The message is too large to be recorded.
 pub const TOO_LARGE_CODE: u32 = 413;
 
+/// What a record may have beside the message.
+const ENVELOPE_BYTES: usize = 16 * 1024;
+
 /// The plugin.
 #[derive(Debug)]
 pub struct RedactAudit;
@@ -79,16 +82,7 @@ impl Routing for RedactAudit {
 
 fn redacted(settings: &Settings, message: &Message) -> Result<Verdict, Refusal> {
     let (channel, data) = (message.channel(), message.data());
-    if data.len() > settings.max_bytes {
-        return Err(Refusal::error(
-            TOO_LARGE_CODE,
-            format!(
-                "the message has {} bytes; at most {} are allowed here",
-                data.len(),
-                settings.max_bytes
-            ),
-        ));
-    }
+    check_size("the message", data.len(), settings.max_bytes)?;
     let unreadable = || {
         let reason = format!(
             "data cannot be read: it holds half a character, or is nested more than {} deep",
@@ -119,17 +113,34 @@ fn redacted(settings: &Settings, message: &Message) -> Result<Verdict, Refusal> 
             original,
         };
         let audit = settings.audit_channel.fill(&[("channel", channel)]);
-        destinations = destinations.with_json(Target::Channel(audit), &record);
+        let record = serde_json::to_vec(&record).map_err(|_| unreadable())?;
+        let most = settings.max_bytes + ENVELOPE_BYTES;
+        check_size("the record of the message", record.len(), most)?;
+        destinations = destinations.with_data(Target::Channel(audit), record);
     }
     if let Some(full) = &settings.full_channel {
         // Without data of its own, it gets the message as it is.
         destinations = destinations.channel(full.fill(&[("channel", channel)]));
     }
     Ok(match redacted.json {
-        Some(json) => destinations.with_data(Target::Origin, json).into(),
+        Some(json) => {
+            check_size("the redacted message", json.len(), settings.max_bytes)?;
+            destinations.with_data(Target::Origin, json).into()
+        }
         None if destinations.iter().len() == 0 => Verdict::Keep,
         None => destinations.origin().into(),
     })
+}
+
+/// What is larger than a message may be would fail the call, and too many failures would shut everybody out.
+fn check_size(what: &str, len: usize, most: usize) -> Result<(), Refusal> {
+    if len <= most {
+        return Ok(());
+    }
+    Err(Refusal::error(
+        TOO_LARGE_CODE,
+        format!("{what} has {len} bytes; at most {most} are allowed here"),
+    ))
 }
 
 impl Authorization for RedactAudit {

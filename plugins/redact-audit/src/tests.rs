@@ -143,6 +143,15 @@ fn what_cannot_be_redacted_or_recorded_goes_nowhere() {
         refusal.reason().contains("at most 20 are allowed"),
         "{refusal}"
     );
+    // Masks are longer than what they stand for.
+    let mut grown = host().config(with(&json!({ "fields": ["/*"], "max_bytes": 200 })));
+    let refusal = grown.route::<RedactAudit>(WARD, format!("[{}0]", "0,".repeat(50)));
+    let refusal = refusal.unwrap_err();
+    assert_eq!(refusal.code(), Some(TOO_LARGE_CODE));
+    assert!(
+        refusal.reason().starts_with("the redacted message has"),
+        "{refusal}"
+    );
     let deep = "[".repeat(200) + &"]".repeat(200);
     assert!(host().route::<RedactAudit>(WARD, deep).is_err());
 }

@@ -16,6 +16,9 @@ use crate::{
     settings::{Direction, Rule},
 };
 
+/// Longer values, which are no measurements, are not repeated in alerts.
+const MAX_VALUE_BYTES: usize = 256;
+
 /// A value that a rule has an opinion on.
 #[derive(Debug)]
 pub(crate) struct Sighting<'r> {
@@ -40,7 +43,7 @@ struct Alert<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<&'a str>,
     field: &'a str,
-    /// As it was sent; `null` if there is none.
+    /// As it was sent; `null` if there is none, or it is long.
     value: Option<Box<RawValue>>,
     /// The threshold that was crossed.
     threshold: f64,
@@ -125,6 +128,7 @@ fn publish(
     (change, since, at): (Change, u64, u64),
 ) -> bool {
     let value = json::raw(&rule.field).ok().flatten();
+    let value = value.filter(|value| value.len() <= MAX_VALUE_BYTES);
     let value = value.and_then(|value| serde_json::from_slice(&value).ok());
     let alert = Alert {
         alert: &rule.name,

@@ -193,6 +193,15 @@ fn what_has_no_number_goes_by_policy() {
 }
 
 #[test]
+fn an_alert_is_short_whatever_was_sent() {
+    let digits = format!(r#"{{"temp":{}}}"#, "9".repeat(10_000));
+    check(
+        &mut host(&json!({})),
+        &[(&digits, &["alerts:heat entered null"])],
+    );
+}
+
+#[test]
 fn a_refused_message_leaves_no_alarm_behind() {
     let mut second = rule();
     second["name"] = "strict".into();
