@@ -5,6 +5,8 @@ mod rate_tier;
 mod redact_audit;
 mod sensor_alerts;
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 use tidegate_protocol::{Codec, Reply};
 use tidegate_tests::{
@@ -95,5 +97,37 @@ async fn settings_that_cannot_be_used_fail_each_call_with_the_same_clear_message
         let told = node.cli(&["explain", trace, "--json"]).await.json();
         let says = "the settings of this binding are not what the plugin takes: `default_tier`: `silver` is none of the tiers: free";
         assert!(told.to_string().contains(says), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn the_example_of_each_guide_does_what_it_says() {
+    let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins");
+    for (package, saved) in [
+        ("sensor-alerts", 4),
+        ("rate-tier", 7),
+        ("redact-audit", 6),
+        ("order-router", 5),
+    ] {
+        let folder = plugins.join(package);
+        let read = |file: &str| std::fs::read_to_string(folder.join(file)).expect("it is there");
+        let settings = read("example/settings.json");
+        let is_shown = read("README.md").contains(settings.trim());
+        assert!(is_shown, "README.md of {package} shows other settings");
+
+        let wasm = tidegate_tests::guests::wasm(package).display().to_string();
+        let check = [
+            "plugin",
+            "check",
+            &wasm,
+            "--inputs",
+            "example/inputs.json",
+            "--config",
+            &settings,
+            "--json",
+        ];
+        let checked = tidegate_tests::cli::run_in(&folder, &check).await.json();
+        let inputs = checked["inputs"].as_array().map(Vec::len);
+        assert_eq!(inputs, Some(saved), "{checked}");
     }
 }
