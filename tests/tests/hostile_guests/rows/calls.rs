@@ -247,15 +247,16 @@ fn messages() -> Vec<Row> {
             &[Limit],
             "outside filtering and routing",
         ),
-        fails(
-            "json-asked-where-there-is-none",
+        answers(
+            // The subscribe brought no data: an error that the guest can handle, if it looks.
+            "json-asked-of-no-data",
             &Guest::new(
                 Hook::Authorization,
                 format!("(call $kind-of {} {RESULT}) {}", text(1), answer()),
             )
             .text("/"),
-            &[Limit],
-            "outside filtering and routing",
+            2,
+            None,
         ),
         fails(
             "destination-named-by-a-filter",
