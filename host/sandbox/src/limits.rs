@@ -113,10 +113,12 @@ impl StoreLimiter {
     }
 
     /// Whether the instance has grown past half of what it may: better made anew than denied in the
-    /// middle of a call. A guest that starts beyond that may use half of what is left.
+    /// middle of a call. A guest that starts beyond that may use half of what is left. One that was denied
+    /// memory and lived with it is made anew as well, so that a later trap is not laid to that denial.
     pub(crate) fn is_high(&self) -> bool {
-        self.memory > self.memory_cap / 2
-            && self.memory > self.initial + (self.memory_cap - self.initial) / 2
+        self.was_denied
+            || self.memory > self.memory_cap / 2
+                && self.memory > self.initial + (self.memory_cap - self.initial) / 2
     }
 
     /// Bytes of all memories.
@@ -222,7 +224,16 @@ mod tests {
         limiter
             .memory_grow_failed(wasmtime::Error::msg("no memory"))
             .unwrap();
+        assert_eq!(limiter.memory(), 0);
+    }
+
+    #[test]
+    fn who_was_denied_memory_is_made_anew() {
+        let mut limiter = StoreLimiter::new(100);
+        assert!(limiter.memory_growing(0, 10, None).unwrap());
         assert!(!limiter.is_high());
+        assert!(!limiter.memory_growing(10, 200, None).unwrap());
+        assert!(limiter.is_high());
     }
 
     #[test]

@@ -95,6 +95,24 @@ fn w5_a_memory_bomb_is_denied() {
 }
 
 #[test]
+fn a_denial_that_a_guest_lived_with_is_not_said_of_a_later_trap() {
+    let wasm = filtering(&format!(
+        "(if (i32.eq (i32.load8_u (local.get 4)) (i32.const 33)) (then unreachable))
+         (drop (memory.grow (i32.const 60000)))\n{PASS}"
+    ));
+    // One thread, so that both calls would have the same instance.
+    let config = tidegate_sandbox::SandboxConfig {
+        plugin_threads: std::num::NonZeroUsize::new(1),
+        ..Default::default()
+    };
+    let sandbox = Sandbox::new(config).unwrap();
+    let compiled = compile(&sandbox, &wasm);
+    bind(&sandbox, vec![binding(&compiled, Hook::Filtering)]);
+    guests::passed(&sandbox, GOOD);
+    assert_eq!(failure(&sandbox).0, FailureKind::Trap);
+}
+
+#[test]
 fn w5_a_host_call_flood_is_cut_at_a_hundred() {
     let detail = check(
         "(import \"tidegate:plugin/clock@0.1.0\" \"now\" (func $now (result i64)))
