@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn who_was_denied_memory_is_made_anew() {
-        let mut limiter = StoreLimiter::new(100);
+        let mut limiter = super::tests::limiter(100);
         assert!(limiter.memory_growing(0, 10, None).unwrap());
         assert!(!limiter.is_high());
         assert!(!limiter.memory_growing(10, 200, None).unwrap());
