@@ -28,7 +28,7 @@ pub(crate) struct Histogram {
     max_nanos: AtomicU64,
 }
 
-/// What a [`Histogram`] says.
+/// What a histogram of durations says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Durations {
     /// Calls that were timed: all that ran aside or got half-way to their deadline, one in 64 of the others.
