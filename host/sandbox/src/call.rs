@@ -24,7 +24,9 @@ use crate::{
     lane::{LONGEST_WAIT, Turn},
     limits,
     metrics::{Also, CallEnd},
-    slots, ticker,
+    slots,
+    stories::Measured,
+    ticker,
     unit::Unit,
     verdict::Verdict,
 };
@@ -35,6 +37,8 @@ pub(crate) struct Called<V> {
     /// Back to the draft that lent them.
     pub(crate) tags: Option<Tags>,
     pub(crate) left: Option<Box<Left>>,
+    /// There if the call was timed.
+    pub(crate) measured: Option<Measured>,
 }
 
 /// What a call is about: the facts, what the guest is given to look at, and the id that the question has by now.
@@ -127,12 +131,17 @@ pub(crate) fn call<V>(
         }
         Err(_) => Err(Failure::host_panic()),
     };
-    timing.stop(
+    let took = timing.stop(
         runtime,
         unit,
         &instance.store.data().call.deadline,
         (result.is_ok(), input_bytes),
     );
+    let measured = took.map(|took| Measured {
+        lane: turn.lane(),
+        took,
+        memory_bytes: instance.store.data().limiter.memory(),
+    });
     match &result {
         Ok(value) => {
             let end = CallEnd::Answered(verdict(value));
@@ -150,7 +159,12 @@ pub(crate) fn call<V>(
             fail(runtime, unit, permit, failure);
         }
     }
-    Called { result, tags, left }
+    Called {
+        result,
+        tags,
+        left,
+        measured,
+    }
 }
 
 /// Leave to call, before there is an instance.
@@ -295,6 +309,7 @@ impl Timing {
         }
     }
 
+    /// Writes down what was timed, and answers it.
     #[inline]
     fn stop(
         self,
@@ -302,11 +317,16 @@ impl Timing {
         unit: &Arc<Unit>,
         deadline: &Deadline,
         (is_answered, input_bytes): (bool, usize),
-    ) {
+    ) -> Option<Duration> {
         // There only if the call got half-way to its deadline.
         let slow = deadline.used();
-        let used = match self {
-            Self::Untimed => slow.inspect(|took| unit.tally.timed(*took, 1)),
+        let (used, took) = match self {
+            Self::Untimed => {
+                if let Some(took) = slow {
+                    unit.tally.timed(took, 1);
+                }
+                (slow, slow)
+            }
             Self::Sampled(started) => {
                 let took = started.elapsed();
                 runtime.metrics.durations.observe(took.as_secs_f64());
@@ -314,7 +334,7 @@ impl Timing {
                 unit.tally
                     .timed(took, slow.map_or(unit.calls_per_sample(), |_| 1));
                 unit.conduct.called_inline(took);
-                slow
+                (slow, Some(took))
             }
             Self::Processor { before, is_sampled } => {
                 let took = processor_time().saturating_sub(before);
@@ -324,7 +344,7 @@ impl Timing {
                 unit.tally.timed(took, 1);
                 slots::count_also(runtime, unit, Also::Aside);
                 unit.conduct.called_aside(took);
-                Some(took)
+                (Some(took), Some(took))
             }
         };
         if let Some(slow) = slow {
@@ -339,6 +359,7 @@ impl Timing {
             unit.conduct
                 .note_near(runtime, "deadline", percent, input_bytes);
         }
+        took
     }
 }
 

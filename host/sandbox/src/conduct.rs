@@ -24,6 +24,7 @@ use crate::{
     failure::{Failure, FailureKind},
     lane::{Lane, Move, Standing},
     logs::{LogCall, LogLevel},
+    stories::Due,
 };
 
 /// Openings within [`PROBATION_MILLIS`] after a swap that send the version back.
@@ -83,6 +84,8 @@ pub(crate) struct Conduct {
     pub(crate) shared_trace: SharedTrace,
     /// Shared by the questions that found the queue of the aside lane full.
     pub(crate) queue_trace: SharedTrace,
+    /// When a question that it was the first to be asked, or that it refused, is kept next.
+    pub(crate) due: Due,
     /// When a call near its limits was last logged, plus one.
     noted_millis: AtomicU64,
     /// The second, from 1, in which a failure was last logged as a warning.
@@ -102,6 +105,7 @@ impl Conduct {
             shut: Mutex::new(Failure::new(FailureKind::BreakerOpen, "")),
             shared_trace: SharedTrace::default(),
             queue_trace: SharedTrace::default(),
+            due: Due::default(),
             noted_millis: AtomicU64::new(0),
             warned_in: AtomicU64::new(0),
         }

@@ -69,6 +69,13 @@ pub(crate) enum Turn {
 }
 
 impl Turn {
+    pub(crate) fn lane(self) -> Lane {
+        match self {
+            Self::Inline | Self::Overflow => Lane::Inline,
+            Self::Aside { .. } => Lane::Aside,
+        }
+    }
+
     pub(crate) fn is_aside(self) -> bool {
         matches!(self, Self::Aside { .. })
     }

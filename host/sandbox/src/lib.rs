@@ -64,7 +64,7 @@ pub use logs::{LogCall, LogFilter, LogFollower, LogItem, LogLevel, LogLine, Loss
 pub use metrics::{Durations, HookStatistics, MemoryStatistics};
 pub use pipelines::{Pipeline, PipelineQuery, PipelineStep};
 pub use sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxStatistics};
-pub use stories::{StepEnd, Story, StoryStep};
+pub use stories::{Measured, StepEnd, Story, StoryOutcome, StoryQuery, StoryStep};
 pub use verdict::Verdict;
 
 pub(crate) use sandbox::Runtime;

@@ -3,6 +3,7 @@
 use std::{
     num::NonZeroUsize,
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -37,9 +38,12 @@ use crate::{
     metrics::{HookStatistics, Metrics, Sources},
     pipeline::{Asker, Naming, Ran, Snapshot, Unasked},
     pipelines::{Pipeline, PipelineQuery},
-    stories::{Stories, Story},
+    stories::{Stories, Story, StoryQuery},
     unit::{CommonLimits, Unit},
 };
+
+/// One story a second is nothing beside what a plugin answers, and enough to see how it is asked.
+const DEFAULT_EXPLAIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Validated settings of the sandbox.
 #[derive(Debug, Clone)]
@@ -68,6 +72,8 @@ pub struct SandboxConfig {
     pub unfit: Option<UnfitSender>,
     /// What plugins may keep in `state`.
     pub state: StateQuotas,
+    /// How often the story of a question that went well is kept, of each plugin and hook; zero for never.
+    pub explain_interval: Duration,
 }
 
 impl Default for SandboxConfig {
@@ -85,6 +91,7 @@ impl Default for SandboxConfig {
             max_instances: None,
             unfit: None,
             state: StateQuotas::default(),
+            explain_interval: DEFAULT_EXPLAIN_INTERVAL,
         }
     }
 }
@@ -199,6 +206,7 @@ impl Sandbox {
             max_instances,
             unfit,
             state,
+            explain_interval,
         } = config;
         let engine = SandboxEngine::shared()?;
         let mut linker = Linker::new(&engine.engine);
@@ -224,7 +232,7 @@ impl Sandbox {
             compilation,
             keeper: Keeper::new(&clock, state),
             metrics,
-            stories: Stories::default(),
+            stories: Stories::new(explain_interval),
             naming: Naming {
                 private_prefix: private_prefix.into(),
                 namespace_boundary: namespace_boundary.into(),
@@ -316,9 +324,10 @@ impl Sandbox {
         self.core.runtime.keeper.state.forget_plugin(app, plugin);
     }
 
-    /// Gives back what the plugins of a deleted app kept in `state`, and their logs.
+    /// Gives back what the plugins of a deleted app kept in `state`, their logs and their stories.
     pub fn forget_app(&self, app: &AppId) {
         self.core.runtime.logs.forget_app(app);
+        self.core.runtime.stories.forget_app(app);
         self.core.runtime.keeper.state.forget_app(app);
     }
 
@@ -339,6 +348,11 @@ impl Sandbox {
     ) -> LogFollower {
         let log = self.core.runtime.logs.of(app, plugin);
         LogFollower::new(log, filter, recent)
+    }
+
+    /// What the node remembers of an app's questions, the newest first, at most so many.
+    pub fn stories(&self, app: &str, query: StoryQuery<'_>, most: usize) -> Vec<Story> {
+        self.core.runtime.stories.list(app, query, most)
     }
 
     /// Takes what has expired off the plugins' state; to be called every [`STATE_SWEEP_INTERVAL`].

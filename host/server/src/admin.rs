@@ -42,7 +42,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::host::{
     Admitted, AppHost, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, LogQuery, LogStream,
-    PipelineQuery, PluginHost, Refused, Story,
+    PipelineQuery, PluginHost, Refused, Story, StoryQuery,
 };
 use self::{access::Attempts, logs::Followers, problem::Problem, quota::Quotas, turns::Turns};
 

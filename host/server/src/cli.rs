@@ -74,7 +74,7 @@ pub enum Command {
     Publish(publish::Publish),
     /// Subscribe to a channel and print what arrives
     Subscribe(subscribe::Subscribe),
-    /// Tell the story of a failed plugin call by its trace id
+    /// Tell what plugins made of a command, by its trace id or lately
     Explain(explain::Explain),
     /// Ask a server whether it is alive and ready
     Health(health::Health),

@@ -345,6 +345,8 @@ pub struct PluginsConfig {
     /// Address space and time by the clock of the process that compiles an upload.
     pub compile_memory_bytes: u64,
     pub compile_timeout: Duration,
+    /// Between two stories of commands that went well; zero for none.
+    pub explain_interval: Duration,
     pub deadlines: PluginDeadlines,
     /// Threads of the aside lane; as many as cores where none is given.
     pub threads: Option<NonZeroUsize>,

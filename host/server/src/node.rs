@@ -432,6 +432,7 @@ fn sandbox_config(config: &Config, unfit: UnfitSender) -> Result<SandboxConfig, 
         plugin_threads: config.plugins.threads,
         max_instances: config.plugins.max_instances,
         unfit: Some(unfit),
+        explain_interval: config.plugins.explain_interval,
         state: config.plugins.state,
     })
 }

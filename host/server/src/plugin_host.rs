@@ -6,6 +6,7 @@
 mod logs;
 mod pipelines;
 mod statistics;
+mod stories;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,14 +16,12 @@ use std::{
 
 use parking_lot::Mutex;
 use serde_json::json;
-use tidegate_control::{
-    AppName, DesiredBinding, DesiredState, Digest, PluginName, Store, Timestamp,
-};
+use tidegate_control::{AppName, DesiredBinding, DesiredState, Digest, PluginName, Store};
 use tidegate_realtime::ids::AppId;
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
-    FailurePolicy, Hook, Isolation, PipelineQuery, PluginLimits, Sandbox, Scope, StepEnd,
-    StoryStep, UnfitVersion,
+    FailurePolicy, Hook, Isolation, PipelineQuery, PluginLimits, Sandbox, Scope, StoryOutcome,
+    StoryQuery, UnfitVersion,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -185,16 +184,24 @@ impl PluginHost for SandboxHost {
     fn explain(&self, trace: &str) -> Option<Story> {
         let story = self.inner.sandbox.explain(trace)?;
         let app = tidegate_control::AppName::parse(story.app.as_str()).ok()?;
-        let steps: Vec<_> = story.steps.iter().map(step).collect();
-        let at = Timestamp::from_millis(i64::try_from(story.at_millis).unwrap_or(i64::MAX));
-        let story = json!({
-            "at": at,
-            "hook": story.hook.as_str(),
-            "subject": &*story.subject,
-            "at_unix_ms": story.at_millis,
-            "plugins": steps,
-        });
+        let story = stories::row(&story);
         Some(Story { app, story })
+    }
+
+    fn stories(&self, app: &AppName, query: admin::StoryQuery) -> Vec<serde_json::Value> {
+        let wanted = StoryQuery {
+            user: query.user.as_deref(),
+            subject: query.channel.as_deref(),
+            outcome: query.outcome.and_then(|wanted| {
+                let mut all = StoryOutcome::ALL.into_iter();
+                all.find(|outcome| outcome.as_str() == wanted)
+            }),
+        };
+        let found = self.inner.sandbox.stories(app.as_str(), wanted, query.most);
+        let shown = found.iter().map(
+            |story| json!({ "trace": &*story.trace_id, "app": app, "story": stories::row(story) }),
+        );
+        shown.collect()
     }
 
     fn pipelines(&self, app: &AppName, query: admin::PipelineQuery) -> Vec<serde_json::Value> {
@@ -516,27 +523,6 @@ fn refused(refusal: AdmissionRefused) -> Refused {
         detail: refusal.detail,
         help: refusal.help,
     }
-}
-
-fn step(step: &StoryStep) -> serde_json::Value {
-    let mut row = json!({ "plugin": &*step.plugin, "version": step.version });
-    match &step.ended {
-        StepEnd::Answered(verdict) => row["verdict"] = json!(verdict),
-        StepEnd::Failed {
-            kind,
-            detail,
-            log,
-            frames,
-            is_passed_over,
-        } => {
-            row["failure"] = json!(kind.as_str());
-            row["detail"] = json!(&**detail);
-            row["log"] = json!(&**log);
-            row["backtrace"] = json!(&**frames);
-            row["passed_over"] = json!(is_passed_over);
-        }
-    }
-    row
 }
 
 /// Runs work that takes its time off the async threads.

@@ -24,7 +24,7 @@ use crate::{
     logs::{LogCall, LogLevel, Speaker},
     metrics::CallEnd,
     slots,
-    stories::{StepEnd, Story, StoryStep, new_trace_id},
+    stories::{Measured, StepEnd, Story, StoryStep, new_trace_id},
     unit::Unit,
     verdict::Verdict,
 };
@@ -65,9 +65,11 @@ impl Unasked {
                     frames: failure.frames,
                     is_passed_over: false,
                 },
+                reason: None,
+                measured: None,
             });
             let steps = step.into_iter().collect();
-            let story = Story::new(Arc::clone(&trace_id), app, *hook, subject, steps);
+            let story = Story::new(Arc::clone(&trace_id), app, *hook, (subject, ""), steps);
             runtime.stories.keep(story);
             trace_id
         };
@@ -92,15 +94,25 @@ pub(super) struct Question<'a> {
     /// Channel or method, for the story.
     subject: &'a Arc<str>,
     /// Who answered what so far.
-    steps: SmallVec<[(&'a Arc<Unit>, Step); 2]>,
-    /// Whose command it is about, for the plugins' logs.
+    steps: SmallVec<[Asked<'a>; 2]>,
+    /// Of the call that failed, until its step is written.
+    measured: Option<Measured>,
+    /// Whether any of the calls was timed: aside all are, inline those that were drawn. Only then a question that
+    /// went well may have its story kept, so that the others need not read a clock to find out.
+    is_timed: bool,
+    /// Why a plugin refused.
+    reason: Option<Arc<str>>,
+    /// Whose command it is about.
     peer: Option<&'a Arc<Peer>>,
     /// There from the moment that a guest logs, asks for it or fails.
     trace_id: Option<Arc<str>>,
-    /// Whether a guest asked for the id. What was logged leads to no story.
+    /// Whether a guest asked for the id, or failed and was passed over. What was logged leads to no story.
     is_story_wanted: bool,
     pub(super) effects: Vec<Effect>,
 }
+
+/// A plugin, what came of asking it, and what that took.
+type Asked<'a> = (&'a Arc<Unit>, Step, Option<Measured>);
 
 enum Step {
     Answered(Verdict),
@@ -123,6 +135,9 @@ impl<'a> Question<'a> {
             hook,
             subject,
             steps: SmallVec::new(),
+            measured: None,
+            is_timed: false,
+            reason: None,
             peer: None,
             trace_id: None,
             is_story_wanted: false,
@@ -173,8 +188,13 @@ impl<'a> Question<'a> {
                 self.keep_lines(unit, &mut left.log, called.result.is_ok());
             }
         }
-        if let Ok(answer) = &called.result {
-            self.steps.push((unit, Step::Answered(verdict(answer))));
+        self.is_timed |= called.measured.is_some();
+        match &called.result {
+            Ok(answer) => {
+                let step = Step::Answered(verdict(answer));
+                self.steps.push((unit, step, called.measured));
+            }
+            Err(_) => self.measured = called.measured,
         }
         called
     }
@@ -220,15 +240,29 @@ impl<'a> Question<'a> {
     /// What the plugins want done, now that all of them have answered.
     #[inline]
     pub(super) fn into_effects(mut self) -> Vec<Effect> {
-        if self.is_story_wanted {
+        if self.is_story_wanted || self.is_timed && self.is_due() {
             self.tell();
         }
         mem::take(&mut self.effects)
     }
 
+    /// Whether it is time for a story of what went well.
+    #[cold]
+    fn is_due(&self) -> bool {
+        let Self { runtime, steps, .. } = self;
+        steps.first().is_some_and(|(unit, ..)| {
+            let now = runtime.clock.now_millis();
+            runtime.stories.is_success_due(&unit.conduct.due, now)
+        })
+    }
+
     /// The refusal as the client may see it.
     pub(super) fn refused(mut self, unit: &Unit, refusal: Refusal) -> Refusal {
-        if self.is_story_wanted {
+        let Self { runtime, .. } = self;
+        let now = runtime.clock.now_millis();
+        let is_due = runtime.stories.is_refusal_due(&unit.conduct.due, now);
+        if is_due || self.is_story_wanted {
+            self.reason = Some(describe(&refusal));
             self.tell();
         }
         if self.runtime.name_in_errors {
@@ -245,7 +279,8 @@ impl<'a> Question<'a> {
         failure: &Failure,
         log: CallLog,
     ) -> HookFailure {
-        self.steps.push((unit, Step::failed(failure.clone(), log)));
+        let step = Step::failed(failure.clone(), log);
+        self.steps.push((unit, step, self.measured.take()));
         if failure.kind == FailureKind::BreakerOpen {
             let now = self.runtime.clock.now_millis();
             let trace_id = unit.conduct.shared_trace.get(now, || self.tell());
@@ -263,8 +298,10 @@ impl<'a> Question<'a> {
         if failure.kind != FailureKind::BreakerOpen {
             let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
             self.log(unit, &failure, &trace_id);
+            self.is_story_wanted = true;
         }
-        self.steps.push((unit, Step::failed(failure, log)));
+        let step = Step::failed(failure, log);
+        self.steps.push((unit, step, self.measured.take()));
     }
 
     /// Puts what the plugin said into its log.
@@ -311,10 +348,10 @@ impl<'a> Question<'a> {
     #[cold]
     fn tell(&mut self) -> Arc<str> {
         let trace_id = Arc::clone(self.trace_id.get_or_insert_with(new_trace_id));
-        let steps = self
+        let mut steps: Vec<_> = self
             .steps
             .drain(..)
-            .map(|(unit, step)| StoryStep {
+            .map(|(unit, step, measured)| StoryStep {
                 plugin: Arc::clone(&unit.plugin),
                 version: unit.version,
                 ended: match step {
@@ -330,13 +367,19 @@ impl<'a> Question<'a> {
                         }
                     }
                 },
+                reason: None,
+                measured,
             })
             .collect();
+        if let Some(last) = steps.last_mut() {
+            last.reason = self.reason.take();
+        }
+        let user = self.peer.map_or("", |peer| &*peer.user);
         let story = Story::new(
             Arc::clone(&trace_id),
             self.app,
             self.hook,
-            self.subject,
+            (self.subject, user),
             steps,
         );
         self.runtime.stories.keep(story);
@@ -361,6 +404,14 @@ fn note_failure(runtime: &Runtime, unit: &Unit, call: LogCall, failure: &Failure
         .log
         .urgent_line(unix_millis(), LogLevel::Error, speaker, message.into());
     runtime.logs.write(&unit.log, &Arc::new(call), vec![line]);
+}
+
+/// A refusal, for the story.
+fn describe(refusal: &Refusal) -> Arc<str> {
+    match refusal {
+        Refusal::Error { code, reason } => format!("error {code}: {reason}").into(),
+        Refusal::Disconnect { code, reason } => format!("disconnect {code}: {reason}").into(),
+    }
 }
 
 /// Puts the plugin's name in front; a disconnect's reason is cut to what a close frame holds.

@@ -52,6 +52,9 @@ pub trait PluginHost: Send + Sync + 'static {
     /// What happened under a trace id, while it is remembered.
     fn explain(&self, trace: &str) -> Option<Story>;
 
+    /// What the node remembers of an app's questions, the newest first, as the schema `Story` says.
+    fn stories(&self, app: &AppName, query: StoryQuery) -> Vec<serde_json::Value>;
+
     /// Who is asked in an app, as the schema `Pipeline` says.
     fn pipelines(&self, app: &AppName, query: PipelineQuery) -> Vec<Value>;
 
@@ -130,6 +133,20 @@ pub struct PipelineQuery {
     pub hook: Option<Hook>,
     /// Those that a channel meets, if one is named.
     pub channel: Option<String>,
+}
+
+/// Outcomes that a [`StoryQuery`] may ask for, as the sandbox names them.
+pub(super) const OUTCOMES: [&str; 3] = ["failed", "refused", "answered"];
+
+/// Which stories are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct StoryQuery {
+    pub user: Option<String>,
+    /// Channel or method.
+    pub channel: Option<String>,
+    /// One of [`OUTCOMES`].
+    pub outcome: Option<&'static str>,
+    pub most: usize,
 }
 
 /// What happened in one plugin call.

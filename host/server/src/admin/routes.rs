@@ -167,6 +167,21 @@ const OF_VERSION: Parameter = Parameter {
     summary: "only lines of this version",
 };
 
+const ASKER: Parameter = Parameter {
+    name: "user",
+    kind: "string",
+    summary: "of this user alone",
+};
+const SUBJECT: Parameter = Parameter {
+    name: "channel",
+    kind: "string",
+    summary: "about this channel alone; for rpc, the method",
+};
+const OUTCOME: Parameter = Parameter {
+    name: "outcome",
+    kind: "string",
+    summary: "failed, refused or answered",
+};
 const REVEAL: Parameter = Parameter {
     name: "reveal",
     kind: "boolean",
@@ -214,6 +229,8 @@ routes! {
         () Nothing => 204 "", apps::delete;
     Get "/explain/{trace}" Deploy "explainTrace" "What happened in a plugin call, by the trace id of its error"
         () Nothing => 200 "Story", state::explain;
+    Get "/apps/{app}/stories" Deploy "listStories" "What plugins made of an app's commands lately, newest first"
+        (ASKER, SUBJECT, OUTCOME, LIMIT) Nothing => 200 "Stories", state::stories;
     Get "/audit" Operator "listAudit" "The audit log of all apps, newest first"
         (LIMIT, BEFORE) Nothing => 200 "AuditEntries", state::audit;
     Get "/apps/{app}/audit" AppAdmin "listAppAudit" "The audit log of an app, newest first"

@@ -131,6 +131,7 @@ const SHAPES: &[Shape] = &[
         &[("trace", "string"), ("app", "string"), ("story", "any")],
         &[],
     ),
+    ("Stories", &[("items", "[Story]")], &[]),
     (
         "AuditEntry",
         &[

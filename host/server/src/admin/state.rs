@@ -1,9 +1,10 @@
 //! What there is to see: the node, the audit log, the stories of failed calls.
 
 use serde_json::json;
-use tidegate_control::{AuditQuery, Page};
+use tidegate_control::{AuditQuery, MAX_PAGE, Page};
 
 use super::{
+    host::{OUTCOMES, StoryQuery},
     problem::Problem,
     routes::{self, Answer, Call},
 };
@@ -32,13 +33,41 @@ pub(super) async fn explain(call: Call) -> Result<Answer, Problem> {
     let story = story.filter(|story| call.caller.reaches(&story.app));
     let Some(story) = story else {
         return Err(Problem::new("not-found", "the trace id is not known")
-            .help("the node remembers the last few failed calls only; ask soon after the error, on the node that gave it"));
+            .help("the node remembers the last few hundred stories of an app; ask soon after the error, on the node that gave it"));
     };
     Ok(Answer::ok(json!({
         "trace": trace,
         "app": story.app,
         "story": story.story,
     })))
+}
+
+pub(super) async fn stories(call: Call) -> Result<Answer, Problem> {
+    let text = |name| call.query.get(name).map(str::to_owned);
+    let outcome = match call.query.get("outcome") {
+        None => None,
+        Some(wanted) => {
+            let found = OUTCOMES.iter().find(|outcome| **outcome == wanted);
+            let Some(found) = found else {
+                let text = format!("outcome: one of {}", OUTCOMES.join(", "));
+                return Err(Problem::new("invalid-field", text).field("outcome"));
+            };
+            Some(*found)
+        }
+    };
+    let most = page(&call)?.size;
+    if !(1..=MAX_PAGE).contains(&most) {
+        let text = format!("limit: 1 to {MAX_PAGE}");
+        return Err(Problem::new("invalid-field", text).field("limit"));
+    }
+    let query = StoryQuery {
+        user: text("user"),
+        channel: text("channel"),
+        outcome,
+        most,
+    };
+    let items = call.admin.host.stories(&call.app()?, query);
+    Ok(Answer::ok(json!({ "items": items })))
 }
 
 pub(super) async fn audit(call: Call) -> Result<Answer, Problem> {

@@ -398,6 +398,7 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
         max_memory_bytes: root.size("plugins.memory_limit"),
         compile_memory_bytes: root.size("plugins.compile_memory_limit") as u64,
         compile_timeout,
+        explain_interval: root.duration("plugins.explain_interval"),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::admin::{
     Admin, AdminConfig,
     host::{
         Admitted, AppHost, Candidate, Later, LogQuery, LogStream, PipelineQuery, PluginHost,
-        Refused, Story,
+        Refused, Story, StoryQuery,
     },
     schemas,
 };
@@ -158,6 +158,13 @@ impl PluginHost for FakeHost {
             app: AppName::parse(app).unwrap(),
             story: json!({ "cause": "trap" }),
         })
+    }
+
+    fn stories(&self, app: &AppName, query: StoryQuery) -> Vec<Value> {
+        let story = json!({
+            "outcome": query.outcome, "user": query.user, "subject": query.channel, "most": query.most,
+        });
+        vec![json!({ "trace": "a71c", "app": app, "story": story })]
     }
 
     fn pipelines(&self, _: &AppName, query: PipelineQuery) -> Vec<Value> {

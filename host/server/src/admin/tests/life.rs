@@ -340,6 +340,21 @@ async fn a_key_makes_no_key_above_itself() {
 }
 
 #[tokio::test]
+async fn stories_are_asked_for_by_user_channel_and_outcome() {
+    let bench = Bench::new();
+    let got = bench
+        .get("/apps/default/stories?user=ann&channel=chat%3A1&outcome=failed&limit=7")
+        .await;
+    let story = &got.is(200, "Stories")["items"][0]["story"];
+    let asked = json!({ "user": "ann", "subject": "chat:1", "outcome": "failed", "most": 7 });
+    assert_eq!(*story, asked);
+    for wrong in ["outcome=lost", "limit=0", "limit=201", "limit=many"] {
+        let path = format!("/apps/default/stories?{wrong}");
+        bench.get(&path).await.is_problem(422, "invalid-field");
+    }
+}
+
+#[tokio::test]
 async fn explain_tells_the_story_of_a_trace_to_its_own_app_alone() {
     let bench = Bench::new();
     let other = bench.key_of_other_app(KeyRole::Deploy);

@@ -214,6 +214,13 @@ pub(super) const PLUGINS: &[Row] = &[
         "Memory of one plugin instance, all memories summed.",
     ),
     (
+        "explain_interval",
+        Duration,
+        "\"1s\"",
+        Supported,
+        "How often the story of a command that went well is kept for `tidegate explain --recent`, of each plugin and hook; 0 keeps none.",
+    ),
+    (
         "compile_timeout",
         Duration,
         "\"30s\"",
