@@ -196,15 +196,22 @@ impl Seating {
     ) -> Result<Seated, NotBegun> {
         let left = ticker::TICK * u32::try_from(self.ticks - 1).unwrap_or(u32::MAX);
         match build(runtime, unit, turn, stage, left, self.now) {
-            Some(Ok(Built { instance, took })) => {
+            Some(Ok(Built {
+                instance,
+                waited,
+                took,
+            })) => {
                 if turn.is_aside() {
-                    let left = left.saturating_sub(took);
+                    let left = left.saturating_sub(waited);
                     if left.is_zero() {
-                        return Err(too_late(runtime, unit, self.permit, took));
+                        return Err(too_late(runtime, unit, self.permit, waited));
                     }
-                    self.ticks = ticker::ticks(left);
+                    // Making an instance has a deadline of its own. It counts here too, but as after the queue each
+                    // call still gets half its time: who is asked first is not to blame for it.
+                    let least = left.min(unit.deadline / 2);
+                    self.ticks = ticker::ticks(left.saturating_sub(took).max(least));
                 } else {
-                    unit.conduct.called_inline(took);
+                    unit.conduct.called_inline(waited + took);
                 }
                 Ok(self.with(instance))
             }
@@ -250,7 +257,8 @@ fn build(
             Ok(instance) => {
                 return Some(Ok(Built {
                     instance: Box::new(instance),
-                    took: waited + processor_time().saturating_sub(before),
+                    waited,
+                    took: processor_time().saturating_sub(before),
                 }));
             }
         }
@@ -258,10 +266,12 @@ fn build(
     None
 }
 
-/// A fresh instance, and what it cost the call that needed it: waiting for the slot, and the work, in which the
-/// guest may have had a start function of its own.
+/// A fresh instance, and what it cost the call that needed it.
 struct Built {
     instance: Box<Instance>,
+    /// For the slot.
+    waited: Duration,
+    /// Processor time, in which the guest may have had a start function of its own.
     took: Duration,
 }
 
