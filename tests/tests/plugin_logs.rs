@@ -45,8 +45,19 @@ async fn say(client: &mut Client, texts: &[&str]) {
     assert!(reply.publish.is_some(), "{reply:?}");
 }
 
-/// The lines of the plugin's log that these options pick, as objects.
+/// Whether the node notes how near to its limits a call came, which depends on what else the machine has to do.
+fn is_note(item: &Value) -> bool {
+    item["from"] == "node" && item["failure"].is_null()
+}
+
+/// The lines of the plugin's log that these options pick, as objects, without notes.
 async fn lines(node: &Node, options: &[&str]) -> Vec<Value> {
+    let mut lines = lines_and_notes(node, options).await;
+    lines.retain(|line| !is_note(line));
+    lines
+}
+
+async fn lines_and_notes(node: &Node, options: &[&str]) -> Vec<Value> {
     let args = [&["plugin", "logs", CHATTY, "--json"], options].concat();
     let ended = node.cli(&args).await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -79,7 +90,17 @@ impl Follower {
         follower
     }
 
+    /// The next item that is no note.
     async fn next(&mut self) -> Value {
+        loop {
+            let item = self.next_or_note().await;
+            if !is_note(&item) {
+                return item;
+            }
+        }
+    }
+
+    async fn next_or_note(&mut self) -> Value {
         let line = within("the follower prints a line", self.lines.next_line()).await;
         let line = line.expect("stdout is readable").expect("there is a line");
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}"))
@@ -187,10 +208,11 @@ async fn a_panic_is_in_the_log_with_its_message_and_the_trace_id_that_the_client
     assert_eq!(grave.len(), 2, "{grave:?}");
 }
 
-/// Every line that was said is there, or is counted exactly where it is missing.
+/// Every line that was said is there, or is counted exactly where it is missing; notes have numbers as well.
 fn check_account(items: &[Value], said: u64) -> u64 {
-    let (mut number, mut dropped) = (0, 0);
+    let (mut number, mut dropped, mut notes) = (0, 0, 0);
     for item in items {
+        notes += u64::from(is_note(item));
         if item["event"] == "dropped" {
             assert_eq!(item["reason"], "rate-limit", "{item}");
             let count = item["count"].as_u64().expect("a count");
@@ -201,7 +223,7 @@ fn check_account(items: &[Value], said: u64) -> u64 {
             assert_eq!(item["number"], number, "{item}");
         }
     }
-    assert_eq!(number, said);
+    assert_eq!(number, said + notes);
     dropped
 }
 
@@ -229,16 +251,19 @@ async fn w6_of_a_flood_a_hundred_lines_a_second_are_kept_and_the_others_counted_
         assert!(reply.publish.is_some(), "{reply:?}");
     }
     let said = 1 + CALLS * LINES;
-    let recent = lines(&node, &["--limit", "1000"]).await;
+    let recent = lines_and_notes(&node, &["--limit", "1000"]).await;
     let dropped = check_account(&recent, said);
     assert!(dropped > 0, "eleven calls of one frame took ten seconds");
 
     // Who follows is told the same, each line once.
     let mut followed = vec![recent[0].clone()];
-    let mut number = 1;
-    while number < said {
-        let item = follower.next().await;
-        number += item["count"].as_u64().unwrap_or(1);
+    let mut accounted = 1;
+    while accounted < said {
+        let item = follower.next_or_note().await;
+        accounted += match &item {
+            note if is_note(note) => 0,
+            item => item["count"].as_u64().unwrap_or(1),
+        };
         followed.push(item);
     }
     assert_eq!(check_account(&followed, said), dropped);
@@ -287,7 +312,10 @@ async fn w6_neither_a_plugin_nor_a_user_can_forge_a_line() {
     let text =
         "real\n2026-11-21T00:00:00.000Z error v1 filtering  forged\u{1b}[31m\u{7}\r\u{2028}x";
     say(&mut eve, &[text]).await;
-    let shown = node.cli(&["plugin", "logs", CHATTY]).await.stdout;
+    let shown = node
+        .cli(&["plugin", "logs", CHATTY, "--user", user])
+        .await
+        .stdout;
     assert_eq!(shown.lines().count(), 1, "{shown}");
     let line = shown.trim_end_matches('\n');
     let is_odd = |char: char| char.is_control() || ('\u{2028}'..='\u{202e}').contains(&char);
@@ -341,5 +369,5 @@ async fn n2_the_log_is_for_keys_of_its_app_that_may_look_at_plugins() {
     assert_eq!(ask(&api, &ours).await.status, 401);
     let deploy = key("default", "deploy").await;
     let read = ask(&deploy, &ours).await.json();
-    assert_eq!(messages(read["items"].as_array().unwrap()), ["ours"]);
+    assert_eq!(read["items"][0]["message"], "ours");
 }
