@@ -144,7 +144,7 @@ pub struct StoryQuery {
     pub user: Option<String>,
     /// Channel or method.
     pub channel: Option<String>,
-    /// One of [`OUTCOMES`].
+    /// One of `OUTCOMES`.
     pub outcome: Option<&'static str>,
     pub most: usize,
 }
