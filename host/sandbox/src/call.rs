@@ -16,7 +16,7 @@ use wasmtime::Store;
 use crate::{
     Runtime,
     breaker::Permit,
-    deadline::{Deadline, processor_time},
+    deadline::{Deadline, STRETCH, processor_time},
     failure::{Failure, FailureKind, Phase},
     guest::{Facts, GuestState, Input, Left, Tags},
     instance::{Export, Instance},
@@ -113,10 +113,11 @@ pub(crate) fn call<V>(
         ticks,
     } = seated;
     let timing = Timing::start(turn, instance.next_call_is_sampled());
-    let deadline = Deadline::new(ticks, now);
+    // The ticks begin here: an instance may have been made since `now`.
+    let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
     runtime.engine.ticker.arm();
     let Instance { store, export, .. } = &mut *instance;
-    store.set_epoch_deadline(deadline.first_look());
+    store.set_epoch_deadline(STRETCH);
     let call = &mut store.data_mut().call;
     let input_bytes = input.bytes;
     call.begin((facts, input.data), trace_id, deadline);

@@ -4,8 +4,11 @@
 //! nothing wrong. So a deadline is looked at twice: half-way the thread's processor time is read, and at the end
 //! it is compared. A guest that really ran is ended there and then; one that mostly waited gets its second half
 //! again, a bounded number of times. Reading costs a system call, but only calls that are slow anyway get here.
+//!
+//! And at each tick the guest gives way: whoever waits for the core, a worker with messages above all, has it before
+//! the guest goes on. Otherwise a guest that spins keeps it for a whole slice of the scheduler, several milliseconds.
 
-use std::time::Duration;
+use std::{thread, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{StoreContextMut, Trap, UpdateDeadline};
@@ -26,6 +29,8 @@ pub(crate) struct Deadline {
     ticks: u64,
     /// What the ticker showed when the call began.
     armed_at: u64,
+    /// What it shows when the call is looked at next.
+    look_at: u64,
     /// The thread's processor time at the first look; none before.
     half_way: Option<Duration>,
     granted: u8,
@@ -36,15 +41,10 @@ impl Deadline {
         Self {
             ticks,
             armed_at,
+            look_at: armed_at + first_half(ticks),
             half_way: None,
             granted: 0,
         }
-    }
-
-    /// Ticks until the first look; what the store is armed with.
-    #[inline]
-    pub(crate) fn first_look(&self) -> u64 {
-        first_half(self.ticks)
     }
 
     /// The whole milliseconds that are left when the ticker shows `now`.
@@ -81,18 +81,35 @@ fn first_half(deadline_ticks: u64) -> u64 {
     deadline_ticks - second_half(deadline_ticks)
 }
 
-/// What happens when the ticks are used up; installed in every store.
+/// Ticks that a store is armed with, at first and each time that it goes on.
+pub(crate) const STRETCH: u64 = 1;
+
+/// What happens at a tick; installed in every store.
 pub(crate) fn on_expiry(
     mut store: StoreContextMut<'_, GuestState>,
 ) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data_mut();
-    match state.call.deadline.look(processor_time(), &state.ticker) {
-        Some(more) => Ok(UpdateDeadline::Continue(more)),
-        None => Err(Trap::Interrupt.into()),
+    if state.call.deadline.may_go_on(&state.ticker) {
+        thread::yield_now();
+        Ok(UpdateDeadline::Continue(STRETCH))
+    } else {
+        Err(Trap::Interrupt.into())
     }
 }
 
 impl Deadline {
+    /// Whether a call may go on at a tick: it is looked at only where its ticks are used up.
+    fn may_go_on(&mut self, ticker: &Ticker) -> bool {
+        let now = ticker.now();
+        if now < self.look_at {
+            ticker.arm();
+            return true;
+        }
+        let more = self.look(processor_time(), ticker);
+        self.look_at = now + more.unwrap_or_default();
+        more.is_some()
+    }
+
     /// Looks at a call whose ticks are used up; `used` is the thread's processor time. Answers the ticks that
     /// it may go on for, or that it ends.
     fn look(&mut self, used: Duration, ticker: &Ticker) -> Option<u64> {
@@ -174,6 +191,18 @@ mod tests {
             }
         }
         assert_eq!(deadline.look(Duration::ZERO, &ticker), None);
+    }
+
+    #[test]
+    fn a_call_is_looked_at_when_its_ticks_are_used_up_and_not_before() {
+        let ticker = Ticker::start(|| true).unwrap();
+        ticker.arm();
+        let mut deadline = Deadline::new(ticker::ticks(Duration::from_millis(50)), ticker.now());
+        while deadline.half_way.is_none() {
+            assert!(deadline.may_go_on(&ticker), "it had no processor time");
+        }
+        assert!(ticker.now() >= deadline.armed_at + 26);
+        assert!(deadline.look_at >= deadline.armed_at + 26 + 25);
     }
 
     #[test]

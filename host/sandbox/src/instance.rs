@@ -43,7 +43,6 @@ impl Instance {
     pub(crate) fn build(runtime: &Runtime, unit: &Arc<Unit>, slot: Slot) -> Result<Self, Failure> {
         let ticks = ticker::ticks(limits::INSTANTIATION_DEADLINE);
         let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
-        let first_look = deadline.first_look();
         let state = GuestState {
             ticker: runtime.engine.ticker.clone(),
             limiter: limits::StoreLimiter::new(unit.memory_bytes, unit.tally.memory()),
@@ -56,7 +55,7 @@ impl Instance {
         store.set_hostcall_fuel(limits::hostcall_fuel(unit.common.max_message_bytes));
         store.set_max_component_handles(limits::HANDLES);
         store.epoch_deadline_callback(deadline::on_expiry);
-        store.set_epoch_deadline(first_look);
+        store.set_epoch_deadline(deadline::STRETCH);
         runtime.engine.ticker.arm();
         let made = instantiate(&mut store, unit);
         // What the initialiser said is in the plugin's log and no part of the first call.

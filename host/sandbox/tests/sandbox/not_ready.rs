@@ -1,6 +1,6 @@
 //! Code that cannot run: its bindings answer their failure policies, say why, and are as good as new once it can.
 
-use tidegate_realtime::hooks::FilteringVerdict;
+use tidegate_realtime::hooks::HookFailure;
 use tidegate_sandbox::{
     BreakerState, CompileError, Compiled, FailureKind, FailurePolicy, Hook, Sandbox, StepEnd,
 };
@@ -15,6 +15,11 @@ fn why(sandbox: &Sandbox) -> (FailureKind, String) {
     let Err(failure) = filter(sandbox, b"{}") else {
         panic!("the question fails");
     };
+    told(sandbox, &failure)
+}
+
+#[track_caller]
+fn told(sandbox: &Sandbox, failure: &HookFailure) -> (FailureKind, String) {
     let story = sandbox.explain(&failure.trace_id).unwrap();
     match &story.steps[..] {
         [step] => match &step.ended {
@@ -47,10 +52,14 @@ fn w5_code_that_is_not_ready_answers_its_failure_policy_with_the_reason_until_it
     bound.failure_policy = FailurePolicy::Closed;
     bound.compiled = ready.clone();
     bind(&sandbox, vec![bound.clone()]);
-    assert!(matches!(
-        filter(&sandbox, b"{}"),
-        Ok(FilteringVerdict::Pass(_))
-    ));
+    while let Err(failure) = filter(&sandbox, b"{}") {
+        // A busy machine may not let it answer in time; that it is not ready it says no more.
+        let (kind, detail) = told(&sandbox, &failure);
+        assert!(
+            matches!(kind, FailureKind::Timeout | FailureKind::NoSlot),
+            "{kind:?}: {detail}"
+        );
+    }
     let breaker = sandbox.statistics().hooks[0].breaker;
     assert_eq!(breaker, BreakerState::Closed);
 
