@@ -21,6 +21,8 @@ const CHATTY: &str = "guest-chatty";
 async fn node() -> Node {
     let node = Node::builder()
         .set("client.token.hmac_secret_key", json!(SECRET))
+        // No stories by sample: what is told here is told for a reason.
+        .set("plugins.explain_interval", json!("0s"))
         .namespace(json!({
             "name": "chat",
             "allow_subscribe_for_client": true, "allow_publish_for_client": true,
