@@ -163,6 +163,8 @@ impl Node {
                 "http_server": { "address": "127.0.0.1", "port": 0 },
                 "admin_api": { "port": 0 },
                 "log": { "level": "info" },
+                // The most that there may be: a test is about what a plugin does, not about how busy its machine is.
+                "plugins": { "deadline": { "filtering": "20ms", "routing": "20ms" } },
             }),
             data_dir: None,
         }

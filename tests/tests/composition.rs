@@ -164,12 +164,12 @@ async fn filters_are_asked_by_position_and_of_equals_the_app_wide_one_first() {
     assert_eq!(names, ["app-0", "chat-0", "app-1", "chat-1"]);
     let step = json!({
         "plugin": "app-0", "version": 1, "scope": "app", "failure_policy": "closed", "isolation": "shared",
-        "lane": "aside", "breaker": "closed", "deadline_ms": 5,
+        "lane": "aside", "breaker": "closed", "deadline_ms": 20,
     });
     assert_eq!(plugins[0], step);
-    assert_eq!(pipeline["deadlines_ms"], 4 * 5);
+    assert_eq!(pipeline["deadlines_ms"], 4 * 20);
     assert!(
-        pipeline["worst_case_ms"].as_u64() > Some(4 * 5 + 200),
+        pipeline["worst_case_ms"].as_u64() > Some(4 * 20 + 200),
         "{pipeline}"
     );
     let table = node

@@ -100,22 +100,6 @@ async fn a_success_a_refusal_and_a_failure_are_told_with_who_did_what_and_what_i
 }
 
 #[tokio::test]
-async fn a_failure_outlives_any_number_of_successes() {
-    let (node, mut a) = node("1ms").await;
-    assert_eq!(publish(&mut a, ROOM, "panic").await, 100);
-    let mut published = 0;
-    // More than an app has room for, at one a millisecond.
-    while recent(&node, &["--limit", "200"]).await.len() < 200 || published < 2_000 {
-        for _ in 0..200 {
-            assert_eq!(publish(&mut a, ROOM, "accept").await, 0);
-            a.publication().await;
-        }
-        published += 200;
-    }
-    assert_eq!(recent(&node, &["--failed"]).await.len(), 1);
-}
-
-#[tokio::test]
 async fn without_an_interval_no_success_is_kept() {
     let (node, mut a) = node("0s").await;
     assert_eq!(publish(&mut a, ROOM, "accept").await, 0);

@@ -235,6 +235,8 @@ pub fn long_run(calls: u64, swaps: u32) -> Result<Vec<u64>> {
     let mut resident = Vec::new();
     for swap in 0..swaps {
         let mut binding = guests::binding(&compiled, Hook::Filtering);
+        // Settings and versions in turn: a new version has a breaker, a lane, counts and a log of its own.
+        binding.version = 1 + swap / 2;
         binding.config = format!("{{\"n\":{swap}}}").into();
         guests::bind(&sandbox, vec![binding]);
         for _ in 0..per_swap {

@@ -5,7 +5,7 @@
 //! it is compared. A guest that really ran is ended there and then; one that mostly waited gets its second half
 //! again, a bounded number of times. Reading costs a system call, but only calls that are slow anyway get here.
 //!
-//! And at each tick the guest gives way: whoever waits for the core, a worker with messages above all, has it before
+//! And at each tick but the first the guest gives way: whoever waits for the core, a worker with messages above all, has it before
 //! the guest goes on. Otherwise a guest that spins keeps it for a whole slice of the scheduler, several milliseconds.
 
 use std::{thread, time::Duration};
@@ -89,8 +89,12 @@ pub(crate) fn on_expiry(
     mut store: StoreContextMut<'_, GuestState>,
 ) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data_mut();
-    if state.call.deadline.may_go_on(&state.ticker) {
-        thread::yield_now();
+    let deadline = &mut state.call.deadline;
+    if deadline.may_go_on(&state.ticker) {
+        // Not at the first tick, which comes to a short call by chance.
+        if state.ticker.now() > deadline.armed_at + 1 {
+            thread::yield_now();
+        }
         Ok(UpdateDeadline::Continue(STRETCH))
     } else {
         Err(Trap::Interrupt.into())

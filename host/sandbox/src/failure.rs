@@ -189,7 +189,8 @@ pub(crate) fn escaped(text: String, max_bytes: usize) -> String {
 /// Characters that reorder or hide text in a terminal or a console.
 fn is_invisible(char: char) -> bool {
     matches!(char,
-        '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2064}'
+        | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

@@ -344,19 +344,32 @@ impl Logs {
         self.write(&log, &Arc::new(call), vec![said]);
     }
 
-    /// Takes the lines of those who have been silent for longest, until all together take no more than `bytes`.
+    /// Takes lines until all together take no more than `bytes`: of the app that has most, so that none can empty the
+    /// logs of the others, and there of the plugin that has been silent for longest.
     #[cold]
     fn evict(&self, bytes: usize) {
         let plugins = self.plugins.lock();
-        let mut logs: Vec<_> = plugins
-            .values()
-            .map(|log| (log.touched.load(Ordering::Relaxed), log))
-            .collect();
-        logs.sort_unstable_by_key(|(touched, _)| *touched);
-        for (_, log) in logs {
-            if self.shared.bytes.load(Ordering::Relaxed) <= bytes {
-                return;
+        let mut apps: FxHashMap<&AppId, (usize, Vec<_>)> = FxHashMap::default();
+        for ((app, _), log) in &*plugins {
+            let size = log.ring.lock().bytes();
+            if size > 0 {
+                let (total, logs) = apps.entry(app).or_default();
+                *total += size;
+                logs.push((log.touched.load(Ordering::Relaxed), size, log));
             }
+        }
+        for (_, logs) in apps.values_mut() {
+            // The longest silent last, to be taken off the end.
+            logs.sort_unstable_by_key(|(touched, ..)| std::cmp::Reverse(*touched));
+        }
+        while self.shared.bytes.load(Ordering::Relaxed) > bytes {
+            let largest = apps.values_mut().max_by_key(|(total, _)| *total);
+            let Some((total, Some((_, size, log)))) =
+                largest.map(|(total, logs)| (total, logs.pop()))
+            else {
+                return;
+            };
+            *total -= size;
             let evicted = log.clear() as u64;
             self.shared.evicted.fetch_add(evicted, Ordering::Relaxed);
         }
@@ -444,8 +457,15 @@ impl PluginLog {
         }
         let after = ring.bytes();
         // Under the lock, so that whoever clears the ring takes off what was added.
-        self.shared.bytes.fetch_add(after, Ordering::Relaxed);
-        self.shared.bytes.fetch_sub(before, Ordering::Relaxed);
+        if after > before {
+            self.shared
+                .bytes
+                .fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.shared
+                .bytes
+                .fetch_sub(before - after, Ordering::Relaxed);
+        }
         drop(ring);
         if dropped > 0 {
             self.shared.dropped.fetch_add(dropped, Ordering::Relaxed);

@@ -195,6 +195,16 @@ impl Metrics {
             .keep(|tally| bound.contains(&Arc::as_ptr(tally)));
     }
 
+    /// What was counted of a deleted plugin, or of all plugins of a deleted app: another one of the name begins anew.
+    pub(crate) fn forget(&self, app: &AppId, plugin: Option<&str>) {
+        let is_meant =
+            |of: &AppId, name: &str| of == app && plugin.is_none_or(|plugin| plugin == name);
+        self.places
+            .lock()
+            .all
+            .retain(|(of, name, _), _| !is_meant(of, name));
+    }
+
     pub(crate) fn count_opening(&self) {
         self.breaker_openings.fetch_add(1, Ordering::Relaxed);
     }

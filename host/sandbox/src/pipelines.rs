@@ -170,10 +170,8 @@ impl Pipeline {
         let steps: Vec<_> = units.iter().map(|unit| step(unit, now_millis)).collect();
         let is_inline = steps.iter().all(|step| step.lane == Lane::Inline);
         let lane = if is_inline { Lane::Inline } else { Lane::Aside };
-        let queue = match lane {
-            Lane::Inline => Duration::ZERO,
-            Lane::Aside => LONGEST_WAIT,
-        };
+        // An inline question that finds no instance goes aside, and waits there like any other.
+        let queue = LONGEST_WAIT;
         let instance = deadline::longest(ticker::ticks(limits::INSTANTIATION_DEADLINE));
         let calls = units
             .iter()

@@ -318,14 +318,17 @@ impl Sandbox {
         self.core.runtime.stories.find(trace_id)
     }
 
-    /// Gives back what a deleted plugin kept in `state`, and its log: another one of its name begins with nothing.
+    /// Gives back what a deleted plugin kept in `state`, its log and its counts: another one of its name begins with
+    /// nothing.
     pub fn forget_plugin(&self, app: &AppId, plugin: &str) {
+        self.core.runtime.metrics.forget(app, Some(plugin));
         self.core.runtime.logs.forget_plugin(app, plugin);
         self.core.runtime.keeper.state.forget_plugin(app, plugin);
     }
 
-    /// Gives back what the plugins of a deleted app kept in `state`, their logs and their stories.
+    /// Gives back what the plugins of a deleted app kept in `state`, their logs, stories and counts.
     pub fn forget_app(&self, app: &AppId) {
+        self.core.runtime.metrics.forget(app, None);
         self.core.runtime.logs.forget_app(app);
         self.core.runtime.stories.forget_app(app);
         self.core.runtime.keeper.state.forget_app(app);

@@ -226,12 +226,14 @@ impl Shelf {
         self.bytes += bytes;
         self.n_stories += 1;
         self.forget(&dropped);
+        let mut has_emptied = false;
         while self.n_stories > IN_ALL || self.bytes > BYTES {
             // Of the app that has most, which is seldom one that has little to tell.
             let Some(largest) = self.apps.values_mut().max_by_key(|own| own.bytes) else {
                 break;
             };
             let oldest = largest.drop_oldest();
+            has_emptied |= largest.stories.is_empty();
             let is_last = oldest.is_none();
             self.forget(oldest.as_slice());
             dropped.extend(oldest);
@@ -239,7 +241,8 @@ impl Shelf {
                 break;
             }
         }
-        if !dropped.is_empty() {
+        // Seldom: it walks all apps.
+        if has_emptied {
             self.apps.retain(|_, own| !own.stories.is_empty());
         }
         dropped

@@ -111,9 +111,16 @@ pub fn router(path: &str, registry: Arc<Registry>) -> Router {
 }
 
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => {
+    // With thousands of plugins this takes longer than a worker of sessions may be kept.
+    let encode = move || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).map(|()| text)
+    };
+    match tokio::task::spawn_blocking(encode)
+        .await
+        .unwrap_or(Err(std::fmt::Error))
+    {
+        Ok(text) => {
             let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, content_type)], text).into_response()
         }

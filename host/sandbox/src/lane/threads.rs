@@ -338,7 +338,9 @@ mod tests {
                 answer,
             };
             threads.submit(&app("a"), Box::new(asks)).ok().unwrap();
-            assert_eq!(answered.recv().unwrap(), Duration::ZERO);
+            let charged = answered.recv().unwrap();
+            // A wait that long is charged whoever caused it; here it would be the machine.
+            assert!(charged.is_zero() || charged > LONGEST_WAIT, "{charged:?}");
         }
     }
 

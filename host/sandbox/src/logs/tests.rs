@@ -69,6 +69,26 @@ fn n4_all_logs_together_are_bounded_and_the_longest_silent_gives_way() {
 }
 
 #[test]
+fn n4_an_app_that_says_much_empties_its_own_logs_and_nobody_elses() {
+    let logs = Logs::new(Arc::default());
+    let quiet: AppId = AppId::parse("quiet").unwrap();
+    let of_quiet = logs.of(&quiet, "p");
+    logs.write(&of_quiet, &call("p"), said(&["the last word"]));
+    let text = "x".repeat(1_000);
+    let lines: Vec<&str> = std::iter::repeat_n(&*text, BYTES / 1_000).collect();
+    for n in 0..TOTAL_BYTES / BYTES + 8 {
+        let plugin = format!("p{n}");
+        logs.write(&logs.of(&app(), &plugin), &call(&plugin), said(&lines));
+    }
+    assert!(logs.shared.bytes.load(Ordering::Relaxed) <= TOTAL_BYTES);
+    assert!(logs.shared.evicted.load(Ordering::Relaxed) > 400);
+    assert_eq!(
+        texts(&of_quiet.recent(&LogFilter::default(), 9)),
+        ["the last word"]
+    );
+}
+
+#[test]
 fn n1_a_deleted_plugins_lines_go_with_it_and_nobody_elses() {
     let logs = Logs::new(Arc::default());
     for plugin in ["p", "q"] {

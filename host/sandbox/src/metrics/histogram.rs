@@ -70,6 +70,11 @@ impl Histogram {
         self.max_nanos.fetch_max(nanos, Ordering::Relaxed);
     }
 
+    /// All the time that was recorded.
+    pub(crate) fn total(&self) -> Duration {
+        Duration::from_nanos(self.total_nanos.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn read(&self) -> Durations {
         let counts = self
             .buckets

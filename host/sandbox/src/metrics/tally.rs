@@ -205,7 +205,10 @@ impl Tally {
 
     pub(super) fn totals(&self) -> Totals {
         let mut totals = Totals {
-            time: self.durations().total,
+            time: self
+                .durations
+                .get()
+                .map_or(Duration::ZERO, |durations| durations.total()),
             ..Totals::default()
         };
         for shard in &self.shards.lock().all {

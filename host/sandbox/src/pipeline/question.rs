@@ -14,9 +14,12 @@ use crate::{
     Runtime,
     binding::{FailurePolicy, Hook},
     call::{Called, NotBegun, Seated, begin, call},
-    capabilities::{clock::unix_millis, log::CallLog},
+    capabilities::{
+        clock::unix_millis,
+        log::{CallLog, LINE_BYTES},
+    },
     convert::DISCONNECT_REASON_BYTES,
-    failure::{Failure, FailureKind},
+    failure::{Failure, FailureKind, escaped},
     guest::{Facts, GuestState, Input, Left},
     instance::Export,
     instances::Stage,
@@ -408,10 +411,11 @@ fn note_failure(runtime: &Runtime, unit: &Unit, call: LogCall, failure: &Failure
 
 /// A refusal, for the story.
 fn describe(refusal: &Refusal) -> Arc<str> {
-    match refusal {
-        Refusal::Error { code, reason } => format!("error {code}: {reason}").into(),
-        Refusal::Disconnect { code, reason } => format!("disconnect {code}: {reason}").into(),
-    }
+    let text = match refusal {
+        Refusal::Error { code, reason } => format!("error {code}: {reason}"),
+        Refusal::Disconnect { code, reason } => format!("disconnect {code}: {reason}"),
+    };
+    escaped(text, LINE_BYTES).into()
 }
 
 /// Puts the plugin's name in front; a disconnect's reason is cut to what a close frame holds.

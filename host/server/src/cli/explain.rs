@@ -5,7 +5,12 @@ use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
-use super::{Failure, Output, block_on, http::Client, output::table, server::AdminServer};
+use super::{
+    Failure, Output, block_on,
+    http::Client,
+    output::{table, word},
+    server::AdminServer,
+};
 
 /// Tells what plugins made of a command
 #[derive(Debug, Args)]
@@ -56,7 +61,7 @@ pub(super) fn run(command: &Explain, output: Output) -> Result<(), Failure> {
     let path = format!("/admin/v1/explain/{id}");
     let story = block_on(client.call(Method::GET, &path, &Value::Null)).map_err(|failure| {
         if failure.details["status"] == 404 {
-            return failure.hint("the server remembers only recent failures, and forgets them when it restarts; its log may know more");
+            return failure.hint("the server remembers recent failures and refusals and a sample of the rest, and forgets them when it restarts; its log may know more");
         }
         failure
     })?;
@@ -104,14 +109,22 @@ fn list(stories: &Value) -> String {
                 text(&item["trace"]).to_owned(),
                 text(&story["outcome"]).to_owned(),
                 text(&story["hook"]).to_owned(),
-                text(&story["subject"]).to_owned(),
-                text(&story["user"]).to_owned(),
+                word_or_nothing(&story["subject"]),
+                word_or_nothing(&story["user"]),
                 steps.join(", "),
             ]
         })
         .collect();
     let heading = ["AT", "TRACE", "OUTCOME", "HOOK", "ABOUT", "USER", "PLUGINS"];
     table(&heading, &rows)
+}
+
+/// What a client chose, or nothing where it chose nothing.
+fn word_or_nothing(value: &Value) -> String {
+    match text(value) {
+        "" => String::new(),
+        chosen => word(chosen),
+    }
 }
 
 /// One plugin's part in a few words.
@@ -141,7 +154,7 @@ fn tell(told: &Value, is_verbose: bool) -> String {
     let story = &told["story"];
     let subject = match story["subject"].as_str() {
         None | Some("") => String::new(),
-        Some(subject) => format!(" for {subject}"),
+        Some(subject) => format!(" for {}", word(subject)),
     };
     let mut lines = vec![
         format!("trace  {}", text(&told["trace"])),
@@ -150,7 +163,7 @@ fn tell(told: &Value, is_verbose: bool) -> String {
         format!("hook   {}{subject}", text(&story["hook"])),
     ];
     if let Some(user) = story["user"].as_str().filter(|user| !user.is_empty()) {
-        lines.push(format!("user   {user}"));
+        lines.push(format!("user   {}", word(user)));
     }
     for step in story["plugins"].as_array().into_iter().flatten() {
         lines.push(String::new());

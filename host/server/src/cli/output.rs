@@ -190,6 +190,16 @@ pub(super) fn describe_fields(value: &Value, indent: usize) -> String {
     }
 }
 
+/// A value that somebody else chose, so that it cannot be taken for anything else on the line.
+pub(super) fn word(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
+    if !text.is_empty() && text.bytes().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("{text:?}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

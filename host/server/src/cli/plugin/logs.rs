@@ -11,7 +11,7 @@ use super::{
     api::{LogsWanted, PluginApi},
     arguments::Logs,
 };
-use crate::cli::{Failure, Output, block_on};
+use crate::cli::{Failure, Output, block_on, output::word};
 
 /// A server sends something every 15 seconds.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
@@ -129,16 +129,6 @@ fn show(item: &Value) -> String {
 
 fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
-}
-
-/// A value that somebody else chose, so that it cannot be taken for anything else on the line.
-fn word(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');
-    if !text.is_empty() && text.bytes().all(is_plain) {
-        text.to_owned()
-    } else {
-        format!("{text:?}")
-    }
 }
 
 #[cfg(test)]
