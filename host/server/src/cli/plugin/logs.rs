@@ -63,7 +63,7 @@ fn nothing(wanted: &LogsWanted<'_>) -> String {
     }
     format!(
         "{name} has logged nothing on this node since it started\n\
-         `log::info!(\"…\")` in its code writes a line; `tidegate plugin list` shows whether it is active and bound; \
+         `tidegate_sdk::log::info!(\"…\")` in its code writes a line; `tidegate plugin list` shows whether it is active and bound; \
          --follow waits for lines"
     )
 }
