@@ -259,7 +259,9 @@ fn refused(base: &Base, address: &str, error: &WebSocketError) -> Failure {
 fn close_hint(code: u16) -> &'static str {
     match code {
         3500 => "mint a token with --user and --config, or give one with --token",
-        3501 => "without a token most servers take nobody: --user NAME --config FILE mints one; else, is it a Centrifugo-compatible server?",
+        3501 => {
+            "without a token most servers take nobody: --user NAME --config FILE mints one; else, is it a Centrifugo-compatible server?"
+        }
         3505 => "the connection has too many channels: client.channel_limit",
         _ => "",
     }
