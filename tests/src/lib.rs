@@ -13,6 +13,7 @@ pub mod log;
 pub mod metrics;
 pub mod node;
 pub mod raw;
+pub mod reply;
 pub mod token;
 
 pub use client::Client;

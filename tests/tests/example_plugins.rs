@@ -5,6 +5,7 @@ use tidegate_protocol::{Codec, HistoryRequest, Reply};
 use tidegate_tests::{
     Client, Node, NodeBuilder,
     client::{Closed, with_data},
+    reply::{accepted, error},
     token::{ticket, unix_time},
 };
 
@@ -66,21 +67,6 @@ async fn join_as(node: &Node, codec: Codec, user: &str, role: &str) -> Client {
 
 async fn join(node: &Node, user: &str) -> Client {
     join_as(node, Codec::Json, user, "member").await
-}
-
-/// Code and reason of a refused command.
-#[track_caller]
-fn error(reply: &Reply) -> (u32, &str) {
-    let error = reply
-        .error
-        .as_ref()
-        .unwrap_or_else(|| panic!("not refused: {reply:?}"));
-    (error.code, &error.message)
-}
-
-#[track_caller]
-fn accepted(reply: &Reply) {
-    assert!(reply.publish.is_some(), "{reply:?}");
 }
 
 /// How the node answers the first connect of a client that brings this.

@@ -8,10 +8,11 @@ mod sensor_alerts;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tidegate_protocol::{Codec, Reply};
+use tidegate_protocol::Codec;
 use tidegate_tests::{
     Client, Node, NodeBuilder,
     client::with_token,
+    reply::{accepted, error},
     token::{SECRET, mint, unix_time},
 };
 
@@ -51,21 +52,6 @@ async fn reader(node: &Node, user: &str, channels: &[&str]) -> Client {
         assert!(reply.subscribe.is_some(), "{channel}: {reply:?}");
     }
     client
-}
-
-#[track_caller]
-fn accepted(reply: &Reply) {
-    assert!(reply.publish.is_some(), "{reply:?}");
-}
-
-/// Code and reason of a refused command.
-#[track_caller]
-fn error(reply: &Reply) -> (u32, &str) {
-    let error = reply
-        .error
-        .as_ref()
-        .unwrap_or_else(|| panic!("not refused: {reply:?}"));
-    (error.code, &error.message)
 }
 
 /// What a channel remembers, the oldest first.
