@@ -5,8 +5,9 @@
 //! it is compared. A guest that really ran is ended there and then; one that mostly waited gets its second half
 //! again, a bounded number of times. Reading costs a system call, but only calls that are slow anyway get here.
 //!
-//! And at each tick but the first the guest gives way: whoever waits for the core, a worker with messages above all, has it before
-//! the guest goes on. Otherwise a guest that spins keeps it for a whole slice of the scheduler, several milliseconds.
+//! And at each tick but the first the guest gives way: whoever waits for the core, a worker with messages above all,
+//! has it before the guest goes on. Otherwise a guest that spins keeps it for a whole slice of the scheduler, several
+//! milliseconds.
 
 use std::{thread, time::Duration};
 

@@ -162,8 +162,8 @@ impl Instances {
         seats.all.push(Arc::downgrade(seat));
     }
 
-    /// A slot for one more instance, and how long it had to be waited for. From nine tenths on, those that were not used for the longest time make
-    /// room before it is needed.
+    /// A slot for one more instance, and how long it had to be waited for. From nine tenths on, those that were not
+    /// used for the longest time make room before it is needed.
     pub(crate) fn slot(
         self: &Arc<Self>,
         stage: Stage,
