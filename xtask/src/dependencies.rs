@@ -39,6 +39,18 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule {
+        of: "tidegate-redis",
+        ours: &["tidegate-protocol", "tidegate-realtime"],
+        never: &[
+            "hyper",
+            "hyper-util",
+            "axum",
+            "tungstenite",
+            "wasmtime",
+            "rusqlite",
+        ],
+    },
+    Rule {
         of: "tidegate-sandbox",
         ours: &["tidegate-protocol", "tidegate-realtime"],
         never: &[
@@ -68,6 +80,7 @@ const RULES: &[Rule] = &[
             "tidegate-protocol",
             "tidegate-realtime",
             "tidegate-sandbox",
+            "tidegate-redis",
             "tidegate-control",
         ],
         never: &["openssl", "openssl-sys"],
