@@ -58,6 +58,7 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
     let parts = Parts::parse(options)?;
     toolchain::rust(steps, workspace)?;
     if parts.rust {
+        toolchain::redis(steps)?;
         build_everything(steps, workspace)?;
     } else {
         demo::build_server(steps, workspace)?;

@@ -1,4 +1,4 @@
-//! What has to be on the machine: Rust with the wasm target, Node with the packages of a folder, Chromium.
+//! What has to be on the machine: Rust with the wasm target, Node with the packages of a folder, Chromium, Redis.
 //!
 //! What can be added without asking is added; for the rest the one command that does it is printed.
 
@@ -18,6 +18,9 @@ pub(crate) const WASM_TARGET: &str = "wasm32-unknown-unknown";
 
 /// The oldest Node with the test runner features the tests use.
 const NODE_MAJOR: u32 = 20;
+
+/// The oldest Redis with what the tests use.
+const REDIS_MAJOR: u32 = 7;
 
 /// Checks the compiler and adds the wasm target when it is missing.
 pub(crate) fn rust(steps: &mut Steps, workspace: &Workspace) -> Result<()> {
@@ -121,16 +124,7 @@ pub(crate) fn chromium(steps: &mut Steps) -> Result<PathBuf> {
                 println!("    {}", found.display());
                 return Ok(found);
             }
-            if rustix::process::geteuid().is_root() && on_path("apt-get").is_some() {
-                println!("    there is none; Debian's package is installed now");
-                steps::run(Command::new("apt-get").args(["update", "-qq"]))?;
-                steps::run(
-                    Command::new("apt-get")
-                        .args(["install", "-y", "-qq", "--no-install-recommends", "chromium"])
-                        .env("DEBIAN_FRONTEND", "noninteractive")
-                        .stdin(Stdio::null()),
-                )?;
-            }
+            install_from_debian("chromium")?;
             find_chromium().context("there is no Chromium on this machine")
         },
     )
@@ -143,6 +137,93 @@ fn find_chromium() -> Option<PathBuf> {
     ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
         .find_map(on_path)
+}
+
+/// Installs a package of Debian where that is possible without asking (as root); elsewhere does nothing.
+fn install_from_debian(package: &str) -> Result<()> {
+    if !rustix::process::geteuid().is_root() || on_path("apt-get").is_none() {
+        return Ok(());
+    }
+    println!("    there is none; Debian's package {package} is installed now");
+    steps::run(Command::new("apt-get").args(["update", "-qq"]))?;
+    steps::run(
+        Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends", package])
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null()),
+    )
+}
+
+/// Finds `redis-server` and `redis-cli`; installs Debian's package, but not its service, where that is possible
+/// without asking (as root).
+pub(crate) fn redis(steps: &mut Steps) -> Result<()> {
+    steps.step(
+        "looking for Redis",
+        "apt-get update && apt-get install -y redis-server   (7.0 or newer; its service is not needed: systemctl \
+         disable --now redis-server; or set REDIS_SERVER to the binary, with redis-cli beside it or on PATH)",
+        || {
+            if find_redis().is_none() {
+                let _no_service = NoServices::declare()?;
+                install_from_debian("redis-server")?;
+            }
+            let server = find_redis().context("there is no redis-server on this machine")?;
+            let version = steps::output(Command::new(&server).arg("--version"))?;
+            let found = redis_version(&version)
+                .with_context(|| format!("`{}` is no version", version.trim()))?;
+            if found < REDIS_MAJOR {
+                bail!("Redis {REDIS_MAJOR} or newer is needed, this is {}", version.trim());
+            }
+            println!("    {}", version.trim());
+            Ok(())
+        },
+    )
+}
+
+/// `Redis server v=7.0.15 sha=…`.
+fn redis_version(line: &str) -> Option<u32> {
+    line.split_once("v=")?.1.split('.').next()?.parse().ok()
+}
+
+fn find_redis() -> Option<PathBuf> {
+    if let Ok(named) = std::env::var("REDIS_SERVER") {
+        return Some(PathBuf::from(named));
+    }
+    on_path("redis-cli")?;
+    on_path("redis-server")
+}
+
+/// Debian's way to say that packages which are installed now shall not start their services: a script that
+/// forbids it, there while this value lives. Tests start servers of their own; one more on Redis' usual port would
+/// only be in somebody's way.
+struct NoServices(Option<&'static Path>);
+
+impl NoServices {
+    const SCRIPT: &str = "/usr/sbin/policy-rc.d";
+
+    /// Does nothing where there is such a script already, as in most containers, or where nothing can be installed.
+    fn declare() -> Result<Self> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let script = Path::new(Self::SCRIPT);
+        if !rustix::process::geteuid().is_root() || script.exists() || on_path("apt-get").is_none()
+        {
+            return Ok(Self(None));
+        }
+        let guard = Self(Some(script));
+        std::fs::write(script, "#!/bin/sh\nexit 101\n")
+            .and_then(|()| std::fs::set_permissions(script, std::fs::Permissions::from_mode(0o755)))
+            .with_context(|| format!("cannot write {}", script.display()))?;
+        Ok(guard)
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        if let Some(script) = self.0
+            && let Err(error) = std::fs::remove_file(script)
+        {
+            println!("    {} is left behind: {error}", script.display());
+        }
+    }
 }
 
 fn on_path(program: &str) -> Option<PathBuf> {
@@ -167,5 +248,13 @@ mod tests {
             Some((1, 97))
         );
         assert_eq!(rust_version("clang 19"), None);
+    }
+    #[test]
+    fn the_version_of_redis_is_read_from_what_it_prints() {
+        assert_eq!(
+            redis_version("Redis server v=7.0.15 sha=00000000:0 malloc=jemalloc-5.3.0 bits=64"),
+            Some(7)
+        );
+        assert_eq!(redis_version("redis-cli 7.0.15"), None);
     }
 }

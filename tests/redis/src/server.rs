@@ -342,7 +342,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// Path of a program of Redis: beside `REDIS_SERVER` where that is set, else the one on PATH.
+/// Path of a program of Redis: what `REDIS_SERVER` names or has beside it, else the one on PATH.
 pub(crate) fn binary(name: &str) -> PathBuf {
     #[expect(
         clippy::disallowed_methods,
@@ -351,14 +351,14 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     let named = std::env::var_os("REDIS_SERVER").map(PathBuf::from);
     match named {
         Some(server) if name == "redis-server" => server,
-        Some(server) => server.with_file_name(name),
-        None => name.into(),
+        Some(server) if server.with_file_name(name).is_file() => server.with_file_name(name),
+        Some(_) | None => name.into(),
     }
 }
 
 pub(crate) fn missing(error: &io::Error) -> String {
     format!(
-        "redis-server and redis-cli cannot be executed ({error}); install Redis 7 (Debian: apt-get install \
-         redis-server; then stop its service), or set REDIS_SERVER to the binary"
+        "redis-server or redis-cli cannot be executed ({error}); install Redis 7 (Debian: apt-get install \
+         redis-server; its service is not needed), or set REDIS_SERVER to the binary"
     )
 }
