@@ -4,7 +4,7 @@
 //! contract is what Redis can honour: every answer may be pending, a publication reaches subscribers through
 //! [`BrokerEvents`] and not through the answer, and within one channel events arrive in stream order.
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tidegate_protocol::{Publication, StreamPosition};
@@ -122,6 +122,26 @@ pub trait BrokerEvents: Send + Sync + 'static {
     /// Whether anybody on this node is in the channel, or was a moment ago: the epoch of a stream that somebody
     /// relies on must not change by itself. Must not call the broker.
     fn is_followed(&self, key: &ChannelKey) -> bool;
+
+    /// Something may have been lost on its way here: positions are compared with the streams' tops at once.
+    fn on_doubt(&self, doubt: Doubt<'_>);
+}
+
+/// What may have lost something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doubt<'a> {
+    /// An event of this channel could not be read.
+    Channel(&'a ChannelKey),
+    /// The way from the store to this node was interrupted.
+    Everything,
+}
+
+/// Whether the engine can do its work now, for the node's readiness (threat model R4, O2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EngineHealth {
+    Able,
+    /// What it cannot do, in a sentence for the operator that names no address and no secret.
+    Unable(Cow<'static, str>),
 }
 
 /// Publications and history. A query whose `since` epoch differs from the stream's answers with no
@@ -139,6 +159,26 @@ pub trait Broker: Send + Sync + 'static {
     fn subscribe(&self, key: &ChannelKey) -> Progress<Result<(), BrokerError>>;
     /// The node's last subscriber of a channel left.
     fn unsubscribe(&self, key: &ChannelKey);
+
+    /// The stream has lost what was acknowledged, and gives offsets out again: unless its epoch is not `epoch` any
+    /// more, it gets a new one, in one step. Answers the top afterwards. Nothing of the old epoch is an event after
+    /// the answer.
+    fn renew_epoch(
+        &self,
+        key: &ChannelKey,
+        epoch: &str,
+    ) -> Progress<Result<StreamPosition, BrokerError>>;
+
+    /// How long a position may go without being compared with the stream's top. An engine whose events cannot get
+    /// lost between it and the node needs no limit.
+    fn max_unconfirmed(&self) -> Duration {
+        Duration::MAX
+    }
+
+    /// Whether publications can be taken and delivered now. Cheap: it is asked by every health check.
+    fn health(&self) -> EngineHealth {
+        EngineHealth::Able
+    }
 }
 
 /// Size in bytes that a publication is accounted with in outboxes, history limits and pages.

@@ -10,7 +10,7 @@ use tidegate_protocol::{Publication, Raw, StreamPosition};
 
 use crate::{
     broker::{
-        Broker, BrokerEvents, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage,
+        Broker, BrokerEvents, Doubt, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage,
         HistoryQuery, PublishRequest, Published,
     },
     ids::{AppId, ChannelKey},
@@ -45,6 +45,8 @@ impl BrokerEvents for Recorder {
     fn is_followed(&self, _: &ChannelKey) -> bool {
         false
     }
+
+    fn on_doubt(&self, _: Doubt<'_>) {}
 }
 
 impl Recorder {
@@ -86,6 +88,7 @@ pub async fn check_all(broker: &dyn Broker, events: &Recorder, prefix: &str) {
     subject.removing_history_keeps_the_position().await;
     subject.another_epoch_reads_nothing().await;
     subject.the_first_publication_carries_the_epoch().await;
+    subject.a_renewed_epoch_is_renewed_once().await;
     subject.apps_with_the_same_channel_are_apart().await;
 }
 
@@ -247,6 +250,38 @@ impl Subject<'_> {
         assert_eq!(other.top.offset, 1);
         // An empty epoch names whatever stream there is.
         assert_eq!(offsets(&self.page(&key, since("")).await), [1]);
+    }
+
+    async fn a_renewed_epoch_is_renewed_once(&self) {
+        let key = self.key("renewed").await;
+        let first = self.publish(request(&key)).await.position;
+        let old = first.expect("a position").epoch;
+        let renewed = self.renew(&key, &old).await;
+        assert_ne!(renewed.epoch, old);
+        assert_eq!(self.top(&key).await, renewed);
+        // The other nodes have seen the same, and come later.
+        assert_eq!(self.renew(&key, &old).await, renewed);
+        let since = Some(StreamPosition {
+            offset: 1,
+            epoch: old.clone(),
+        });
+        let query = HistoryQuery {
+            since,
+            ..query(EVERYTHING)
+        };
+        let page = self.page(&key, query).await;
+        assert!(page.publications.is_empty(), "nobody is recovered over it");
+        let next = self.publish(request(&key)).await.position;
+        let next = next.expect("a position");
+        assert_eq!(
+            (next.epoch, next.offset),
+            (renewed.epoch, renewed.offset + 1)
+        );
+    }
+
+    async fn renew(&self, key: &ChannelKey, epoch: &str) -> StreamPosition {
+        let answer = self.broker.renew_epoch(key, epoch).wait().await;
+        answer.expect("renew")
     }
 
     async fn the_first_publication_carries_the_epoch(&self) {

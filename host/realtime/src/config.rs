@@ -44,8 +44,8 @@ pub const DEFAULT_PAGE_LIMIT: usize = 300;
 /// Bytes in one history page or one recovery, so that 300 large publications don't fill an outbox at once.
 pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
 
-/// Longest time that a position goes unconfirmed. The reference's: a publication lost on its way is noticed
-/// within a minute, and a quiet subscription costs the broker one small read in that time.
+/// Longest time that a position goes unconfirmed, give or take a fifth. The reference's; an engine whose events can
+/// get lost on their way asks for less ([`crate::broker::Broker::max_unconfirmed`]).
 pub const DEFAULT_POSITION_CHECK_DELAY: Duration = Duration::from_secs(40);
 
 /// Commands per second of one connection in apps that other people use; four seconds' worth may come at once.
@@ -61,7 +61,7 @@ pub struct ClientConfig {
     pub expired_sub_close_delay: Duration,
     pub stale_close_delay: Duration,
     pub channel_limit: usize,
-    /// How often positions are compared with the streams' tops; zero is never.
+    /// How often positions are compared with the streams' tops at least; zero is on doubt alone.
     pub position_check_delay: Duration,
     /// Connections of the app on this node; `None`: no limit.
     pub connection_limit: Option<usize>,

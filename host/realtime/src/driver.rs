@@ -316,7 +316,6 @@ impl Driver {
             Answer::Subscribe(outcome) => Some((&metrics.subscribes, outcome.is_ok())),
             Answer::Rpc(_)
             | Answer::History(_)
-            | Answer::ReadTops(_)
             | Answer::RefreshIdentity(_)
             | Answer::RefreshSubscription(_) => None,
         };
@@ -372,7 +371,6 @@ impl Driver {
                 *ask,
                 now,
             ))),
-            Ask::ReadTops(keys) => flows::read_tops(&self.node, &self.app, keys),
             Ask::RefreshIdentity(question) => {
                 flows::refresh_identity(&self.node, &self.app, *question)
             }

@@ -13,6 +13,8 @@
 mod channel;
 mod delivery;
 mod membership;
+mod positions;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -35,15 +37,16 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::membership::{
-    Activation, Buffered, BufferedPublication, Joined, Membership, Standing,
-};
+pub use self::membership::{Activation, Buffered, BufferedPublication, Joined, Membership};
+use self::stream::{Advance, Epoch};
 pub(crate) use self::{
     channel::{AppCounters, Channel, MemberPosition, Reception, Run},
     delivery::{Delivery, NUM_ENCODINGS, encoding_index},
+    positions::{Comparison, Doubts},
+    stream::Known,
 };
 use crate::{
-    broker::BrokerEvents,
+    broker::{BrokerEvents, Doubt},
     flusher,
     ids::{ChannelKey, ClientId},
     link::{DEFAULT_OUTBOX_BYTES, Link, LinkIdentity, ShardId, Wire},
@@ -100,6 +103,8 @@ pub struct Hub {
     /// Channels whose last member left, with the time; a channel is here at most once.
     vacant: Mutex<VecDeque<(Instant, Arc<Channel>)>>,
     when_vacant: OnceLock<VacancyListener>,
+    /// What the position check looks at next.
+    doubts: Doubts,
     pub(crate) counters: Counters,
 }
 
@@ -171,6 +176,7 @@ impl Hub {
             next_shard: AtomicUsize::new(0),
             vacant: Mutex::default(),
             when_vacant: OnceLock::new(),
+            doubts: Doubts::default(),
             counters: Counters::default(),
             config,
         })
@@ -254,15 +260,21 @@ impl Hub {
         publication: &Arc<Publication>,
         position: Option<&StreamPosition>,
     ) {
-        let hash = self.hasher.hash_one(key);
-        let found = {
-            let part = self.part(hash).read();
-            part.find(hash, |channel| channel.key == *key)
-                .map(Arc::clone)
+        let Some(channel) = self.find(key) else {
+            return;
         };
-        let Some(channel) = found else { return };
         self.counters.broadcasts.fetch_add(1, Ordering::Relaxed);
-        let delivery = Arc::new(Delivery::new(channel, publication, position));
+        let advance = position.map_or(Advance::Deliver(Epoch::Same), |position| {
+            channel.advance(position)
+        });
+        let epoch = match advance {
+            Advance::Deliver(epoch) => epoch,
+            Advance::Forked => {
+                self.doubt(&channel);
+                return;
+            }
+        };
+        let delivery = Arc::new(Delivery::new(channel, publication, position, epoch));
         for (index, shard) in self.shards.iter().enumerate() {
             let has_members = delivery
                 .channel
@@ -279,6 +291,13 @@ impl Hub {
         }
     }
 
+    fn find(&self, key: &ChannelKey) -> Option<Arc<Channel>> {
+        let hash = self.hasher.hash_one(key);
+        let part = self.part(hash).read();
+        part.find(hash, |channel| channel.key == *key)
+            .map(Arc::clone)
+    }
+
     /// Channels known to the node, lingering ones included.
     pub fn num_channels(&self) -> usize {
         self.num_channels.load(Ordering::Relaxed)
@@ -286,10 +305,7 @@ impl Hub {
 
     /// Members of a channel on this node.
     pub fn num_members(&self, key: &ChannelKey) -> usize {
-        let hash = self.hasher.hash_one(key);
-        let part = self.part(hash).read();
-        part.find(hash, |channel| channel.key == *key)
-            .map_or(0, |channel| channel.num_members())
+        self.find(key).map_or(0, |channel| channel.num_members())
     }
 
     /// Channels of an app with members on this node, and their members.
@@ -443,6 +459,17 @@ impl BrokerEvents for Hub {
         let hash = self.hasher.hash_one(key);
         let part = self.part(hash).read();
         part.find(hash, |channel| channel.key == *key).is_some()
+    }
+
+    fn on_doubt(&self, doubt: Doubt<'_>) {
+        match doubt {
+            Doubt::Everything => self.doubts.everything(),
+            Doubt::Channel(key) => {
+                if let Some(channel) = self.find(key) {
+                    self.doubt(&channel);
+                }
+            }
+        }
     }
 }
 

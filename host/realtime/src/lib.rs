@@ -21,6 +21,7 @@ pub mod namespace;
 pub mod node;
 pub mod notices;
 mod outbox;
+mod positions;
 pub mod publish;
 pub mod rate;
 pub mod recovery;

@@ -32,7 +32,7 @@ use std::{
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxBuildHasher;
-use tidegate_protocol::Publication;
+use tidegate_protocol::{Publication, StreamPosition};
 use tokio::time::Instant;
 
 use self::{
@@ -500,6 +500,20 @@ impl Broker for MemoryBroker {
 
     fn subscribe(&self, _: &ChannelKey) -> Progress<Result<(), BrokerError>> {
         Progress::Ready(Ok(()))
+    }
+
+    fn renew_epoch(
+        &self,
+        key: &ChannelKey,
+        epoch: &str,
+    ) -> Progress<Result<StreamPosition, BrokerError>> {
+        let top = self.with_stream(key, |stream, _| {
+            if stream.position().epoch == epoch {
+                stream.renew(self.random_epoch());
+            }
+            stream.position()
+        });
+        Progress::Ready(Ok(top))
     }
 
     /// Those who left may come back: the position lives on for its time from now.

@@ -3,7 +3,7 @@
 //! Labels are closed sets: codes and kinds of this crate, never a user's or a channel's name (threat model N4).
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
@@ -35,6 +35,7 @@ pub struct RealtimeMetrics {
     pub refused: Family<ReasonLabel, Counter>,
     /// Connects with a token that never ends (threat model A4).
     pub tokens_without_exp: Counter,
+    pub positions: PositionMetrics,
     /// What was said lately of connections that were refused; no metric, but told in the same places.
     pub notices: Notices,
 }
@@ -81,6 +82,103 @@ enum OutcomeKind {
     failed,
 }
 
+/// What the position check found, and why it looked.
+#[derive(Debug, Clone, Default)]
+pub struct PositionMetrics {
+    checks: Family<CheckLabel, Counter>,
+    doubts: Family<DoubtLabel, Counter>,
+    /// Streams that were rolled back and begin anew.
+    pub epochs_renewed: Counter,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CheckLabel {
+    outcome: CheckOutcome,
+}
+
+/// What a look at one channel came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum CheckOutcome {
+    Confirmed,
+    /// Something was on its way, and the channel is looked at again.
+    Behind,
+    /// Members were told.
+    Lost,
+    RolledBack,
+    Unanswered,
+}
+
+impl EncodeLabelValue for CheckOutcome {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(
+            &match self {
+                Self::Confirmed => "confirmed",
+                Self::Behind => "behind",
+                Self::Lost => "lost",
+                Self::RolledBack => "rolled_back",
+                Self::Unanswered => "unanswered",
+            },
+            encoder,
+        )
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DoubtLabel {
+    scope: DoubtScope,
+}
+
+/// What was in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum DoubtScope {
+    Channel,
+    Everything,
+}
+
+impl EncodeLabelValue for DoubtScope {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        EncodeLabelValue::encode(
+            &match self {
+                Self::Channel => "channel",
+                Self::Everything => "everything",
+            },
+            encoder,
+        )
+    }
+}
+
+impl PositionMetrics {
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("tidegate_engine");
+        registry.register(
+            "position_checks",
+            "Channels whose members were compared with the top of their stream",
+            self.checks.clone(),
+        );
+        registry.register(
+            "doubts",
+            "Times that something may have been lost on its way from the store",
+            self.doubts.clone(),
+        );
+        registry.register(
+            "epochs_renewed",
+            "Streams that the store had rolled back, and that this node gave a new epoch",
+            self.epochs_renewed.clone(),
+        );
+    }
+
+    pub(crate) fn count_check(&self, outcome: CheckOutcome) {
+        self.checks.get_or_create(&CheckLabel { outcome }).inc();
+    }
+
+    pub(crate) fn count_doubt(&self, scope: DoubtScope, number: usize) {
+        if number > 0 {
+            let doubts = self.doubts.get_or_create(&DoubtLabel { scope });
+            doubts.inc_by(number as u64);
+        }
+    }
+}
+
 /// A code of the protocol's registry; 0 for those that plugins and the API choose.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CodeLabel {
@@ -95,6 +193,7 @@ pub struct ReasonLabel {
 impl RealtimeMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
+        metrics.positions.register(registry);
         let registry = registry.sub_registry_with_prefix("tidegate_realtime");
         registry.register("sessions", "Open connections", metrics.sessions.clone());
         registry.register(
@@ -201,6 +300,8 @@ mod tests {
         metrics.count_error(1999);
         metrics.count_bad_frame("syntax");
         metrics.count_refused("connection_limit");
+        metrics.positions.count_check(CheckOutcome::RolledBack);
+        metrics.positions.count_doubt(DoubtScope::Channel, 2);
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [
@@ -214,6 +315,9 @@ mod tests {
             "tidegate_realtime_errors_total{code=\"0\"} 1",
             "tidegate_realtime_bad_frames_total{reason=\"syntax\"} 1",
             "tidegate_realtime_hop_limit_rejected_total 0",
+            "tidegate_engine_position_checks_total{outcome=\"rolled_back\"} 1",
+            "tidegate_engine_doubts_total{scope=\"channel\"} 2",
+            "tidegate_engine_epochs_renewed_total 0",
             "tidegate_realtime_rejected_total{reason=\"connection_limit\"} 1",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use tidegate_protocol::{Codec, Framing};
 use tokio::time::{Duration, Instant};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::calls::Called;
 use crate::{
@@ -24,10 +24,11 @@ use crate::{
     config::RealtimeConfig,
     driver::Driver,
     hooks::{Hooks, Peer},
-    hub::Hub,
+    hub::{Hub, HubService},
     ids::{AppId, ClientId},
     link::{Link, Signal, Wire},
     metrics::RealtimeMetrics,
+    positions,
     session::Pings,
 };
 
@@ -135,6 +136,11 @@ impl Node {
         self.apps.load().get(id).cloned()
     }
 
+    /// The app that a channel's key names.
+    pub(crate) fn app_named(&self, id: &str) -> Option<Arc<App>> {
+        self.apps.load().get(id).cloned()
+    }
+
     pub fn apps(&self) -> Vec<Arc<App>> {
         self.apps.load().values().cloned().collect()
     }
@@ -229,6 +235,14 @@ impl Node {
 
     pub fn metrics(&self) -> &RealtimeMetrics {
         &self.parts.metrics
+    }
+
+    /// What must run for as long as the node is used, until `stop`; see [`Hub::services`].
+    pub fn services(self: &Arc<Self>, stop: &CancellationToken) -> Vec<(&'static str, HubService)> {
+        let mut services = self.hub().services(stop);
+        let checking = positions::run(Arc::clone(self), stop.clone());
+        services.push(("position check", Box::pin(checking)));
+        services
     }
 
     /// Open connections of all apps.

@@ -10,18 +10,17 @@ pub mod asks;
 mod commands;
 mod connect;
 mod deadlines;
-mod positions;
 mod subscribe;
 pub mod terms;
 #[cfg(test)]
 mod tests;
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use tidegate_protocol::{
     Command, DisconnectCode, Error, ErrorCode, Publication, Push, Raw, Reply, Request,
-    StreamPosition, SubRefreshRequest, Unsubscribe, UnsubscribeResult,
+    SubRefreshRequest, Unsubscribe, UnsubscribeResult,
 };
 use tokio::time::Instant;
 
@@ -33,7 +32,7 @@ use self::deadlines::Expiry;
 use crate::{
     config::RealtimeConfig,
     hooks::Peer,
-    hub::{Activation, Buffered, Membership, Standing},
+    hub::{Activation, Buffered, Membership},
     ids::{ChannelKey, SessionId},
     link::Signal,
     namespace::Applicant,
@@ -71,8 +70,6 @@ pub trait Seat {
     fn open(&self) -> Buffered;
     /// Goes live, behind what was pushed since [`Seat::open`].
     fn go_live(&self, activation: &Activation);
-    /// Compares what was delivered with the top of the stream.
-    fn standing(&self, top: &StreamPosition) -> Standing;
 }
 
 impl Seat for Membership {
@@ -86,10 +83,6 @@ impl Seat for Membership {
 
     fn go_live(&self, activation: &Activation) {
         Self::go_live(self, activation);
-    }
-
-    fn standing(&self, top: &StreamPosition) -> Standing {
-        Self::standing(self, top)
     }
 }
 
@@ -161,9 +154,6 @@ pub struct Session<S = Membership> {
     /// Where in the first half interval the first ping falls, so that pings of a reconnect storm spread.
     jitter: u16,
     pings: Pings,
-    /// When positions are compared next, in ticks of the wheel since `opened`; four bytes in place of an
-    /// `Instant`, and `None` without positioned subscriptions.
-    position_check: Option<NonZeroU32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +182,6 @@ enum PendingKind {
     History,
     RefreshIdentity,
     RefreshSubscription(ChannelKey),
-    ReadTops,
 }
 
 /// A subscription that somebody is still asked about.
@@ -207,7 +196,6 @@ struct Joining {
 struct Subscription<S> {
     seat: S,
     made_by: MadeBy,
-    is_positioned: bool,
     /// What few subscriptions have.
     rare: Option<Box<Rare>>,
 }
@@ -217,8 +205,6 @@ struct Rare {
     expiry: Option<Expiry>,
     /// Shown to others with this client's publications.
     info: Raw,
-    /// The offset at which the last position check found a difference.
-    doubt: Option<u64>,
 }
 
 impl<S> Subscription<S> {
@@ -251,7 +237,6 @@ impl<S: Seat> Session<S> {
             errors: ErrorWindow::new(now),
             jitter,
             pings: Pings::Messages,
-            position_check: None,
         }
     }
 
@@ -374,9 +359,6 @@ impl<S: Seat> Session<S> {
             }
             (Answer::RefreshIdentity(answer), PendingKind::RefreshIdentity) => {
                 return self.identity_refreshed(answer, context);
-            }
-            (Answer::ReadTops(tops), PendingKind::ReadTops) => {
-                return self.tops_read(&tops, context, sink);
             }
             (Answer::RefreshSubscription(answer), PendingKind::RefreshSubscription(key)) => {
                 return self.subscription_refreshed(&key, answer, context, sink);

@@ -1,11 +1,15 @@
 //! Health endpoints.
 //!
 //! Liveness says that the process turns; readiness says that it can deliver and is not draining (threat model O2).
-//! Draining turns readiness off before anything else happens, so that load balancers stop sending.
+//! Whether it can deliver, the engine says (R4), at the moment of the question. Draining turns readiness off before
+//! anything else happens, so that load balancers stop sending.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use axum::{
@@ -16,6 +20,7 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
+use tidegate_realtime::broker::{Broker, EngineHealth};
 
 /// Whether the node takes traffic. Cheap to clone; all clones are one.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +36,15 @@ struct ReadinessState {
     is_draining: AtomicBool,
     /// Names of the insecure switches that are on, for the health output.
     insecure: parking_lot::Mutex<Vec<String>>,
+    engine: OnceLock<Engine>,
+}
+
+struct Engine(Arc<dyn Broker>);
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Engine").field(&self.0.health()).finish()
+    }
 }
 
 impl Readiness {
@@ -41,16 +55,40 @@ impl Readiness {
         self.state.is_started.store(true, Ordering::Release);
     }
 
+    /// Not ready, from now on, while this engine cannot do its work. Only the first call has an effect.
+    pub fn watch(&self, engine: Arc<dyn Broker>) {
+        let _ = self.state.engine.set(Engine(engine));
+    }
+
     /// The node is about to stop: not ready, for good.
     pub fn drain(&self) {
         self.state.is_draining.store(true, Ordering::Release);
     }
 
     pub fn is_ready(&self) -> bool {
-        // Pairs with the stores in `start` and `drain`.
-        self.state.is_started.load(Ordering::Acquire)
-            && !self.state.is_draining.load(Ordering::Acquire)
+        matches!(self.verdict(), Verdict::Ready)
     }
+
+    fn verdict(&self) -> Verdict {
+        // Both pair with the stores in `drain` and `start`.
+        if self.state.is_draining.load(Ordering::Acquire) {
+            return Verdict::Draining;
+        }
+        if !self.state.is_started.load(Ordering::Acquire) {
+            return Verdict::Starting;
+        }
+        match self.state.engine.get().map(|engine| engine.0.health()) {
+            None | Some(EngineHealth::Able) => Verdict::Ready,
+            Some(EngineHealth::Unable(reason)) => Verdict::EngineUnavailable(reason),
+        }
+    }
+}
+
+enum Verdict {
+    Ready,
+    Starting,
+    Draining,
+    EngineUnavailable(Cow<'static, str>),
 }
 
 /// `/health`, `/health/live` and `/health/ready` below `prefix`.
@@ -62,24 +100,27 @@ pub fn router(prefix: &str, readiness: Readiness) -> Router {
         .with_state(readiness)
 }
 
+const UNAVAILABLE: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
+
 async fn live() -> Json<serde_json::Value> {
     Json(json!({ "status": "live" }))
 }
 
 async fn ready(State(readiness): State<Readiness>) -> Response {
-    let (code, status) = if readiness.is_ready() {
-        (StatusCode::OK, "ready")
-    } else if readiness.state.is_draining.load(Ordering::Acquire) {
-        (StatusCode::SERVICE_UNAVAILABLE, "draining")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting")
+    let verdict = readiness.verdict();
+    let (code, mut body) = match &verdict {
+        Verdict::Ready => (StatusCode::OK, json!({ "status": "ready" })),
+        Verdict::Starting => (UNAVAILABLE, json!({ "status": "starting" })),
+        Verdict::Draining => (UNAVAILABLE, json!({ "status": "draining" })),
+        Verdict::EngineUnavailable(reason) => (
+            UNAVAILABLE,
+            json!({ "status": "engine unavailable", "reason": reason }),
+        ),
     };
     let insecure = readiness.state.insecure.lock().clone();
-    let body = if insecure.is_empty() {
-        json!({ "status": status })
-    } else {
-        json!({ "status": status, "insecure": insecure })
-    };
+    if !insecure.is_empty() {
+        body["insecure"] = json!(insecure);
+    }
     (code, Json(body)).into_response()
 }
 

@@ -206,6 +206,7 @@ impl Node {
         admin.start().await?;
 
         let readiness = Readiness::default();
+        readiness.watch(Arc::clone(realtime.broker()));
         let transport = TransportMetrics::register(&mut registry);
         let registry = Arc::new(registry);
         let admission = Admission::new(admission_config(&config));
@@ -315,7 +316,7 @@ impl Node {
         // Sessions end before the tasks that write for them and keep their deadlines.
         let services_stop = services.stop().clone();
         let listeners_stop = CancellationToken::new();
-        for (name, service) in realtime.hub().services(&services_stop) {
+        for (name, service) in realtime.services(&services_stop) {
             services.spawn(name, service);
         }
         services.spawn("history sweep", sweep(broker, services_stop.clone()));

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, stream};
 use tidegate_protocol::{Codec, DisconnectCode, ErrorCode, Raw, StreamPosition};
 
 use super::Resolved;
@@ -378,43 +377,6 @@ pub(super) fn history(node: &Node, ask: HistoryAsk) -> Progress<Resolved> {
         });
         Answer::History(page).into()
     })
-}
-
-/// Streams read at the same time for one session's position check.
-const TOPS_IN_FLIGHT: usize = 32;
-
-/// Reads where the streams are now. What cannot be read is left out: the check is made up for later.
-pub(super) fn read_tops(node: &Node, app: &App, keys: Vec<ChannelKey>) -> Progress<Resolved> {
-    let settings = app.settings();
-    let mut tops = Vec::with_capacity(keys.len());
-    let mut pending = Vec::new();
-    for key in keys {
-        let Ok(resolved) = settings.channel.resolve(key.channel()) else {
-            continue;
-        };
-        let query = HistoryQuery {
-            limit: HistoryLimit::PositionOnly,
-            since: None,
-            order: HistoryOrder::OldestFirst,
-            meta_ttl: resolved.options.meta_ttl,
-        };
-        match node.broker().history(&key, query) {
-            Progress::Ready(page) => tops.extend(page.ok().map(|page| (key, page.top))),
-            Progress::Pending(page) => {
-                pending.push(async move { page.await.ok().map(|page| (key, page.top)) });
-            }
-        }
-    }
-    if pending.is_empty() {
-        return Progress::Ready(Answer::ReadTops(tops).into());
-    }
-    Progress::Pending(Box::pin(async move {
-        let mut read = stream::iter(pending).buffer_unordered(TOPS_IN_FLIGHT);
-        while let Some(top) = read.next().await {
-            tops.extend(top);
-        }
-        Answer::ReadTops(tops).into()
-    }))
 }
 
 /// An empty epoch names whatever stream there is.

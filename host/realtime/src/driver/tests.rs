@@ -3,6 +3,7 @@
 mod destinations;
 mod fairness;
 mod pending;
+mod positions;
 mod reconnect;
 mod selectors;
 mod sessions;

@@ -12,7 +12,11 @@ use parking_lot::Mutex;
 use slab::Slab;
 use tidegate_protocol::{EncodeError, StreamPosition};
 
-use super::{delivery::Delivery, membership::Buffer};
+use super::{
+    delivery::Delivery,
+    membership::Buffer,
+    stream::{Advance, Epoch, Known, KnownStream},
+};
 use crate::{
     ids::ChannelKey,
     link::{Appended, Link, Signal},
@@ -29,8 +33,13 @@ pub(crate) struct Channel {
     is_carried: AtomicBool,
     /// The channel is on the hub's list of vacant ones. Written under that list's lock.
     is_lingering: AtomicBool,
-    /// The stream's incarnation as far as this node knows; `None` until a position was seen.
-    epoch: Mutex<Option<Box<str>>>,
+    /// Some member has a position, or had one at the last check.
+    is_positioned: AtomicBool,
+    /// On the hub's list of doubtful channels. Written under that list's lock.
+    is_doubted: AtomicBool,
+    /// The position check will come back to it. Written by that check alone.
+    awaits_second_look: AtomicBool,
+    stream: Mutex<KnownStream>,
     /// By shard; made when the shard's first member joins.
     members: Box<[OnceLock<Box<Members>>]>,
 }
@@ -86,13 +95,6 @@ pub(crate) enum MemberPosition {
     Stopped,
 }
 
-/// What a stream position says about the epoch that the channel had so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Epoch {
-    Same,
-    Changed,
-}
-
 impl Channel {
     pub(crate) fn new(key: ChannelKey, of_app: Arc<AppCounters>, num_shards: usize) -> Self {
         Self {
@@ -101,7 +103,10 @@ impl Channel {
             num_members: AtomicUsize::new(0),
             is_carried: AtomicBool::new(false),
             is_lingering: AtomicBool::new(false),
-            epoch: Mutex::new(None),
+            is_positioned: AtomicBool::new(false),
+            is_doubted: AtomicBool::new(false),
+            awaits_second_look: AtomicBool::new(false),
+            stream: Mutex::default(),
             members: (0..num_shards).map(|_| OnceLock::new()).collect(),
         }
     }
@@ -160,41 +165,59 @@ impl Channel {
         self.is_lingering.store(false, Ordering::Relaxed);
     }
 
-    /// Takes note of a live position.
-    pub(crate) fn advance_epoch(&self, position: &StreamPosition) -> Epoch {
-        let mut epoch = self.epoch.lock();
-        match epoch.as_deref() {
-            Some(known) if known == position.epoch => Epoch::Same,
-            Some(_) => {
-                *epoch = Some(position.epoch.as_str().into());
-                Epoch::Changed
-            }
-            None => {
-                *epoch = Some(position.epoch.as_str().into());
-                Epoch::Same
-            }
-        }
-    }
-
-    /// Whether `position` is one of the stream that is delivered.
-    pub(crate) fn is_same_stream(&self, position: &StreamPosition) -> bool {
-        let epoch = self.epoch.lock();
-        position.epoch.is_empty() || epoch.as_deref().is_none_or(|known| known == position.epoch)
+    /// Takes note of an event's position.
+    pub(crate) fn advance(&self, position: &StreamPosition) -> Advance {
+        self.stream.lock().advance(position)
     }
 
     /// Compares a position that was read from the history with what has been delivered since.
     pub(crate) fn check_epoch(&self, position: &StreamPosition) -> Epoch {
-        let mut epoch = self.epoch.lock();
-        match epoch.as_deref() {
-            // A stream that nobody has used has no epoch yet; its first publication brings one.
-            _ if position.epoch.is_empty() || position.offset == 0 => Epoch::Same,
-            Some(known) if known == position.epoch => Epoch::Same,
-            Some(_) => Epoch::Changed,
-            None => {
-                *epoch = Some(position.epoch.as_str().into());
-                Epoch::Same
-            }
+        self.stream.lock().check(position)
+    }
+
+    /// What is known of the stream now.
+    pub(crate) fn known(&self) -> Option<Known> {
+        self.stream.lock().known().cloned()
+    }
+
+    /// Takes note that the stream is another one, if nobody has learned anything since it was `before`.
+    pub(crate) fn replace_stream(&self, before: Option<&Known>, top: &StreamPosition) -> bool {
+        let mut stream = self.stream.lock();
+        let is_unchanged =
+            stream.known().map(|known| &known.epoch) == before.map(|known| &known.epoch);
+        if is_unchanged {
+            stream.replace(top);
         }
+        is_unchanged
+    }
+
+    pub(crate) fn is_positioned(&self) -> bool {
+        // Pairs with `set_positioned`.
+        self.is_positioned.load(Ordering::Acquire)
+    }
+
+    /// Says whether some member has a position. Set under the lock of that member's list, behind its position, so
+    /// that who unsets it first and looks at the members afterwards overlooks none.
+    pub(crate) fn set_positioned(&self, is_positioned: bool) {
+        self.is_positioned.store(is_positioned, Ordering::Release);
+    }
+
+    /// Answers whether the channel has to be put on the list of doubtful ones.
+    pub(crate) fn start_doubt(&self) -> bool {
+        !self.is_doubted.swap(true, Ordering::Relaxed)
+    }
+
+    pub(crate) fn end_doubt(&self) {
+        self.is_doubted.store(false, Ordering::Relaxed);
+    }
+
+    /// Answers whether nobody has planned a second look yet.
+    pub(crate) fn plan_second_look(&self) -> bool {
+        !self.awaits_second_look.swap(true, Ordering::Relaxed)
+    }
+
+    pub(crate) fn begin_second_look(&self) {
+        self.awaits_second_look.store(false, Ordering::Relaxed);
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use tidegate_protocol::{Codec, EncodeError, Frame, Framing, Publication, StreamPosition};
 
-use super::channel::{Channel, Epoch};
+use super::{channel::Channel, stream::Epoch};
 use crate::broker::publication_cost;
 
 /// Number of (codec, framing) pairs.
@@ -28,8 +28,8 @@ impl Delivery {
         channel: Arc<Channel>,
         publication: &Arc<Publication>,
         position: Option<&StreamPosition>,
+        epoch: Epoch,
     ) -> Self {
-        let epoch = position.map_or(Epoch::Same, |position| channel.advance_epoch(position));
         Self {
             epoch,
             cost: publication_cost(publication),

@@ -10,8 +10,9 @@ use tidegate_protocol::{Publication, StreamPosition};
 
 use super::{
     Hub,
-    channel::{Channel, Epoch, Member, MemberPosition},
+    channel::{Channel, Member, MemberPosition},
     delivery::Delivery,
+    stream::Epoch,
 };
 use crate::{
     ids::ChannelKey,
@@ -70,17 +71,6 @@ pub enum Activation {
     Withdraw,
 }
 
-/// How a member's position stands to the top of its stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// The member has everything.
-    Confirmed,
-    /// The member is at another offset: something was lost, or is on its way.
-    Differs { at: u64 },
-    /// The stream began anew, and nobody told.
-    OtherStream,
-}
-
 /// Publications kept back for a member that is not active yet.
 #[derive(Default)]
 pub(crate) struct Buffer {
@@ -128,20 +118,6 @@ impl Membership {
         }
     }
 
-    /// Compares the member's position with a top that was read from the broker. Without a position, or when
-    /// the loss was reported already, there is nothing to say.
-    pub fn standing(&self, top: &StreamPosition) -> Standing {
-        let standing = self.with_member(|member| match member.position {
-            MemberPosition::Unpositioned | MemberPosition::Stopped => Standing::Confirmed,
-            // A stream without publications has no fixed epoch yet, and nothing that could be missed.
-            MemberPosition::At(0) if top.offset == 0 => Standing::Confirmed,
-            MemberPosition::At(_) if !self.channel.is_same_stream(top) => Standing::OtherStream,
-            MemberPosition::At(have) if have == top.offset => Standing::Confirmed,
-            MemberPosition::At(have) => Standing::Differs { at: have },
-        });
-        standing.unwrap_or(Standing::Confirmed)
-    }
-
     /// The number of members of the channel on this node.
     pub fn num_members(&self) -> usize {
         self.channel.num_members()
@@ -177,7 +153,11 @@ impl Membership {
                 Activation::Unpositioned => MemberPosition::Unpositioned,
                 Activation::After(position) => match self.channel.check_epoch(position) {
                     Epoch::Same => MemberPosition::At(position.offset),
-                    Epoch::Changed => MemberPosition::Stopped,
+                    // Which of the two streams is the older one, the broker knows.
+                    Epoch::Changed => {
+                        self.hub.doubt(&self.channel);
+                        MemberPosition::Stopped
+                    }
                 },
                 Activation::Withdraw => {
                     member.position = MemberPosition::Stopped;
@@ -186,6 +166,9 @@ impl Membership {
             };
             if buffer.has_overflowed {
                 member.position = MemberPosition::Stopped;
+            }
+            if matches!(member.position, MemberPosition::At(_)) {
+                self.channel.set_positioned(true);
             }
             for delivery in &buffer.deliveries {
                 member.deliver(delivery);

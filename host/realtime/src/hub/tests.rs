@@ -220,16 +220,18 @@ async fn what_is_published_before_the_reply_follows_it() {
                 Frame::publication(Codec::Json, Framing::WebSocket, "news", &kept.publication);
             assert_eq!(link.push(frame.unwrap()), PushOutcome::Queued);
         }
-        Activation::After(position(4))
+        // The history had one more.
+        assert_eq!(link.push(marker("news", 5)), PushOutcome::Queued);
+        Activation::After(position(5))
     });
     let _ = link.flush();
     running
         .hub
-        .broadcast(&key, &positioned(4).0, Some(&position(4)));
+        .broadcast(&key, &positioned(5).0, Some(&position(5)));
     running
         .hub
-        .broadcast(&key, &positioned(5).0, Some(&position(5)));
-    let messages = wire.until(|messages| messages.len() == 4).await;
+        .broadcast(&key, &positioned(6).0, Some(&position(6)));
+    let messages = wire.until(|messages| messages.len() == 5).await;
     assert!(messages[0].contains("reply"));
     for (message, offset) in messages[1..].iter().zip(3..) {
         assert!(

@@ -87,6 +87,13 @@ impl Stream {
         }
     }
 
+    /// Goes on in another epoch. Results of idempotent publishes name positions of the old one.
+    pub(super) fn renew(&mut self, epoch: String) {
+        self.epoch = epoch;
+        self.results.clear();
+        self.results_bytes = 0;
+    }
+
     pub(super) fn num_bytes(&self, key: &ChannelKey) -> usize {
         STREAM_BYTES + key.as_str().len() + self.entries_bytes + self.results_bytes
     }

@@ -9,7 +9,7 @@ use tidegate_protocol::{Raw, StreamPosition};
 
 use super::*;
 use crate::{
-    broker::{HistoryLimit, HistoryOptions, HistoryOrder},
+    broker::{Doubt, HistoryLimit, HistoryOptions, HistoryOrder},
     broker_contract::{Recorder, check_all},
     ids::AppId,
 };
@@ -26,6 +26,8 @@ impl BrokerEvents for Followed {
     fn is_followed(&self, key: &ChannelKey) -> bool {
         self.0.lock().contains(key)
     }
+
+    fn on_doubt(&self, _: Doubt<'_>) {}
 }
 
 struct World {

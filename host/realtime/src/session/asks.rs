@@ -112,8 +112,6 @@ pub enum Ask {
     Subscribe(Box<SubscribeAsk>),
     /// The subscription that a hook granted is about to expire.
     RefreshSubscription(Box<AuthorizationQuestion>),
-    /// The tops of these streams.
-    ReadTops(Vec<ChannelKey>),
     Publish(PublishAsk),
     Rpc(Box<RpcQuestion>),
     History(Box<HistoryAsk>),
@@ -186,8 +184,6 @@ pub enum Answer<S> {
     RefreshIdentity(Result<AuthenticationVerdict, HookFailure>),
     Subscribe(Result<Box<Seated<S>>, Failure>),
     RefreshSubscription(Result<AuthorizationVerdict, HookFailure>),
-    /// Those that could be read.
-    ReadTops(Vec<(ChannelKey, StreamPosition)>),
     Publish(Result<(), Failure>),
     Rpc(Result<RpcVerdict, Failure>),
     History(Result<Box<HistoryPage>, Failure>),

@@ -104,9 +104,6 @@ impl<S: Seat> Session<S> {
         for expiry in self.subscription_expiries() {
             next = next.min(expiry.due(client.expired_sub_close_delay, is_waiting));
         }
-        if let Some(check) = self.position_check_at().filter(|_| !is_waiting) {
-            next = next.min(check);
-        }
         next
     }
 
@@ -137,10 +134,7 @@ impl<S: Seat> Session<S> {
         if self.next_ping <= now {
             self.ping(client, now, sink);
         }
-        match self.ask_for_renewal(now) {
-            Step::Done if !self.is_waiting() => self.check_positions(client, now),
-            step => step,
-        }
+        self.ask_for_renewal(now)
     }
 
     /// A moment in the second half of the first interval, different for every session.

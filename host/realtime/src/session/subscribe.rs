@@ -167,9 +167,6 @@ impl<S: Seat> Session<S> {
     /// Takes a live seat among the session's subscriptions.
     pub(super) fn admit(&mut self, seat: S, terms: Terms, made_by: MadeBy, context: &Context<'_>) {
         let now = context.now;
-        if terms.is_positioned {
-            self.plan_position_check(&context.settings.client, now.instant);
-        }
         let expiry = terms
             .expires_at
             .map(|at| Expiry::by_host(now.instant_of(at), now.instant));
@@ -177,12 +174,10 @@ impl<S: Seat> Session<S> {
         self.subscriptions.push(Subscription {
             seat,
             made_by,
-            is_positioned: terms.is_positioned,
             rare: has_rare.then(|| {
                 Box::new(Rare {
                     expiry,
                     info: terms.info.into(),
-                    doubt: None,
                 })
             }),
         });

@@ -2,7 +2,6 @@
 
 mod connect;
 mod model;
-mod positions;
 mod subscriptions;
 mod time;
 
@@ -30,8 +29,6 @@ struct FakeSeat {
     buffered: RefCell<Vec<BufferedPublication>>,
     activation: RefCell<Option<Activation>>,
     is_live: Cell<bool>,
-    /// Says that so many more publications were delivered than the activation accounts for.
-    delivered: Cell<u64>,
 }
 
 impl FakeSeat {
@@ -41,7 +38,6 @@ impl FakeSeat {
             buffered: RefCell::default(),
             activation: RefCell::default(),
             is_live: Cell::new(false),
-            delivered: Cell::new(0),
         }
     }
 }
@@ -62,21 +58,6 @@ impl Seat for FakeSeat {
         self.is_live
             .set(!matches!(activation, Activation::Withdraw));
         self.activation.replace(Some(activation.clone()));
-    }
-
-    fn standing(&self, top: &StreamPosition) -> Standing {
-        let activation = self.activation.borrow();
-        let Some(Activation::After(position)) = &*activation else {
-            return Standing::Confirmed;
-        };
-        let at = position.offset + self.delivered.get();
-        if position.epoch != top.epoch {
-            Standing::OtherStream
-        } else if at == top.offset {
-            Standing::Confirmed
-        } else {
-            Standing::Differs { at }
-        }
     }
 }
 
@@ -245,9 +226,6 @@ impl Harness {
             Ask::Rpc(_) if self.has_rpc => Answer::Rpc(Ok(RpcVerdict::NotMine)),
             Ask::Rpc(_) => Answer::Rpc(Err(ErrorCode::NotAvailable.into())),
             Ask::History(_) => Answer::History(Ok(Box::new(page(7)))),
-            Ask::ReadTops(keys) => {
-                Answer::ReadTops(keys.into_iter().map(|key| (key, page(7).top)).collect())
-            }
             Ask::RefreshIdentity(_) => Answer::RefreshIdentity(Ok(AuthenticationVerdict::NotMine)),
             Ask::RefreshSubscription(_) => {
                 Answer::RefreshSubscription(Ok(AuthorizationVerdict::NotMine))

@@ -101,7 +101,7 @@ pub(super) const CLIENT: &[Row] = &[
         Duration,
         "\"40s\"",
         Supported,
-        "How often positions of quiet subscriptions are compared with the top of their stream; 0 checks none.",
+        "How often the position of every followed stream is compared with the top of the stream; with Redis every 10 seconds at least. 0 compares only when something is known to be in doubt.",
     ),
     (
         "channel_position_max_time_lag",

@@ -1,0 +1,146 @@
+//! What this node knows of a channel's stream: its epoch and how far it has come.
+//!
+//! The node's side of the fork guard (threat model R3). Pure. Invariant: within one epoch the numbers only rise; an
+//! event that goes behind an earlier one says that the store was rolled back and gives offsets out again, and
+//! nothing of that stream is delivered until it has begun a new epoch.
+
+use tidegate_protocol::StreamPosition;
+
+/// A stream as far as anybody on this node was told of it.
+#[derive(Debug, Default)]
+pub(crate) struct KnownStream {
+    /// `None` until a position was seen; boxed, since channels without history never see one.
+    known: Option<Box<Known>>,
+}
+
+/// What is known of one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    pub(crate) epoch: Box<str>,
+    /// The highest offset that came as an event, 0 before the first.
+    live: u64,
+    /// The highest offset seen in any way. A store that shows less has lost what it had acknowledged.
+    pub(crate) highest: u64,
+    /// An offset came a second time.
+    pub(crate) is_forked: bool,
+}
+
+/// What a stream position says about the epoch that the channel had so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Epoch {
+    Same,
+    Changed,
+}
+
+/// What an event's position means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Advance {
+    Deliver(Epoch),
+    /// The stream is forked: the event belongs to no epoch that anybody may rely on.
+    Forked,
+}
+
+impl Known {
+    fn of(position: &StreamPosition, live: u64) -> Box<Self> {
+        Box::new(Self {
+            epoch: position.epoch.as_str().into(),
+            live,
+            highest: position.offset,
+            is_forked: false,
+        })
+    }
+}
+
+impl KnownStream {
+    pub(crate) fn known(&self) -> Option<&Known> {
+        self.known.as_deref()
+    }
+
+    /// Takes note of an event.
+    pub(crate) fn advance(&mut self, position: &StreamPosition) -> Advance {
+        match &mut self.known {
+            Some(known) if *known.epoch == *position.epoch => {
+                known.is_forked |= position.offset <= known.live;
+                if known.is_forked {
+                    return Advance::Forked;
+                }
+                known.live = position.offset;
+                known.highest = known.highest.max(position.offset);
+                Advance::Deliver(Epoch::Same)
+            }
+            known => {
+                let epoch = if known.is_some() {
+                    Epoch::Changed
+                } else {
+                    Epoch::Same
+                };
+                *known = Some(Known::of(position, position.offset));
+                Advance::Deliver(epoch)
+            }
+        }
+    }
+
+    /// Compares a position that was read from the history with what came as events.
+    pub(crate) fn check(&mut self, position: &StreamPosition) -> Epoch {
+        match &mut self.known {
+            // A stream that nobody has used has no epoch yet; its first publication brings one.
+            _ if position.epoch.is_empty() || position.offset == 0 => Epoch::Same,
+            Some(known) if *known.epoch == *position.epoch => {
+                known.highest = known.highest.max(position.offset);
+                Epoch::Same
+            }
+            Some(_) => Epoch::Changed,
+            known @ None => {
+                *known = Some(Known::of(position, 0));
+                Epoch::Same
+            }
+        }
+    }
+
+    /// The stream is another one now, and this is its top.
+    pub(crate) fn replace(&mut self, top: &StreamPosition) {
+        self.known = (!top.epoch.is_empty()).then(|| Known::of(top, 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(epoch: &str, offset: u64) -> StreamPosition {
+        StreamPosition {
+            offset,
+            epoch: epoch.to_owned(),
+        }
+    }
+
+    #[test]
+    fn r3_an_offset_that_comes_again_stops_the_stream_until_it_is_another_one() {
+        const SAME: Advance = Advance::Deliver(Epoch::Same);
+        let mut stream = KnownStream::default();
+        assert_eq!(stream.advance(&at("e", 7)), SAME);
+        assert_eq!(stream.advance(&at("e", 8)), SAME);
+        assert_eq!(stream.advance(&at("e", 8)), Advance::Forked);
+        assert_eq!(stream.advance(&at("e", 9)), Advance::Forked, "until told");
+        stream.replace(&at("f", 9));
+        assert_eq!(stream.advance(&at("f", 10)), SAME);
+    }
+
+    #[test]
+    fn an_event_behind_the_history_is_late_and_no_fork() {
+        let mut stream = KnownStream::default();
+        assert_eq!(stream.check(&at("e", 9)), Epoch::Same);
+        assert_eq!(
+            stream.advance(&at("e", 8)),
+            Advance::Deliver(Epoch::Same),
+            "it was on its way when the history was read"
+        );
+        assert_eq!(stream.known().unwrap().highest, 9);
+        assert_eq!(stream.check(&at("f", 1)), Epoch::Changed);
+        assert_eq!(
+            stream.advance(&at("f", 1)),
+            Advance::Deliver(Epoch::Changed)
+        );
+        assert_eq!(stream.known().unwrap().highest, 1);
+    }
+}
