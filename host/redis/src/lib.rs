@@ -1,1 +1,18 @@
 //! The Redis engine: publications, history and presence that many nodes share, and what the nodes tell each other.
+//!
+//! Owns every command that goes to Redis, the names of everything that is kept there, and the form of what travels
+//! over its channels. Decides nothing about sessions: it implements the traits of `tidegate-realtime`. Read
+//! `config`, then `connect` (one connection to one server), `commands` (commands to one Redis or Cluster), `keys`.
+//! Invariant: whatever Redis does (stall, refuse, come back with older contents, answer nonsense), every call ends
+//! within five seconds with an answer or an error, and nothing that it sends can panic a node.
+
+pub mod commands;
+pub mod config;
+pub mod connect;
+pub mod keys;
+
+pub use self::{
+    commands::{Pipe, RedisFailure, Route, Script, Shards},
+    config::{RedisConfig, Topology},
+    keys::Keys,
+};

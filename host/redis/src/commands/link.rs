@@ -1,0 +1,307 @@
+//! Keeps one connection to one server alive.
+//!
+//! Owns connecting again, with capped and jittered pauses, and finding out that a connection is dead: every half second
+//! a probe follows the commands down the same connection, and when its answer takes too long the connection is given up,
+//! which ends every command on it. So commands need no timers of their own. Invariant: a command sent on a live
+//! connection ends within `io_timeout`; a command that finds none waits `PATIENCE` at most.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use rand::RngExt as _;
+use redis::{Cmd, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::RedisFailure;
+use crate::{
+    config::Address,
+    connect::{ConnectError, Connector, Generation, Opened, ServerRole, role},
+};
+
+/// How often a live connection is probed.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long commands wait for a lost connection to come back before they fail at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Pauses between two tries to connect: the first, and the longest. A second is soon enough for clients and long
+/// enough for a server that starts.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A connection that is kept alive.
+#[derive(Debug)]
+pub(super) struct Link {
+    shared: Arc<Shared>,
+    /// Ends the keeper with the link: a server may leave a Cluster.
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Shared {
+    connector: Connector,
+    /// A fixed server; `None` for the primary, wherever it is.
+    address: Option<Address>,
+    io_timeout: Duration,
+    /// Written by the keeper alone.
+    live: ArcSwapOption<Live>,
+    /// When the link lost its connection, or was started; `None` while it has one. Follows `live`.
+    lost_at: watch::Sender<Option<Instant>>,
+    /// Somebody was told that the server does not serve: look at once.
+    doubted: Notify,
+}
+
+/// A connection that stands.
+#[derive(Debug)]
+pub(super) struct Live {
+    connection: MultiplexedConnection,
+    generation: ArcSwap<Generation>,
+}
+
+impl Live {
+    pub(super) fn generation(&self) -> Arc<Generation> {
+        self.generation.load_full()
+    }
+
+    pub(super) async fn roundtrip(&self, command: &Cmd) -> Result<Value, RedisFailure> {
+        let mut connection = self.connection.clone();
+        let answer = connection.send_packed_command(command).await;
+        answer.map_err(|error| {
+            tracing::debug!(%error, "a command to Redis got no answer");
+            RedisFailure::Unanswered
+        })
+    }
+
+    /// The same for a command that belongs elsewhere as a rule: Redis must be told that we know.
+    pub(super) async fn roundtrip_asking(&self, command: &Cmd) -> Result<Value, RedisFailure> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("ASKING").add_command(command.clone());
+        let mut connection = self.connection.clone();
+        let answer = connection.send_packed_commands(&pipeline, 1, 1).await;
+        let mut answers = answer.map_err(|error| {
+            tracing::debug!(%error, "a command to Redis got no answer");
+            RedisFailure::Unanswered
+        })?;
+        answers.pop().ok_or(RedisFailure::Unexpected)
+    }
+}
+
+impl Link {
+    pub(super) fn start(
+        connector: Connector,
+        address: Option<Address>,
+        io_timeout: Duration,
+        tracker: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            connector,
+            address,
+            io_timeout,
+            live: ArcSwapOption::empty(),
+            lost_at: watch::Sender::new(Some(Instant::now())),
+            doubted: Notify::new(),
+        });
+        let stop = stop.child_token();
+        let keeper = Arc::clone(&shared).keep(tracker.clone(), stop.clone());
+        tracker.spawn(keeper);
+        Self { shared, stop }
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.shared.live.load().is_some()
+    }
+
+    pub(super) async fn connected(&self) {
+        let mut lost_at = self.shared.lost_at.subscribe();
+        // The sender lives as long as this link.
+        let _ = lost_at.wait_for(Option::is_none).await;
+    }
+
+    /// The connection; waits a little for a lost one.
+    pub(super) async fn live(&self) -> Result<Arc<Live>, RedisFailure> {
+        if let Some(live) = self.shared.live.load_full() {
+            return Ok(live);
+        }
+        let lost_at = *self.shared.lost_at.borrow();
+        if let Some(lost_at) = lost_at {
+            let waiting = tokio::time::timeout_at(lost_at + PATIENCE, self.connected());
+            // Late or in time, what counts is what stands now.
+            let _ = waiting.await;
+        }
+        self.shared.live.load_full().ok_or(RedisFailure::Away)
+    }
+
+    /// Gives the connection up: its server said that it does not serve any more.
+    pub(super) fn doubt(&self, live: &Arc<Live>) {
+        let now = self.shared.live.load();
+        // Not a newer one, which stands for a server that was found since.
+        if now.as_ref().is_some_and(|now| Arc::ptr_eq(now, live)) {
+            self.shared.doubted.notify_one();
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Closed,
+    Stalled,
+    NotPrimary,
+}
+
+impl Shared {
+    async fn keep(self: Arc<Self>, tracker: TaskTracker, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        let mut is_reported = false;
+        loop {
+            let opened = tokio::select! {
+                biased; // A stop is not delayed by a server that is away.
+                () = stop.cancelled() => return,
+                opened = self.open() => opened,
+            };
+            match opened {
+                Ok(opened) => {
+                    pause = FIRST_PAUSE;
+                    is_reported = false;
+                    tracing::info!(address = %opened.address, "connected to Redis");
+                    let end = self.serve(opened, &tracker, &stop).await;
+                    if stop.is_cancelled() {
+                        return;
+                    }
+                    tracing::warn!(?end, "the connection to Redis is lost");
+                }
+                Err(error) => {
+                    // Once per outage.
+                    if !is_reported {
+                        report(&error);
+                        is_reported = true;
+                    }
+                }
+            }
+            let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(jittered) => {}
+            }
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn open(&self) -> Result<Opened, ConnectError> {
+        let address = match &self.address {
+            Some(address) => Some(address.clone()),
+            None => self.connector.primary().await?,
+        };
+        // A link of a Cluster has an address.
+        let address = address.ok_or_else(|| ConnectError::NoPrimary {
+            master_name: Box::default(),
+            source: None,
+        })?;
+        self.connector.open(&address).await
+    }
+
+    /// Offers the connection until it ends.
+    async fn serve(&self, opened: Opened, tracker: &TaskTracker, stop: &CancellationToken) -> End {
+        let Opened {
+            connection,
+            driver,
+            generation,
+            address: _,
+        } = opened;
+        let live = Arc::new(Live {
+            connection,
+            generation: ArcSwap::from_pointee(generation),
+        });
+        // Its own task, so that traffic does not wake the probe. Dropped with `serve`, and every command with it.
+        let closing = CancellationToken::new();
+        let _closed = closing.clone().drop_guard();
+        let driving = tracker.spawn(async move {
+            tokio::select! {
+                biased; // A connection that is given up must not take one command more.
+                () = closing.cancelled() => {}
+                () = driver => {}
+            }
+        });
+        let _offer = Offer::make(self, Arc::clone(&live));
+        tokio::select! {
+            () = stop.cancelled() => End::Closed,
+            _ = driving => End::Closed,
+            end = self.probe(&live) => end,
+        }
+    }
+
+    /// Ends when the server does not answer in time or is no primary any more.
+    async fn probe(&self, live: &Live) -> End {
+        let mut connection = live.connection.clone();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
+                () = self.doubted.notified() => return End::NotPrimary,
+            }
+            let patience = self.io_timeout.saturating_sub(PROBE_INTERVAL);
+            match tokio::time::timeout(patience, role(&mut connection)).await {
+                Err(_) => return End::Stalled,
+                // It loads or is out of memory: it answers, that is enough.
+                Ok(Err(error)) if !error.is_io_error() => {}
+                Ok(Err(_)) => return End::Closed,
+                Ok(Ok(ServerRole::Replica)) => return End::NotPrimary,
+                Ok(Ok(ServerRole::Primary(generation))) => {
+                    if **live.generation.load() != generation {
+                        live.generation.store(Arc::new(generation));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A connection on offer; dropped, nobody finds it any more.
+struct Offer<'a>(&'a Shared);
+
+impl<'a> Offer<'a> {
+    fn make(shared: &'a Shared, live: Arc<Live>) -> Self {
+        shared.live.store(Some(live));
+        shared.lost_at.send_replace(None);
+        Self(shared)
+    }
+}
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        self.0.live.store(None);
+        self.0.lost_at.send_replace(Some(Instant::now()));
+    }
+}
+
+/// Logs why there is no connection.
+pub(super) fn report(error: &ConnectError) {
+    let error_text = chain(error);
+    if error.is_lasting() {
+        tracing::error!(error = %error_text, "Redis cannot be used");
+    } else {
+        tracing::warn!(error = %error_text, "Redis is away; trying again");
+    }
+}
+
+/// The whole chain in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        next = source.source();
+    }
+    text
+}

@@ -1,0 +1,298 @@
+//! Commands through a real Redis: answered, refused, bounded in time, and back after the server is.
+
+use std::{future::Future, time::Duration};
+
+use redis::Value;
+use tidegate_redis::{
+    Pipe, RedisConfig, RedisFailure, Route, Script, Shards, Topology,
+    commands::{InFlight, value::text},
+    config::{Address, Login},
+    connect::{ConnectError, Connector},
+};
+use tidegate_test_redis::{
+    ClusterOptions, PATIENCE, RedisCluster, RedisOptions, RedisServer, SentinelOptions, Sentinels,
+};
+use tokio::time::{Instant, timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The bound of threat model R2.
+const BOUND: Duration = Duration::from_secs(5);
+
+/// A pipe and the tasks that keep it; they end with it.
+struct Kept {
+    pipe: Pipe,
+    stop: CancellationToken,
+}
+
+impl Kept {
+    fn start(config: &RedisConfig) -> Self {
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let shards = Shards::start(config, &tracker, &stop);
+        Self {
+            pipe: shards.first().clone(),
+            stop,
+        }
+    }
+
+    async fn connected(config: &RedisConfig) -> Self {
+        let kept = Self::start(config);
+        within(kept.pipe.connected()).await;
+        kept
+    }
+
+    async fn set(&self, key: &str, value: &str) -> Result<Value, RedisFailure> {
+        let mut command = redis::cmd("SET");
+        command.arg(key).arg(value);
+        self.pipe.run(&command, Route::Key(key)).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Value, RedisFailure> {
+        let mut command = redis::cmd("GET");
+        command.arg(key);
+        self.pipe.run(&command, Route::Key(key)).await
+    }
+
+    /// Repeats until the shard answers again.
+    async fn set_at_last(&self, key: &str, value: &str) {
+        let setting = async {
+            while self.set(key, value).await.is_err() {
+                // Each failure took its time or, while Redis is known to be away, none.
+                tokio::task::yield_now().await;
+            }
+        };
+        within(setting).await;
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("in time")
+}
+
+fn standalone(port: u16) -> Topology {
+    Topology::Standalone {
+        address: Address::new("127.0.0.1", port),
+        login: Login::default(),
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_answered_and_a_refusal_says_why() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let kept = Kept::connected(&RedisConfig::new(standalone(server.port()))).await;
+    kept.set("k", "v").await.unwrap();
+    assert_eq!(text(&kept.get("k").await.unwrap()), Some("v"));
+    let mut wrong = redis::cmd("LPUSH");
+    wrong.arg("k").arg("x");
+    match kept.pipe.run(&wrong, Route::Key("k")).await {
+        Err(RedisFailure::Refused { code, .. }) => assert_eq!(&*code, "WRONGTYPE"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_redis_forgot_is_loaded_again() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let kept = Kept::connected(&RedisConfig::new(standalone(server.port()))).await;
+    let script = Script::new("return KEYS[1] .. ARGV[1]");
+    for _ in 0..2 {
+        let answer = kept
+            .pipe
+            .invoke(&script, Route::Key("k"), |command, generation| {
+                assert_eq!(generation.as_str().len(), 16);
+                command.arg(1).arg("k").arg("!");
+            });
+        assert_eq!(text(&answer.await.unwrap()), Some("k!"));
+        server.command(&["SCRIPT", "FLUSH"]);
+    }
+}
+
+#[tokio::test]
+async fn r2_commands_to_a_stalled_redis_end_and_it_is_found_again() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let config = RedisConfig {
+        io_timeout: Duration::from_secs(2),
+        ..RedisConfig::new(standalone(server.port()))
+    };
+    let kept = Kept::connected(&config).await;
+    server.pause();
+    let start = Instant::now();
+    assert_eq!(kept.set("k", "v").await, Err(RedisFailure::Unanswered));
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    // The connection is given up; a new one is not to be had, so that the next command is not sent at all.
+    assert_eq!(kept.set("k", "v").await, Err(RedisFailure::Away));
+    server.resume();
+    kept.set_at_last("k", "w").await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_fails_commands_and_comes_back() {
+    let mut server = RedisServer::start(&RedisOptions::default());
+    let kept = Kept::connected(&RedisConfig::new(standalone(server.port()))).await;
+    server.kill();
+    let start = Instant::now();
+    assert!(kept.set("k", "v").await.is_err());
+    assert_eq!(kept.set("k", "v").await, Err(RedisFailure::Away));
+    assert!(start.elapsed() < BOUND, "{:?}", start.elapsed());
+    server.restart();
+    kept.set_at_last("k", "v").await;
+}
+
+#[tokio::test]
+async fn r2_one_command_too_many_is_refused() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let config = RedisConfig {
+        max_in_flight: 2,
+        ..RedisConfig::new(standalone(server.port()))
+    };
+    let kept = Kept::connected(&config).await;
+    server.pause();
+    let sent =
+        Box::pin(async { tokio::join!(kept.set("a", ""), kept.set("b", ""), kept.set("c", "")) });
+    let (a, b, c) = within(sent).await;
+    assert_eq!(c, Err(RedisFailure::Overloaded));
+    assert_eq!(
+        (a, b),
+        (Err(RedisFailure::Unanswered), Err(RedisFailure::Unanswered))
+    );
+    assert_eq!(kept.pipe.in_flight().num(), 0);
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_from_a_server_that_is_away() {
+    let server = RedisServer::start(&RedisOptions {
+        password: Some("right".to_owned()),
+        ..RedisOptions::default()
+    });
+    let open = |password: &str| {
+        let address = Address::new("127.0.0.1", server.port());
+        let login = Login {
+            password: password.into(),
+            ..Login::default()
+        };
+        let topology = Topology::Standalone {
+            address: address.clone(),
+            login,
+        };
+        let connector = Connector::new(topology, PATIENCE);
+        async move { connector.open(&address).await }
+    };
+    assert!(open("right").await.is_ok());
+    for wrong in ["wrong", ""] {
+        let error = open(wrong).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
+        assert!(error.is_lasting());
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_not_taken_for_a_primary() {
+    let primary = RedisServer::start(&RedisOptions::default());
+    let replica = RedisServer::start(&RedisOptions {
+        replica_of: Some(primary.port()),
+        ..RedisOptions::default()
+    });
+    let address = Address::new("127.0.0.1", replica.port());
+    let connector = Connector::new(standalone(replica.port()), PATIENCE);
+    let error = connector.open(&address).await.unwrap_err();
+    assert!(
+        matches!(error, ConnectError::NotPrimary { .. }),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_restart_is_a_new_generation() {
+    let mut server = RedisServer::start(&RedisOptions::default());
+    let address = Address::new("127.0.0.1", server.port());
+    let connector = Connector::new(standalone(server.port()), PATIENCE);
+    let generation = async || connector.open(&address).await.unwrap().generation;
+    let first = generation().await;
+    assert_eq!(generation().await, first);
+    server.kill();
+    server.restart();
+    assert_ne!(generation().await, first);
+}
+
+#[tokio::test]
+async fn commands_follow_a_failover_of_sentinels() {
+    let mut sentinels = Sentinels::start(&SentinelOptions::default());
+    let addresses = sentinels.ports().into_iter();
+    let config = RedisConfig::new(Topology::Sentinel {
+        sentinels: addresses
+            .map(|port| Address::new("127.0.0.1", port))
+            .collect(),
+        sentinel_login: Login::default(),
+        master_name: Sentinels::NAME.into(),
+        login: Login::default(),
+    });
+    let kept = Kept::connected(&config).await;
+    kept.set("k", "v").await.unwrap();
+    let port = sentinels.kill_primary();
+    assert!(kept.set("k", "v").await.is_err());
+    kept.set_at_last("k", "w").await;
+    assert_ne!(sentinels.failed_over_from(port), port);
+}
+
+#[tokio::test]
+async fn commands_follow_slots_and_a_failover_of_a_cluster() {
+    let mut cluster = RedisCluster::start(&ClusterOptions::default());
+    let seed = cluster.nodes()[0].port();
+    let config = RedisConfig::new(Topology::Cluster {
+        seeds: vec![Address::new("127.0.0.1", seed)],
+        login: Login::default(),
+    });
+    let kept = Kept::connected(&config).await;
+    let keys: Vec<String> = (0..64).map(|number| format!("key:{{{number}}}")).collect();
+    for key in &keys {
+        kept.set(key, "v").await.unwrap();
+    }
+    // Slots that move under load cost nobody an error.
+    let moving = {
+        let key = keys[0].clone();
+        tokio::task::spawn_blocking(move || {
+            cluster.reshard_from(&key, 100);
+            cluster
+        })
+    };
+    let mut writes = 0;
+    while !moving.is_finished() {
+        for key in &keys {
+            kept.set(key, "w").await.unwrap();
+            writes += 1;
+        }
+    }
+    assert!(writes > 0);
+    let mut cluster = moving.await.unwrap();
+    let port = cluster.kill_primary_of(&keys[0]);
+    kept.set_at_last(&keys[0], "x").await;
+    assert_ne!(cluster.primary_port_of(&keys[0]), port);
+    for key in &keys {
+        kept.set_at_last(key, "y").await;
+        assert_eq!(text(&kept.get(key).await.unwrap()), Some("y"));
+    }
+}
+
+#[tokio::test]
+async fn a_pipe_for_nobody_stops_its_tasks() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    let connector = Connector::new(standalone(server.port()), PATIENCE);
+    let pipe = Pipe::start(
+        connector,
+        Duration::from_secs(4),
+        InFlight::new(1),
+        &tracker,
+        &stop,
+    );
+    within(pipe.connected()).await;
+    tracker.close();
+    assert!(!tracker.is_empty());
+    drop(pipe);
+    within(tracker.wait()).await;
+}
