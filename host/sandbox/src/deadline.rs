@@ -2,8 +2,9 @@
 //!
 //! Ticks are wall time, but a worker that the operating system took off its core for five milliseconds has done
 //! nothing wrong. So a deadline is looked at twice: half-way the thread's processor time is read, and at the end
-//! it is compared. A guest that really ran is ended there and then; one that mostly waited gets its second half
-//! again, a bounded number of times. Reading costs a system call, but only calls that are slow anyway get here.
+//! it is compared. A guest that really ran is ended there and then; one that mostly waited goes on for what it
+//! lacks and no more, and not beyond [`longest`]. Reading costs a system call, but only calls that are slow anyway
+//! get here.
 //!
 //! And at each tick but the first the guest gives way: whoever waits for the core, a worker with messages above all,
 //! has it before the guest goes on. Otherwise a guest that spins keeps it for a whole slice of the scheduler, several
@@ -19,9 +20,9 @@ use crate::{
     ticker::{TICK, Ticker},
 };
 
-/// Times that a second half is granted to a call that was kept waiting. With the first it makes the longest
-/// call about three times its deadline in wall time.
-const GRANTS: u8 = 4;
+/// Second halves that a call may take beyond its own because it was kept waiting. With the first it makes the
+/// longest call about three times its deadline in wall time.
+const GRANTS: u64 = 4;
 
 /// Where a call stands with its deadline.
 #[derive(Debug, Default)]
@@ -34,7 +35,6 @@ pub(crate) struct Deadline {
     look_at: u64,
     /// The thread's processor time at the first look; none before.
     half_way: Option<Duration>,
-    granted: u8,
 }
 
 impl Deadline {
@@ -44,7 +44,6 @@ impl Deadline {
             armed_at,
             look_at: armed_at + first_half(ticks),
             half_way: None,
-            granted: 0,
         }
     }
 
@@ -68,8 +67,12 @@ impl Deadline {
 /// The most wall time that a call with so many ticks can take, if the machine keeps it waiting as often as that is
 /// not held against it.
 pub(crate) fn longest(ticks: u64) -> Duration {
-    let ticks = first_half(ticks) + second_half(ticks) * (1 + u64::from(GRANTS));
-    TICK * u32::try_from(ticks).unwrap_or(u32::MAX)
+    TICK * u32::try_from(longest_ticks(ticks)).unwrap_or(u32::MAX)
+}
+
+/// The same in ticks.
+fn longest_ticks(deadline_ticks: u64) -> u64 {
+    first_half(deadline_ticks) + second_half(deadline_ticks) * (1 + GRANTS)
 }
 
 /// Ticks of the half after the first look.
@@ -91,7 +94,7 @@ pub(crate) fn on_expiry(
 ) -> wasmtime::Result<UpdateDeadline> {
     let state = store.data_mut();
     let deadline = &mut state.call.deadline;
-    if deadline.may_go_on(&state.ticker) {
+    if deadline.may_go_on(state.ticker) {
         // Not at the first tick, which comes to a short call by chance.
         if state.ticker.now() > deadline.armed_at + 1 {
             thread::yield_now();
@@ -104,34 +107,35 @@ pub(crate) fn on_expiry(
 
 impl Deadline {
     /// Whether a call may go on at a tick: it is looked at only where its ticks are used up.
-    fn may_go_on(&mut self, ticker: &Ticker) -> bool {
+    fn may_go_on(&mut self, ticker: Ticker) -> bool {
         let now = ticker.now();
-        if now < self.look_at {
-            ticker.arm();
-            return true;
-        }
-        let more = self.look(processor_time(), ticker);
-        self.look_at = now + more.unwrap_or_default();
-        more.is_some()
-    }
-
-    /// Looks at a call whose ticks are used up; `used` is the thread's processor time. Answers the ticks that
-    /// it may go on for, or that it ends.
-    fn look(&mut self, used: Duration, ticker: &Ticker) -> Option<u64> {
-        let ticks = second_half(self.ticks);
-        match self.half_way {
-            None => self.half_way = Some(used),
-            Some(half_way) => {
-                let ran = used.saturating_sub(half_way);
-                if self.granted >= GRANTS || ran >= must_run(ticks) {
-                    return None;
-                }
-                self.granted += 1;
+        if now >= self.look_at {
+            match self.look(processor_time(), now) {
+                Some(more) => self.look_at = now + more,
+                None => return false,
             }
         }
         // Nobody else may be calling plugins, and the ticker parks when it is not asked for.
         ticker.arm();
-        Some(ticks.max(1))
+        true
+    }
+
+    /// Looks at a call whose ticks are used up, when the ticker shows `now`; `used` is the thread's processor time.
+    /// Answers the ticks that it may go on for, or that it ends.
+    fn look(&mut self, used: Duration, now: u64) -> Option<u64> {
+        let ticks = second_half(self.ticks).max(1);
+        let Some(half_way) = self.half_way else {
+            self.half_way = Some(used);
+            return Some(ticks);
+        };
+        let lacks = must_run(ticks).saturating_sub(used.saturating_sub(half_way));
+        let is_over = now >= self.armed_at + longest_ticks(self.ticks);
+        if lacks.is_zero() || is_over {
+            return None;
+        }
+        // Whole ticks, of which the first may come at once; who then lacks a little more is looked at again.
+        let lacks = lacks.as_nanos().div_ceil(TICK.as_nanos());
+        Some(u64::try_from(lacks).unwrap_or(ticks).min(ticks))
     }
 }
 
@@ -181,21 +185,35 @@ mod tests {
     #[test]
     fn a_deadline_that_is_put_off_wakes_the_ticker_again() {
         let ticker = Ticker::start(|| true).unwrap();
-        let mut deadline = Deadline::new(ticker::ticks(Duration::from_millis(100)), 0);
-        // The guest had no processor time at all, so it goes on until its grants are used up.
-        for granted in 0..=GRANTS {
-            ticker.wait_until_parked();
-            assert_eq!(
-                deadline.look(Duration::ZERO, &ticker),
-                Some(50),
-                "{granted}"
-            );
-            let before = ticker.now();
-            while ticker.now() < before + 3 {
-                std::thread::yield_now();
-            }
+        let mut deadline = Deadline::new(ticker::ticks(Duration::from_millis(100)), ticker.now());
+        ticker.wait_until_parked();
+        assert!(deadline.may_go_on(ticker), "it is the first look");
+        let before = ticker.now();
+        while ticker.now() < before + 3 {
+            std::thread::yield_now();
         }
-        assert_eq!(deadline.look(Duration::ZERO, &ticker), None);
+    }
+
+    #[test]
+    fn a_guest_that_was_kept_waiting_goes_on_for_what_it_lacks() {
+        let ran = |micros| Duration::from_millis(10) + Duration::from_micros(micros);
+        let mut deadline = Deadline::new(ticker::ticks(Duration::from_millis(5)), 100);
+        assert_eq!(deadline.look(ran(0), 103), Some(3));
+        // Of its three ticks a quarter; then it has its core for itself again.
+        assert_eq!(deadline.look(ran(750), 106), Some(1));
+        assert_eq!(deadline.look(ran(1_700), 107), None);
+    }
+
+    #[test]
+    fn a_guest_that_never_has_a_core_is_ended_too() {
+        let ticks = ticker::ticks(Duration::from_millis(5));
+        let mut deadline = Deadline::new(ticks, 100);
+        let mut now = 103;
+        while let Some(more) = deadline.look(Duration::ZERO, now) {
+            now += more;
+        }
+        let took = TICK * u32::try_from(now - 100).unwrap();
+        assert!(took >= longest(ticks) && took <= longest(ticks) + 3 * TICK);
     }
 
     #[test]
@@ -204,7 +222,7 @@ mod tests {
         ticker.arm();
         let mut deadline = Deadline::new(ticker::ticks(Duration::from_millis(50)), ticker.now());
         while deadline.half_way.is_none() {
-            assert!(deadline.may_go_on(&ticker), "it had no processor time");
+            assert!(deadline.may_go_on(ticker), "it had no processor time");
         }
         assert!(ticker.now() >= deadline.armed_at + 26);
         assert!(deadline.look_at >= deadline.armed_at + 26 + 25);
