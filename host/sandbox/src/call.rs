@@ -15,11 +15,12 @@ use wasmtime::Store;
 
 use crate::{
     Runtime,
+    binding::Isolation,
     breaker::Permit,
     deadline::{Deadline, STRETCH, processor_time},
     failure::{Failure, FailureKind, Phase},
     guest::{Facts, GuestState, Input, Left, Tags},
-    instance::{Export, Instance},
+    instance::{CALLS_PER_SAMPLE, Export, Instance, Sampling},
     instances::Stage,
     lane::{LONGEST_WAIT, Turn},
     limits,
@@ -211,7 +212,7 @@ impl Seating {
                     // call still gets half its time: who is asked first is not to blame for it.
                     let least = left.min(unit.deadline / 2);
                     self.ticks = ticker::ticks(left.saturating_sub(took).max(least));
-                } else {
+                } else if !took.is_zero() {
                     unit.conduct.called_inline(waited + took);
                 }
                 Ok(self.with(instance))
@@ -246,10 +247,11 @@ fn build(
     now: u64,
 ) -> Option<Result<Built, Failure>> {
     let patience = turn.patience(left);
+    let sampling = slots::draw(runtime, unit);
     for _ in 0..2 {
         let (slot, waited) = runtime.instances.slot(stage, patience, now)?;
-        let before = processor_time();
-        match Instance::build(runtime, unit, slot) {
+        let clock = Building::start(turn, unit.isolation, sampling);
+        match Instance::build(runtime, unit, slot, sampling) {
             // The pool belongs to the process, and something else in it has what we were counting on.
             Err(failure) if failure.kind == FailureKind::NoSlot => {
                 runtime.instances.evict(1);
@@ -259,7 +261,7 @@ fn build(
                 return Some(Ok(Built {
                     instance: Box::new(instance),
                     waited,
-                    took: processor_time().saturating_sub(before),
+                    took: clock.stop(),
                 }));
             }
         }
@@ -272,8 +274,37 @@ struct Built {
     instance: Box<Instance>,
     /// For the slot.
     waited: Duration,
-    /// Processor time, in which the guest may have had a start function of its own.
+    /// What making it took, in which the guest may have had a start function of its own; nothing where it was not
+    /// timed.
     took: Duration,
+}
+
+/// How the time of making an instance is taken; as that of a call, see [`Timing`].
+enum Building {
+    Untimed,
+    Clock(Instant),
+    Processor(Duration),
+}
+
+impl Building {
+    fn start(turn: Turn, isolation: Isolation, sampling: Sampling) -> Self {
+        match (turn, isolation, sampling) {
+            (Turn::Aside { .. }, _, _) => Self::Processor(processor_time()),
+            // Each call makes one there, so a share of them says enough.
+            (Turn::Inline | Turn::Overflow, Isolation::PerCall, Sampling::NotDrawn) => {
+                Self::Untimed
+            }
+            (Turn::Inline | Turn::Overflow, _, _) => Self::Clock(Instant::now()),
+        }
+    }
+
+    fn stop(self) -> Duration {
+        match self {
+            Self::Untimed => Duration::ZERO,
+            Self::Clock(started) => started.elapsed(),
+            Self::Processor(before) => processor_time().saturating_sub(before),
+        }
+    }
 }
 
 #[cold]
@@ -342,8 +373,8 @@ impl Timing {
                 let took = started.elapsed();
                 runtime.metrics.durations.observe(took.as_secs_f64());
                 // Slow calls are all written down, so one that was drawn stands for itself alone.
-                unit.tally
-                    .timed(took, slow.map_or(unit.calls_per_sample(), |_| 1));
+                let stands_for = slow.map_or(u64::from(CALLS_PER_SAMPLE), |_| 1);
+                unit.tally.timed(took, stands_for);
                 unit.conduct.called_inline(took);
                 (slow, Some(took))
             }

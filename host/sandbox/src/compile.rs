@@ -29,7 +29,7 @@ use crate::{
     failure::{FailureKind, escape},
     generated::exports::tidegate::plugin as exports,
     guest::GuestState,
-    instance::Instance,
+    instance::{Instance, Sampling},
     instances::{Patience, Stage},
     limits, stubs,
     unit::Unit,
@@ -366,26 +366,28 @@ fn try_out(runtime: &Arc<Runtime>, compiled: &Compiled) -> Result<(), CompileErr
                 "all plugin instances that the node may have are in use; try again".to_owned(),
             )
         })?;
-        Instance::build(runtime, &unit, slot).map_err(|failure| match failure.kind {
-            FailureKind::NoSlot | FailureKind::HostPanic | FailureKind::BreakerOpen => {
-                CompileError::Failed(format!(
-                    "no instance could be made to try the plugin out: {}",
+        Instance::build(runtime, &unit, slot, Sampling::Drawn).map_err(
+            |failure| match failure.kind {
+                FailureKind::NoSlot | FailureKind::HostPanic | FailureKind::BreakerOpen => {
+                    CompileError::Failed(format!(
+                        "no instance could be made to try the plugin out: {}",
+                        failure.detail
+                    ))
+                }
+                FailureKind::Timeout => initialiser(format!(
+                    "its initialisation did not end within {} ms",
+                    limits::INSTANTIATION_DEADLINE.as_millis()
+                )),
+                FailureKind::Memory => initialiser(format!(
+                    "its initialisation wants more than {} bytes of memory: {}",
+                    limits::DEFAULT_MEMORY_BYTES,
                     failure.detail
-                ))
-            }
-            FailureKind::Timeout => initialiser(format!(
-                "its initialisation did not end within {} ms",
-                limits::INSTANTIATION_DEADLINE.as_millis()
-            )),
-            FailureKind::Memory => initialiser(format!(
-                "its initialisation wants more than {} bytes of memory: {}",
-                limits::DEFAULT_MEMORY_BYTES,
-                failure.detail
-            )),
-            FailureKind::Trap | FailureKind::BadValue | FailureKind::Limit => {
-                initialiser(failure.detail.to_string())
-            }
-        })?;
+                )),
+                FailureKind::Trap | FailureKind::BadValue | FailureKind::Limit => {
+                    initialiser(failure.detail.to_string())
+                }
+            },
+        )?;
     }
     Ok(())
 }

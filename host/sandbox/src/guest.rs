@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tidegate_realtime::hooks::{Destination, Effect, Origin, Peer, TokenCheck};
 
 use crate::{
-    capabilities::{json::Parsed, kept::Kept, log::CallLog, state::StateUse},
+    capabilities::{json::Parsed, log::CallLog, state::StateUse},
     deadline::Deadline,
     failure::GuestFault,
     limits,
@@ -26,8 +26,6 @@ pub(crate) struct GuestState {
     pub(crate) ticker: Ticker,
     pub(crate) limiter: StoreLimiter,
     pub(crate) unit: Arc<Unit>,
-    /// What outlives the instance.
-    pub(crate) kept: Kept,
     pub(crate) call: CallState,
 }
 

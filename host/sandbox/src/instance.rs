@@ -18,8 +18,16 @@ use crate::{
     unit::Unit,
 };
 
-/// Inline calls of an instance of which one is timed: reading a clock twice costs a tenth of a lean call.
-const CALLS_PER_SAMPLE: u32 = 64;
+/// Inline calls of which one is timed: reading a clock twice costs a tenth of a lean call.
+pub(crate) const CALLS_PER_SAMPLE: u32 = 64;
+
+/// Whether the one call of an instance that is made for it alone shall be timed. An instance that serves many calls
+/// draws from them itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sampling {
+    Drawn,
+    NotDrawn,
+}
 
 /// The function that an instance is called at.
 pub(crate) enum Export {
@@ -34,20 +42,27 @@ pub(crate) struct Instance {
     pub(crate) store: Store<GuestState>,
     pub(crate) export: Export,
     calls_left: u32,
+    /// What `calls_left` is when the instance has served its time.
+    spent_at: u32,
     /// Given up when the instance is dropped, after the store: fields are dropped in this order.
     _slot: Slot,
 }
 
 impl Instance {
     /// Makes an instance, under a deadline of its own because start functions run guest code.
-    pub(crate) fn build(runtime: &Runtime, unit: &Arc<Unit>, slot: Slot) -> Result<Self, Failure> {
+    pub(crate) fn build(
+        runtime: &Runtime,
+        unit: &Arc<Unit>,
+        slot: Slot,
+        sampling: Sampling,
+    ) -> Result<Self, Failure> {
+        unit.find_kept(runtime);
         let ticks = ticker::ticks(limits::INSTANTIATION_DEADLINE);
         let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
         let state = GuestState {
-            ticker: runtime.engine.ticker.clone(),
+            ticker: runtime.engine.ticker,
             limiter: limits::StoreLimiter::new(unit.memory_bytes, unit.tally.memory()),
             unit: Arc::clone(unit),
-            kept: runtime.keeper.of(&unit.app, &unit.plugin),
             call: CallState::starting(deadline),
         };
         let mut store = Store::new(&runtime.engine.engine, state);
@@ -67,19 +82,25 @@ impl Instance {
             let was_denied = store.data().limiter.was_denied;
             Failure::classify(&error, Phase::Instantiation, was_denied)
         })?;
-        let calls_left = match unit.isolation {
+        let (calls_left, spent_at) = match unit.isolation {
             Isolation::Shared => {
                 // A fifth of jitter, so that workers do not make all their instances anew at the same moment.
                 let jitter = limits::CALLS_PER_INSTANCE / 5;
-                limits::CALLS_PER_INSTANCE - jitter + rand::random_range(0..=2 * jitter)
+                let calls = limits::CALLS_PER_INSTANCE - jitter;
+                (calls + rand::random_range(0..=2 * jitter), 0)
             }
-            Isolation::PerCall => 1,
+            // One call, after which what is left is a multiple of the calls per sample, or is not.
+            Isolation::PerCall => match sampling {
+                Sampling::Drawn => (1, 0),
+                Sampling::NotDrawn => (2, 1),
+            },
         };
         runtime.instances.count_made();
         Ok(Self {
             store,
             export,
             calls_left,
+            spent_at,
             _slot: slot,
         })
     }
@@ -87,25 +108,14 @@ impl Instance {
     /// Counts a call and tells whether its time shall be taken: one in 64.
     #[inline]
     pub(crate) fn next_call_is_sampled(&mut self) -> bool {
-        self.calls_left = self.calls_left.saturating_sub(1);
+        self.calls_left -= 1;
         self.calls_left.is_multiple_of(CALLS_PER_SAMPLE)
     }
 
     /// Whether the instance has served its time or grown too large.
     #[inline]
     pub(crate) fn is_spent(&self) -> bool {
-        self.calls_left == 0 || self.store.data().limiter.is_high()
-    }
-}
-
-impl Unit {
-    /// How many inline calls one that was drawn stands for. Where every call has an instance of its own, it is the
-    /// last of its instance and thereby drawn.
-    pub(crate) fn calls_per_sample(&self) -> u64 {
-        match self.isolation {
-            Isolation::Shared => u64::from(CALLS_PER_SAMPLE),
-            Isolation::PerCall => 1,
-        }
+        self.calls_left == self.spent_at || self.store.data().limiter.is_high()
     }
 }
 

@@ -88,22 +88,20 @@ pub(crate) struct Instances {
     made: AtomicU64,
     evicted: AtomicU64,
     /// Seats of all threads; dead ones are swept out now and then.
-    seats: Mutex<Seats>,
+    seats: Mutex<Vec<Weak<Seat>>>,
+    /// Tick of the next look for unused instances.
+    next_sweep: AtomicU64,
     /// Threads that wait for a slot.
     waiting: AtomicUsize,
     turn: Mutex<()>,
     freed: Condvar,
 }
 
-#[derive(Default)]
-struct Seats {
-    all: Vec<Weak<Seat>>,
-    next_sweep: u64,
-}
-
-impl std::fmt::Debug for Seats {
+impl std::fmt::Debug for Seat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Seats").field(&self.all.len()).finish()
+        f.debug_struct("Seat")
+            .field("unit", &self.unit.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -126,6 +124,7 @@ impl Instances {
             made: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
             seats: Mutex::default(),
+            next_sweep: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             turn: Mutex::new(()),
             freed: Condvar::new(),
@@ -156,10 +155,10 @@ impl Instances {
 
     pub(crate) fn enter(&self, seat: &Arc<Seat>) {
         let mut seats = self.seats.lock();
-        if seats.all.len() == seats.all.capacity() {
-            seats.all.retain(|seat| seat.strong_count() > 0);
+        if seats.len() == seats.capacity() {
+            seats.retain(|seat| seat.strong_count() > 0);
         }
-        seats.all.push(Arc::downgrade(seat));
+        seats.push(Arc::downgrade(seat));
     }
 
     /// A slot for one more instance, and how long it had to be waited for. From nine tenths on, those that were not
@@ -216,12 +215,14 @@ impl Instances {
     }
 
     fn drop_unused(&self, now: u64) {
-        {
-            let mut seats = self.seats.lock();
-            if now < seats.next_sweep {
-                return;
-            }
-            seats.next_sweep = now + SWEEP_TICKS;
+        let due = self.next_sweep.load(Ordering::Relaxed);
+        let is_ours = now >= due
+            && self
+                .next_sweep
+                .compare_exchange(due, now + SWEEP_TICKS, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if !is_ours {
+            return;
         }
         let is_stale = |used_at: u64| now.saturating_sub(used_at) > IDLE_TICKS;
         for (used_at, seat) in self.idle_seats(|_| true) {
@@ -233,7 +234,7 @@ impl Instances {
 
     fn idle_seats(&self, which: impl Fn(&Seat) -> bool) -> Vec<(u64, Arc<Seat>)> {
         let seats = self.seats.lock();
-        let alive = seats.all.iter().filter_map(Weak::upgrade);
+        let alive = seats.iter().filter_map(Weak::upgrade);
         alive
             .filter(|seat| which(seat))
             .map(|seat| (seat.used_at.load(Ordering::Relaxed), seat))

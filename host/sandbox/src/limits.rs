@@ -142,7 +142,9 @@ impl ResourceLimiter for StoreLimiter {
         }
         self.memory = total;
         self.granted = growth;
-        PEAK.fetch_max(total, Ordering::Relaxed);
+        if total > PEAK.load(Ordering::Relaxed) {
+            PEAK.fetch_max(total, Ordering::Relaxed);
+        }
         self.shown.set(total);
         if current == 0 {
             self.initial = total;

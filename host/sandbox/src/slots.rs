@@ -7,7 +7,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use crate::{
     Runtime,
-    instance::Instance,
+    instance::{CALLS_PER_SAMPLE, Instance, Sampling},
     instances::Seat,
     metrics::{Also, CallEnd, ShardGuard},
     unit::{self, Unit, UnitId},
@@ -29,6 +29,8 @@ struct Entry {
     id: UnitId,
     seat: Arc<Seat>,
     shard: ShardGuard,
+    /// Instances that this worker made; one in [`CALLS_PER_SAMPLE`] is drawn.
+    made: u32,
 }
 
 /// Takes the worker's instance of the unit, if it has one.
@@ -63,6 +65,19 @@ pub(crate) fn give_back(
     });
     drop(displaced);
     runtime.instances.made_room();
+}
+
+/// Counts an instance that is about to be made, and tells whether it is drawn.
+pub(crate) fn draw(runtime: &Runtime, unit: &Arc<Unit>) -> Sampling {
+    TABLE.with_borrow_mut(|table| {
+        let made = &mut table.entry(runtime, unit).made;
+        *made = made.wrapping_add(1);
+        if made.is_multiple_of(CALLS_PER_SAMPLE) {
+            Sampling::Drawn
+        } else {
+            Sampling::NotDrawn
+        }
+    })
 }
 
 /// Counts something about the unit that was not a call.
@@ -128,6 +143,7 @@ impl Entry {
             id: unit.id,
             seat,
             shard: unit.tally.shard(),
+            made: 0,
         }
     }
 }

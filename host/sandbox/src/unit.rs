@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,6 +19,7 @@ use tidegate_realtime::ids::AppId;
 use crate::{
     Runtime,
     binding::{Binding, FailurePolicy, Hook, Isolation, PluginLimits, Scope},
+    capabilities::kept::Kept,
     compile::Compiled,
     conduct::{Conduct, Subject},
     limits,
@@ -74,6 +75,9 @@ pub(crate) struct Unit {
     pub(crate) tally: Arc<Tally>,
     /// Shared by all bindings of the version at the hook.
     pub(crate) conduct: Arc<Conduct>,
+    /// What outlives the instances, from the first of them on: each finds it here and neither looks for it in tables
+    /// that all threads share nor counts a reference.
+    kept: OnceLock<Kept>,
     /// Set once, when the unit left the desired state. Its instances are dropped by the workers then.
     is_retired: AtomicBool,
 }
@@ -137,6 +141,7 @@ impl Unit {
             log,
             tally,
             conduct,
+            kept: OnceLock::new(),
             is_retired: AtomicBool::new(false),
         }
     }
@@ -191,6 +196,19 @@ impl Unit {
                     .limits
                     .memory_bytes
                     .unwrap_or(limits::DEFAULT_MEMORY_BYTES)
+    }
+
+    /// Finds what outlives the instances; before the first of them is made.
+    pub(crate) fn find_kept(&self, runtime: &Runtime) {
+        self.kept
+            .get_or_init(|| runtime.keeper.of(&self.app, &self.plugin));
+    }
+
+    /// What outlives the instances.
+    pub(crate) fn kept(&self) -> &Kept {
+        self.kept
+            .get()
+            .expect("an instance is made after its unit's things were found")
     }
 
     pub(crate) fn retire(&self) {

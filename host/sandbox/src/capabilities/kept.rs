@@ -1,6 +1,6 @@
 //! What outlives instances: the state and the metrics of every plugin, shared by all its instances on the node.
 //!
-//! One [`Kept`] per plugin and app, handed to each instance when it is made. So a host function needs no key to find
+//! One [`Kept`] per plugin and app, which its units hold for their instances. So a host function needs no key to find
 //! its plugin's things, and a plugin has no way to name another's (threat model W5).
 
 use std::sync::Arc;

@@ -25,7 +25,7 @@ impl GuestState {
             )
             .into());
         }
-        let done = self.kept.metrics.record(name, labels, recorded);
+        let done = self.unit.kept().metrics.record(name, labels, recorded);
         Ok(done.map_err(MetricsError::from))
     }
 }

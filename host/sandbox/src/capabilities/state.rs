@@ -46,7 +46,7 @@ impl GuestState {
             ))));
         }
         used.operations += 1;
-        let state = &self.kept.state;
+        let state = &self.unit.kept().state;
         let now = *used.now.get_or_insert_with(|| state.now());
         Ok(operation(state, now).map_err(StateError::from))
     }

@@ -56,9 +56,13 @@ impl MemoryGuard {
 
     /// The instance has so much now.
     pub(crate) fn set(&mut self, bytes: usize) {
-        self.of.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.of.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.of.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
+        // Wraps where it shrank, and the sum wraps back.
+        let more = bytes.wrapping_sub(self.bytes);
+        self.of.bytes.fetch_add(more, Ordering::Relaxed);
+        // Looked at first: a write takes the line away from all other cores, and fresh instances are of one size.
+        if bytes > self.of.peak_bytes.load(Ordering::Relaxed) {
+            self.of.peak_bytes.fetch_max(bytes, Ordering::Relaxed);
+        }
         self.bytes = bytes;
     }
 }
