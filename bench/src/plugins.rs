@@ -89,6 +89,14 @@ impl Filter {
         }
     }
 
+    /// The same with this tag on its message.
+    pub fn tagged(mut self, key: &str, value: &str) -> Self {
+        if let Some(draft) = &mut self.held {
+            draft.tags.push((key.into(), value.into()));
+        }
+        self
+    }
+
     pub fn sandbox(&self) -> &Arc<Sandbox> {
         &self.sandbox
     }

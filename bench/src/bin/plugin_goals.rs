@@ -12,6 +12,10 @@ use tidegate_bench::{
     report::{Bar, Report, at_least, at_most},
 };
 
+/// The same allocator as the server, since an instance is a few allocations as well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures what plugins cost.
 #[derive(Debug, Parser)]
 struct Options {
@@ -21,6 +25,10 @@ struct Options {
     /// Where the result is left for the report.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Measures only this part, for looking into it: `empty`, `lean`, `context`, `replace`, `json`, `authenticate`,
+    /// `rate` or `fresh` of single calls, `traps` of the long runs.
+    #[arg(long)]
+    only: Option<String>,
     /// Few calls: to see that it works, not to believe.
     #[arg(long)]
     quick: bool,
@@ -42,10 +50,20 @@ fn main() -> Result<()> {
             println!("{}", report.add(bar));
         }
     };
-    add(calls::bars(effort, &options.plugins)?);
+    match options.only.as_deref() {
+        Some("traps") => {
+            add(vec![many_traps(options.quick)?]);
+            return Ok(());
+        }
+        Some(part) => {
+            add(calls::bars(effort, &options.plugins, Some(part))?);
+            return Ok(());
+        }
+        None => add(calls::bars(effort, &options.plugins, None)?),
+    }
     add(life::bars(effort, &options.plugins)?);
     add(against_http(effort)?);
-    add(vec![long_run(options.quick)?]);
+    add(vec![long_run(options.quick)?, many_traps(options.quick)?]);
     if let Some(out) = options.out {
         let text = serde_json::to_vec_pretty(&report)?;
         fs::write(&out, text).with_context(|| format!("cannot write {}", out.display()))?;
@@ -87,16 +105,35 @@ fn long_run(is_quick: bool) -> Result<Bar> {
     } else {
         (10_000_000, 1_000)
     };
-    let resident = life::long_run(calls, swaps)?;
-    ensure!(resident.len() >= 2, "the run was too short");
-    // The first part warms up: allocator, tables, the first instances.
-    let (first, last) = (resident[0], resident[resident.len() - 1]);
+    growth(
+        "Growth of memory over a long run",
+        &life::long_run(calls, swaps)?,
+        &format!("{calls} calls, {swaps} swaps"),
+    )
+}
+
+fn many_traps(is_quick: bool) -> Result<Bar> {
+    let traps = if is_quick { 2_000 } else { 100_000 };
+    growth(
+        "Growth of memory over a hundred thousand traps",
+        &life::many_traps(traps)?,
+        &format!(
+            "{traps} traps, each with an instance, a story and a line in the log; a version for every five, after which its breaker opens"
+        ),
+    )
+}
+
+/// How far resident memory rose over the parts of a run.
+fn growth(what: &str, resident: &[u64], run: &str) -> Result<Bar> {
+    ensure!(resident.len() >= 3, "the run was too short");
+    // The first parts warm up: allocator, tables, the first instances, stories and logs up to their bounds.
+    let (first, last) = (resident[1], resident[resident.len() - 1]);
     let grown = last.saturating_sub(first) as f64 / 1024.0;
     Ok(at_most(
-        "Growth of memory over a long run",
+        what,
         (grown, 1_024.0, "KiB"),
         format!(
-            "{calls} calls, {swaps} swaps; {} KiB resident after a tenth, {} KiB at the end",
+            "{run}; {} KiB resident after two tenths, {} KiB at the end",
             first >> 10,
             last >> 10
         ),

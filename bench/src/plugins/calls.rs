@@ -11,9 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use tidegate_realtime::hooks::Hooks;
-use tidegate_sandbox::Isolation;
+use anyhow::{Context, Result, anyhow, ensure};
+use bytes::Bytes;
+use tidegate_realtime::hooks::{AuthenticationQuestion, AuthenticationReason, Hooks, TokenCheck};
+use tidegate_sandbox::{Hook, Isolation};
 
 use super::{Effort, Filter, each, guests, lean_guest, order};
 use crate::{
@@ -27,14 +28,92 @@ pub fn lean(effort: Effort) -> Histogram {
     each(effort.quick_calls, || filter.call())
 }
 
-/// All goals of one call. `folder` has the guests that were built to wasm.
+/// A part of the goals: its name, and what measures it. The folder has the guests that were built to wasm.
+type Part = (&'static str, fn(Effort, &Path) -> Result<Vec<Bar>>);
+
+const PARTS: [Part; 8] = [
+    ("empty", |effort, _| empty(effort)),
+    ("lean", |effort, _| Ok(lean_bars(effort))),
+    ("context", |effort, _| Ok(with_context(effort))),
+    ("replace", |effort, _| Ok(vec![replace(effort)])),
+    ("json", |effort, folder| {
+        Ok(vec![
+            typed_json(effort, folder)?,
+            host_json(effort, folder)?,
+        ])
+    }),
+    ("authenticate", |effort, _| authenticate(effort)),
+    ("rate", |effort, _| Ok(throughput(effort).into())),
+    ("fresh", |effort, _| {
+        let mut bars: Vec<Bar> = fresh_instances(effort).into();
+        bars.push(after_a_trap(effort));
+        Ok(bars)
+    }),
+];
+
+/// All goals of one call, or those of one part.
 ///
 /// # Errors
-/// When a guest is missing.
-pub fn bars(effort: Effort, folder: &Path) -> Result<Vec<Bar>> {
+/// When a guest is missing, or there is no such part.
+pub fn bars(effort: Effort, folder: &Path, only: Option<&str>) -> Result<Vec<Bar>> {
+    let names = PARTS.map(|(name, _)| name);
+    if let Some(only) = only {
+        ensure!(
+            names.contains(&only),
+            "there is no part `{only}`; the parts are {}",
+            names.join(", ")
+        );
+    }
+    let mut bars = Vec::new();
+    for (name, measure) in PARTS {
+        if only.is_none_or(|only| only == name) {
+            bars.extend(measure(effort, folder)?);
+        }
+    }
+    Ok(bars)
+}
+
+/// What no call can be quicker than: a function without arguments, called by the engine alone.
+fn empty(effort: Effort) -> Result<Vec<Bar>> {
+    let mut config = wasmtime::Config::new();
+    config.epoch_interruption(true);
+    config.allocation_strategy(wasmtime::InstanceAllocationStrategy::pooling());
+    let made = || -> wasmtime::Result<_> {
+        let engine = wasmtime::Engine::new(&config)?;
+        let component = wasmtime::component::Component::new(
+            &engine,
+            r#"(component
+                 (core module $m (func (export "f")))
+                 (core instance $i (instantiate $m))
+                 (func (export "f") (canon lift (core func $i "f"))))"#,
+        )?;
+        let mut store = wasmtime::Store::new(&engine, ());
+        let instance =
+            wasmtime::component::Linker::new(&engine).instantiate(&mut store, &component)?;
+        let function = instance.get_typed_func::<(), ()>(&mut store, "f")?;
+        Ok((store, function))
+    };
+    let (mut store, function) = made().map_err(|error| anyhow!("no empty component: {error}"))?;
+    let found = each(effort.quick_calls, || {
+        store.set_epoch_deadline(1);
+        if let Err(error) = function.call(&mut store, ()) {
+            panic!("an empty function does not fail: {error}");
+        }
+    });
+    Ok(vec![at_most(
+        "Empty hook call, by the engine alone, p50",
+        (found.quantile(0.5) as f64, 130.0, "ns"),
+        format!(
+            "{} calls of a component's function without arguments, each timed and with a deadline; the floor of every hook",
+            found.count()
+        ),
+    )])
+}
+
+fn lean_bars(effort: Effort) -> Vec<Bar> {
     let found = lean(effort);
     let calls = format!("{} calls, each timed", found.count());
-    let mut bars = vec![
+    vec![
         at_most(
             "Filter, lean, 128 B, p50",
             (found.quantile(0.5) as f64, 350.0, "ns"),
@@ -45,14 +124,76 @@ pub fn bars(effort: Effort, folder: &Path) -> Result<Vec<Bar>> {
             (found.quantile(0.99) as f64, 600.0, "ns"),
             calls,
         ),
-    ];
-    bars.push(replace(effort));
-    bars.push(typed_json(effort, folder)?);
-    bars.push(host_json(effort, folder)?);
-    bars.extend(throughput(effort));
-    bars.extend(fresh_instances(effort));
-    bars.push(after_a_trap(effort));
-    Ok(bars)
+    ]
+}
+
+/// A filter that looks at its caller and at a tag, as one that decides by either must.
+fn with_context(effort: Effort) -> Vec<Bar> {
+    let guest = guests::filtering(&format!(
+        "(import \"tidegate:plugin/context@0.1.0\" \"client-id\" (func $client (param i32)))
+         (import \"tidegate:plugin/context@0.1.0\" \"tag\" (func $tag (param i32 i32 i32)))
+         (data (i32.const 1024) \"tier\")
+         (call $client (i32.const 64))
+         (call $tag (i32.const 1024) (i32.const 4) (i32.const 96))
+         {}",
+        guests::PASS
+    ));
+    let mut filter = Filter::new(&guest, Isolation::Shared, &[b'1'; 128]).tagged("tier", "gold");
+    let found = each(effort.quick_calls, || filter.call());
+    let how = format!(
+        "{} calls, each timed, of a guest that asks for the client's id and a tag of the message",
+        found.count()
+    );
+    vec![
+        at_most(
+            "Filter, with context and a tag, 128 B, p50",
+            (found.quantile(0.5) as f64, 800.0, "ns"),
+            how.clone(),
+        ),
+        at_most(
+            "Filter, with context and a tag, 128 B, p99",
+            (found.quantile(0.99) as f64, 1_200.0, "ns"),
+            how,
+        ),
+    ]
+}
+
+/// Authentication runs on plugin threads, so what counts is the processor time of the call there.
+fn authenticate(effort: Effort) -> Result<Vec<Bar>> {
+    let guest = guests::guest(
+        &[Hook::Authentication],
+        "(func (export \"tidegate:plugin/authentication@0.1.0#authenticate\")
+           (param i32 i32 i32 i32 i32) (result i32)
+           (i64.store (i32.const 16) (i64.const 0)) (i32.const 16))",
+    );
+    let sandbox = guests::sandbox();
+    let compiled = guests::compile(&sandbox, &guest);
+    guests::bind(
+        &sandbox,
+        vec![guests::binding(&compiled, Hook::Authentication)],
+    );
+    let question = || AuthenticationQuestion {
+        reason: AuthenticationReason::Connect,
+        peer: guests::peer(""),
+        token: "a-token-of-some-length".into(),
+        token_check: TokenCheck::Absent,
+        data: Bytes::from_static(br#"{"ticket":"1234"}"#),
+    };
+    let hop = each(effort.slow_calls, || {
+        let answer = guests::ready(sandbox.authenticate(question()));
+        assert!(answer.is_ok(), "an empty plugin answers");
+    });
+    let rows = sandbox.statistics_of(guests::app().as_str());
+    let row = rows.first().context("statistics of what was just called")?;
+    Ok(vec![at_most(
+        "Authenticate, processor time of the call, p50",
+        (row.durations.p50.as_nanos() as f64, 500.0, "ns"),
+        format!(
+            "{} calls, as the plugin's own statistics tell, one reading of the thread's clock included; from question to answer {:.1} µs, with the way to a plugin thread and back",
+            row.durations.samples,
+            hop.quantile(0.5) as f64 / 1e3
+        ),
+    )])
 }
 
 fn replace(effort: Effort) -> Bar {

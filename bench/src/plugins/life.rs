@@ -248,3 +248,30 @@ pub fn long_run(calls: u64, swaps: u32) -> Result<Vec<u64>> {
     }
     Ok(resident)
 }
+
+/// Traps, one after the other: each costs an instance and leaves a story and a line in the log. Every fifth is the last
+/// of its version, because then a breaker opens and nothing would be called any more. Answers the resident bytes
+/// after each of ten parts.
+///
+/// # Errors
+/// When the system does not tell what this process holds.
+pub fn many_traps(traps: u32) -> Result<Vec<u64>> {
+    const UNTIL_THE_BREAKER_OPENS: u32 = 5;
+    let sandbox = guests::sandbox();
+    let compiled = guests::compile(&sandbox, &guests::filtering("unreachable"));
+    let versions = traps / UNTIL_THE_BREAKER_OPENS;
+    let mut resident = Vec::new();
+    for version in 1..=versions {
+        let mut binding = guests::binding(&compiled, Hook::Filtering);
+        binding.version = version;
+        guests::bind(&sandbox, vec![binding]);
+        for _ in 0..UNTIL_THE_BREAKER_OPENS {
+            let trapped = guests::ready(sandbox.filter(guests::draft("room", b"{}")));
+            assert!(trapped.is_err(), "it should have trapped");
+        }
+        if version % (versions / 10).max(1) == 0 {
+            resident.push(memory(process::id())?.resident);
+        }
+    }
+    Ok(resident)
+}
