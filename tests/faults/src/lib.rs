@@ -5,5 +5,7 @@
 //! that a fault had an effect.
 
 pub mod checker;
+pub mod load;
+pub mod node;
 pub mod proxy;
 pub mod record;
