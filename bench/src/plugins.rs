@@ -131,6 +131,10 @@ impl Filter {
                 verdict: FilteringVerdict::Pass(draft),
                 ..
             }) => self.held = Some(draft),
+            Err(failure) => panic!(
+                "a message that should pass did not: {:?}",
+                self.sandbox.explain(&failure.trace_id)
+            ),
             other => panic!("a message that should pass did not: {other:?}"),
         }
     }

@@ -105,7 +105,11 @@ fn upload(folder: &Path) -> Result<Bar> {
     })?;
     let mut took = Vec::new();
     for _ in 0..9 {
-        let child = CompileChild::this_program([COMPILE_CHILD.into()])?;
+        let child = CompileChild {
+            // As the server does: its allocator takes address space by the gibibyte unless told otherwise.
+            environment: vec![("MIMALLOC_ARENA_RESERVE".into(), "65536".into())],
+            ..CompileChild::this_program([COMPILE_CHILD.into()])?
+        };
         let sandbox = Sandbox::new(SandboxConfig {
             compilation: Compilation::Child(child),
             ..SandboxConfig::default()
