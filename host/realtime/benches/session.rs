@@ -14,6 +14,7 @@ use tidegate_realtime::{
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
     node::{Node, NodeParts, PeerInfo},
+    presence::MemoryPresence,
     session::Pings,
 };
 use tokio_util::task::TaskTracker;
@@ -31,6 +32,7 @@ fn node() -> Arc<Node> {
     let hub = Hub::new(HubConfig::default());
     let node = Node::new(NodeParts {
         broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
+        presence: Arc::new(MemoryPresence::default()),
         hub,
         hooks: Arc::new(NoHooks),
         metrics: RealtimeMetrics::default(),

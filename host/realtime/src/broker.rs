@@ -7,7 +7,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use tidegate_protocol::{Publication, StreamPosition};
+use tidegate_protocol::{ClientInfo, Publication, StreamPosition};
 
 use crate::{hooks::Progress, ids::ChannelKey};
 
@@ -109,6 +109,21 @@ pub enum BrokerError {
     Overloaded,
 }
 
+/// Somebody came into a channel or left it. Told to who is there and wants to hear it; neither kept nor numbered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JoinLeave {
+    Join(ClientInfo),
+    Leave(ClientInfo),
+}
+
+impl JoinLeave {
+    pub fn info(&self) -> &ClientInfo {
+        match self {
+            Self::Join(info) | Self::Leave(info) => info,
+        }
+    }
+}
+
 /// Receives what the broker publishes, on every node with interest in the channel. Called in stream order per
 /// channel; must not block.
 pub trait BrokerEvents: Send + Sync + 'static {
@@ -118,6 +133,9 @@ pub trait BrokerEvents: Send + Sync + 'static {
         publication: &Arc<Publication>,
         position: Option<&StreamPosition>,
     );
+
+    /// In order with the publications of the channel, as far as the broker knows one.
+    fn on_join_leave(&self, key: &ChannelKey, event: &JoinLeave);
 
     /// Whether anybody on this node is in the channel, or was a moment ago: the epoch of a stream that somebody
     /// relies on must not change by itself. Must not call the broker.
@@ -153,6 +171,12 @@ pub trait Broker: Send + Sync + 'static {
         key: &ChannelKey,
         query: HistoryQuery,
     ) -> Progress<Result<HistoryPage, BrokerError>>;
+    /// Tells who is in the channel, on all nodes. Nothing is kept; who is not there then does not hear of it.
+    fn publish_join_leave(
+        &self,
+        key: &ChannelKey,
+        event: JoinLeave,
+    ) -> Progress<Result<(), BrokerError>>;
     /// Removes entries; offset and epoch stay.
     fn remove_history(&self, key: &ChannelKey) -> Progress<Result<(), BrokerError>>;
     /// The node's first subscriber of a channel is about to join: events must flow once this is answered.
@@ -181,9 +205,11 @@ pub trait Broker: Send + Sync + 'static {
     }
 }
 
+/// Offset, epoch and the envelope, rounded up.
+const OVERHEAD: usize = 64;
+
 /// Size in bytes that a publication is accounted with in outboxes, history limits and pages.
 pub fn publication_cost(publication: &Publication) -> usize {
-    const OVERHEAD: usize = 64; // Offset, epoch and the envelope, rounded up.
     let tags: usize = publication
         .tags
         .iter()
@@ -191,4 +217,16 @@ pub fn publication_cost(publication: &Publication) -> usize {
         .sum();
     let data: &Bytes = publication.data.as_bytes();
     OVERHEAD + data.len() + tags
+}
+
+/// Size in bytes that what others are shown of a client is accounted with.
+pub fn client_info_cost(info: &ClientInfo) -> usize {
+    let ClientInfo {
+        user,
+        client,
+        conn_info,
+        chan_info,
+    } = info;
+    let infos = conn_info.as_bytes().len() + chan_info.as_bytes().len();
+    OVERHEAD + user.len() + client.len() + infos
 }

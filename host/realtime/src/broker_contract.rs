@@ -6,12 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use tidegate_protocol::{Publication, Raw, StreamPosition};
+use tidegate_protocol::{ClientInfo, Publication, Raw, StreamPosition};
 
 use crate::{
     broker::{
         Broker, BrokerEvents, Doubt, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage,
-        HistoryQuery, PublishRequest, Published,
+        HistoryQuery, JoinLeave, PublishRequest, Published,
     },
     ids::{AppId, ChannelKey},
 };
@@ -20,6 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Recorder {
     seen: Mutex<Vec<Seen>>,
+    arrivals: Mutex<Vec<(ChannelKey, JoinLeave)>>,
 }
 
 #[derive(Debug)]
@@ -42,6 +43,10 @@ impl BrokerEvents for Recorder {
         self.seen.lock().push(Seen { key, offset });
     }
 
+    fn on_join_leave(&self, key: &ChannelKey, event: &JoinLeave) {
+        self.arrivals.lock().push((key.clone(), event.clone()));
+    }
+
     fn is_followed(&self, _: &ChannelKey) -> bool {
         false
     }
@@ -57,6 +62,18 @@ impl Recorder {
         of_channel.map(|seen| seen.offset).collect()
     }
 }
+
+impl Recorder {
+    /// The joins and leaves seen in a channel, in order.
+    fn arrivals(&self, key: &ChannelKey) -> Vec<JoinLeave> {
+        let arrivals = self.arrivals.lock();
+        let of_channel = arrivals.iter().filter(|(of, _)| of == key);
+        of_channel.map(|(_, event)| event.clone()).collect()
+    }
+}
+
+/// How long an event may take from the answer to those who follow the channel.
+const EVENT_LIMIT: Duration = Duration::from_secs(10);
 
 /// A broker under test.
 struct Subject<'a> {
@@ -90,6 +107,9 @@ pub async fn check_all(broker: &dyn Broker, events: &Recorder, prefix: &str) {
     subject.the_first_publication_carries_the_epoch().await;
     subject.a_renewed_epoch_is_renewed_once().await;
     subject.apps_with_the_same_channel_are_apart().await;
+    subject
+        .joins_and_leaves_arrive_whole_and_leave_no_trace()
+        .await;
 }
 
 impl Subject<'_> {
@@ -306,6 +326,33 @@ impl Subject<'_> {
         assert_eq!(self.top(&one).await.offset, 1);
         assert_eq!(self.top(&two).await.offset, 0);
         assert!(self.events.offsets(&two).is_empty());
+    }
+
+    async fn joins_and_leaves_arrive_whole_and_leave_no_trace(&self) {
+        let (key, other) = (self.key("joins").await, self.key("other").await);
+        let before = self.top(&key).await;
+        let info = ClientInfo {
+            user: "ann".into(),
+            client: "c".into(),
+            conn_info: Raw::from(r#"{"name":"Ann"}"#),
+            chan_info: Raw::from(r#"{"role":"host"}"#),
+        };
+        let events = [JoinLeave::Join(info.clone()), JoinLeave::Leave(info)];
+        for event in events.clone() {
+            let answer = self.broker.publish_join_leave(&key, event).wait().await;
+            answer.expect("publish a join or a leave");
+        }
+        let arrived = async {
+            while self.events.arrivals(&key).len() < events.len() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let arrived = tokio::time::timeout(EVENT_LIMIT, arrived).await;
+        arrived.expect("the events arrive");
+        assert_eq!(self.events.arrivals(&key), events);
+        assert!(self.events.arrivals(&other).is_empty());
+        assert!(self.events.offsets(&key).is_empty());
+        assert_eq!(self.top(&key).await, before);
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod budget;
 mod flows;
+mod presence;
 #[cfg(test)]
 mod tests;
 
@@ -316,6 +317,8 @@ impl Driver {
             Answer::Subscribe(outcome) => Some((&metrics.subscribes, outcome.is_ok())),
             Answer::Rpc(_)
             | Answer::History(_)
+            | Answer::Presence(_)
+            | Answer::PresenceStats(_)
             | Answer::RefreshIdentity(_)
             | Answer::RefreshSubscription(_) => None,
         };
@@ -354,6 +357,8 @@ impl Driver {
                     .map(|outcome| Answer::Publish(outcome.map(|_| ())).into())
             }
             Ask::History(ask) => flows::history(&self.node, *ask),
+            Ask::Presence(key) => presence::members(&self.node, &key),
+            Ask::PresenceStats(key) => presence::stats(&self.node, &key),
             Ask::Rpc(question) => flows::rpc(&self.node, &self.app, *question),
             Ask::Connect(ask) => Progress::Pending(Box::pin(flows::connect(
                 Arc::clone(&self.node),

@@ -167,7 +167,7 @@ impl Flusher {
                 }
                 continue;
             }
-            let was = member.position;
+            let was = member.position();
             let appended = match member.receive(&group.run) {
                 Reception::Known => Appended::Nothing,
                 Reception::All => {
@@ -188,7 +188,9 @@ impl Flusher {
                             appended = Appended::NowDirty;
                         }
                     }
-                    if member.position == MemberPosition::Stopped && was != member.position {
+                    if member.position() == MemberPosition::Stopped
+                        && was != MemberPosition::Stopped
+                    {
                         self.missing.push(Arc::clone(&member.link));
                     }
                     appended
@@ -233,13 +235,11 @@ impl Flusher {
                 let mut list = members.list.lock();
                 for slot in start..list.capacity() {
                     if let Some(member) = list.get_mut(slot) {
-                        match &mut member.buffer {
-                            Some(buffer) => buffer.overflow(),
-                            None if member.position != MemberPosition::Stopped => {
-                                member.position = MemberPosition::Stopped;
-                                self.missing.push(Arc::clone(&member.link));
-                            }
-                            None => {}
+                        if let Some(buffer) = &mut member.buffer {
+                            buffer.overflow();
+                        } else if member.position() != MemberPosition::Stopped {
+                            member.set_position(MemberPosition::Stopped);
+                            self.missing.push(Arc::clone(&member.link));
                         }
                     }
                     if budget.spend_member() {
@@ -275,8 +275,10 @@ impl Group {
         &self.deliveries[0].channel
     }
 
+    /// Joins and leaves go to other members than publications do, so the two never share bytes.
     fn takes(&self, delivery: &Delivery) -> bool {
-        self.num_bytes + delivery.cost <= GROUP_BYTES
+        let is_same_kind = (self.run == Run::JoinLeave) == delivery.is_join_leave();
+        is_same_kind && self.num_bytes + delivery.cost <= GROUP_BYTES
     }
 
     fn add(&mut self, delivery: Arc<Delivery>) {

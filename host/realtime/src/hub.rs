@@ -46,7 +46,7 @@ pub(crate) use self::{
     stream::Known,
 };
 use crate::{
-    broker::{BrokerEvents, Doubt},
+    broker::{BrokerEvents, Doubt, JoinLeave},
     flusher,
     ids::{ChannelKey, ClientId},
     link::{DEFAULT_OUTBOX_BYTES, Link, LinkIdentity, ShardId, Wire},
@@ -274,7 +274,20 @@ impl Hub {
                 return;
             }
         };
-        let delivery = Arc::new(Delivery::new(channel, publication, position, epoch));
+        let delivery = Delivery::new(channel, publication, position, epoch);
+        self.enqueue(&Arc::new(delivery));
+    }
+
+    /// Tells the members that listen of a join or a leave, behind what was broadcast before. Where a queue is full
+    /// it is left out: nobody's position depends on it.
+    pub fn broadcast_join_leave(&self, key: &ChannelKey, event: &JoinLeave) {
+        if let Some(channel) = self.find(key) {
+            self.enqueue(&Arc::new(Delivery::of_join_leave(channel, event.clone())));
+        }
+    }
+
+    /// Puts a delivery on the queue of every shard that has members of its channel.
+    fn enqueue(&self, delivery: &Arc<Delivery>) {
         for (index, shard) in self.shards.iter().enumerate() {
             let has_members = delivery
                 .channel
@@ -283,7 +296,7 @@ impl Hub {
             if !has_members {
                 continue;
             }
-            if !shard.enqueue(index, &delivery, self.config.queue_bytes) {
+            if !shard.enqueue(index, delivery, self.config.queue_bytes) {
                 self.counters
                     .queue_overflows
                     .fetch_add(1, Ordering::Relaxed);
@@ -455,6 +468,10 @@ impl BrokerEvents for Hub {
         self.broadcast(key, publication, position);
     }
 
+    fn on_join_leave(&self, key: &ChannelKey, event: &JoinLeave) {
+        self.broadcast_join_leave(key, event);
+    }
+
     fn is_followed(&self, key: &ChannelKey) -> bool {
         let hash = self.hasher.hash_one(key);
         let part = self.part(hash).read();
@@ -487,6 +504,8 @@ impl Shard {
         if fits {
             queue.num_bytes += delivery.cost;
             queue.events.push(Arc::clone(delivery));
+        } else if delivery.is_join_leave() {
+            return false;
         } else {
             members.mark_lost();
             queue.lost.push(Arc::clone(&delivery.channel));

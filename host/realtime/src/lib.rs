@@ -22,6 +22,7 @@ pub mod node;
 pub mod notices;
 mod outbox;
 mod positions;
+pub mod presence;
 pub mod publish;
 pub mod rate;
 pub mod recovery;

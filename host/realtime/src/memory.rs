@@ -42,7 +42,7 @@ use self::{
 };
 use crate::{
     broker::{
-        Broker, BrokerError, BrokerEvents, HistoryPage, HistoryQuery, IDEMPOTENCY_TTL,
+        Broker, BrokerError, BrokerEvents, HistoryPage, HistoryQuery, IDEMPOTENCY_TTL, JoinLeave,
         PublishRequest, Published,
     },
     hooks::Progress,
@@ -483,6 +483,15 @@ impl Broker for MemoryBroker {
         query: HistoryQuery,
     ) -> Progress<Result<HistoryPage, BrokerError>> {
         Progress::Ready(Ok(self.history_now(key, &query)))
+    }
+
+    fn publish_join_leave(
+        &self,
+        key: &ChannelKey,
+        event: JoinLeave,
+    ) -> Progress<Result<(), BrokerError>> {
+        self.events.on_join_leave(key, &event);
+        Progress::Ready(Ok(()))
     }
 
     fn remove_history(&self, key: &ChannelKey) -> Progress<Result<(), BrokerError>> {

@@ -36,8 +36,26 @@ pub struct RealtimeMetrics {
     /// Connects with a token that never ends (threat model A4).
     pub tokens_without_exp: Counter,
     pub positions: PositionMetrics,
+    pub presence: PresenceMetrics,
     /// What was said lately of connections that were refused; no metric, but told in the same places.
     pub notices: Notices,
+}
+
+/// What the roster of this node counts.
+#[derive(Debug, Clone, Default)]
+pub struct PresenceMetrics {
+    /// Members that this node answers for.
+    pub members: Gauge,
+    /// Requests to the presence store, and joins and leaves handed to the broker.
+    requests: Outcomes,
+    /// Removals and leaves that found the queue full.
+    pub dropped: Counter,
+}
+
+impl PresenceMetrics {
+    pub(crate) fn count(&self, is_ok: bool) {
+        self.requests.count(is_ok);
+    }
 }
 
 /// A counter of what went well and one of what did not, resolved once.
@@ -220,6 +238,21 @@ impl RealtimeMetrics {
             "recoveries",
             "Recoveries asked for; ok when everything missed was there",
             metrics.recoveries.family.clone(),
+        );
+        registry.register(
+            "presence_members",
+            "Sessions that this node keeps in the presence of a channel",
+            metrics.presence.members.clone(),
+        );
+        registry.register(
+            "presence_requests",
+            "Requests to the presence store, and joins and leaves handed to the broker",
+            metrics.presence.requests.family.clone(),
+        );
+        registry.register(
+            "presence_dropped",
+            "Removals and leaves that were given up because too many waited",
+            metrics.presence.dropped.clone(),
         );
         registry.register(
             "disconnects",

@@ -62,8 +62,13 @@ pub struct NamespaceOptions {
     pub subscribe: Permission,
     pub publish: Permission,
     pub read_history: Permission,
-    /// Reserved for the presence calls, which are not available yet.
     pub read_presence: Permission,
+    /// Keeps who is subscribed.
+    pub presence: bool,
+    /// Tells of who subscribes and unsubscribes.
+    pub join_leave: bool,
+    /// Every subscriber is told, unasked.
+    pub force_push_join_leave: bool,
     /// Names with a `#` say who may subscribe.
     pub allow_user_limited_channels: bool,
     /// For the part of the name after the namespace.
@@ -84,6 +89,9 @@ impl Default for NamespaceOptions {
             publish: Permission::default(),
             read_history: Permission::default(),
             read_presence: Permission::default(),
+            presence: false,
+            join_leave: false,
+            force_push_join_leave: false,
             allow_user_limited_channels: false,
             channel_regex: None,
             publication_data_format: PublicationDataFormat::default(),

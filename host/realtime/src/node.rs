@@ -5,6 +5,7 @@
 //! here finds an app by what a client says.
 
 mod calls;
+mod presence;
 
 use std::sync::{
     Arc,
@@ -29,6 +30,7 @@ use crate::{
     link::{Link, Signal, Wire},
     metrics::RealtimeMetrics,
     positions,
+    presence::{Presence, Roster},
     session::Pings,
 };
 
@@ -39,6 +41,7 @@ const DRAIN_STEP: Duration = Duration::from_millis(100);
 pub struct NodeParts {
     pub hub: Arc<Hub>,
     pub broker: Arc<dyn Broker>,
+    pub presence: Arc<dyn Presence>,
     pub hooks: Arc<dyn Hooks>,
     pub metrics: RealtimeMetrics,
     /// Where work that outlives its cause runs; the node waits for it at shutdown.
@@ -52,6 +55,7 @@ pub struct NodeParts {
 /// One running host process.
 pub struct Node {
     parts: NodeParts,
+    roster: Arc<Roster>,
     /// Unlike that of any other node, and new after a restart.
     uid: String,
     started: Instant,
@@ -94,8 +98,14 @@ impl Node {
                 broker.unsubscribe(key);
             }
         });
+        let roster = Roster::new(
+            Arc::clone(&parts.presence),
+            Arc::clone(&parts.broker),
+            parts.metrics.presence.clone(),
+        );
         Arc::new(Self {
             parts,
+            roster,
             uid: uuid::Uuid::new_v4().to_string(),
             started: Instant::now(),
             apps: ArcSwap::default(),
@@ -227,6 +237,11 @@ impl Node {
 
     pub fn broker(&self) -> &Arc<dyn Broker> {
         &self.parts.broker
+    }
+
+    /// Who of this node's sessions is seen where; its services must run.
+    pub fn roster(&self) -> &Arc<Roster> {
+        &self.roster
     }
 
     pub fn hooks(&self) -> &Arc<dyn Hooks> {

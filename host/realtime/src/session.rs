@@ -17,6 +17,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 use tidegate_protocol::{
     Command, DisconnectCode, Error, ErrorCode, Publication, Push, Raw, Reply, Request,
@@ -36,6 +37,7 @@ use crate::{
     ids::{ChannelKey, SessionId},
     link::Signal,
     namespace::Applicant,
+    presence::Attendance,
     rate::{Bucket, ErrorWindow, RateVerdict},
 };
 
@@ -180,6 +182,8 @@ enum PendingKind {
     Publish,
     Rpc,
     History,
+    Presence,
+    PresenceStats,
     RefreshIdentity,
     RefreshSubscription(ChannelKey),
 }
@@ -205,6 +209,8 @@ struct Rare {
     expiry: Option<Expiry>,
     /// Shown to others with this client's publications.
     info: Raw,
+    /// Dropped after the seat: a session does not hear of its own leave.
+    attendance: Option<Attendance>,
 }
 
 impl<S> Subscription<S> {
@@ -218,6 +224,15 @@ impl<S> Subscription<S> {
 
     fn expiry_mut(&mut self) -> Option<&mut Expiry> {
         self.rare.as_mut()?.expiry.as_mut()
+    }
+
+    /// Shows others this of the session, where they see the subscription.
+    fn show(&mut self, conn_info: &Bytes) {
+        if let Some(rare) = &mut self.rare
+            && let Some(attendance) = &mut rare.attendance
+        {
+            attendance.show(conn_info, rare.info.as_bytes());
+        }
     }
 }
 
@@ -314,7 +329,8 @@ impl<S: Seat> Session<S> {
             Request::Rpc(request) => self.rpc(id, *request),
             Request::Refresh(request) => self.refresh(&request.token, context),
             Request::SubRefresh(request) => self.sub_refresh(&request),
-            Request::Presence(_) | Request::PresenceStats(_) => Err(ErrorCode::NotAvailable.into()),
+            Request::Presence(request) => self.presence(id, &request.channel, context),
+            Request::PresenceStats(request) => self.presence_stats(id, &request.channel, context),
             Request::Send(_) => Err(DisconnectCode::NotAvailable.into()),
             Request::Ping(_) => Err(DisconnectCode::BadRequest.into()),
         };
@@ -357,6 +373,15 @@ impl<S: Seat> Session<S> {
             (Answer::History(answer), PendingKind::History) => {
                 answer.map(|page| Outcome::Reply(commands::history_reply(*page)))
             }
+            (Answer::Presence(answer), PendingKind::Presence) => answer.map(|presence| {
+                Outcome::Reply(Reply {
+                    presence: Some(presence),
+                    ..Reply::default()
+                })
+            }),
+            (Answer::PresenceStats(answer), PendingKind::PresenceStats) => {
+                answer.map(commands::presence_stats_outcome)
+            }
             (Answer::RefreshIdentity(answer), PendingKind::RefreshIdentity) => {
                 return self.identity_refreshed(answer, context);
             }
@@ -397,8 +422,8 @@ impl<S: Seat> Session<S> {
                 info,
             } => {
                 let step = self.on_refresh(*is_expired, *expires_at, context, sink);
-                if self.is_connected() && !info.is_empty() && *info != self.peer.info {
-                    Arc::make_mut(&mut self.peer).info = info.clone();
+                if self.is_connected() && !info.is_empty() {
+                    self.take_info(info);
                 }
                 step
             }

@@ -27,8 +27,9 @@ use tidegate_protocol::{
     ApiErrorCode, ErrorCode,
     server_api::{
         ApiError, ChannelsRequest, ChannelsResult, DisconnectRequest, EmptyResult,
-        HistoryRemoveRequest, HistoryRequest, HistoryResult, InfoResult, PublishRequest,
-        PublishResult, RefreshRequest, UnsubscribeRequest,
+        HistoryRemoveRequest, HistoryRequest, HistoryResult, InfoResult, PresenceRequest,
+        PresenceResult, PresenceStatsRequest, PresenceStatsResult, PublishRequest, PublishResult,
+        RefreshRequest, UnsubscribeRequest,
     },
 };
 use tidegate_realtime::{hooks::Progress, ids::AppId};
@@ -63,6 +64,14 @@ pub trait Realtime: Send + Sync + 'static {
 
     fn refresh(&self, _: &AppId, _: RefreshRequest) -> Answer<EmptyResult> {
         Progress::Ready(Err(comes_later("refresh")))
+    }
+
+    fn presence(&self, _: &AppId, _: PresenceRequest) -> Answer<PresenceResult> {
+        Progress::Ready(Err(comes_later("presence")))
+    }
+
+    fn presence_stats(&self, _: &AppId, _: PresenceStatsRequest) -> Answer<PresenceStatsResult> {
+        Progress::Ready(Err(comes_later("presence_stats")))
     }
 
     fn channels(&self, _: &AppId, _: ChannelsRequest) -> Answer<ChannelsResult> {

@@ -160,6 +160,8 @@ pub struct ClientConfig {
     /// Zero: positions are not checked.
     pub position_check_delay: Duration,
     pub queue_max_bytes: usize,
+    /// At most half of the presence TTL.
+    pub presence_update_interval: Duration,
     pub connection_limit: usize,
     /// `None`: no limit.
     pub user_connection_limit: Option<usize>,
@@ -263,6 +265,10 @@ pub struct NamespaceConfig {
     pub subscribe: Permission,
     pub publish: Permission,
     pub read_history: Permission,
+    pub read_presence: Permission,
+    pub presence: bool,
+    pub join_leave: bool,
+    pub force_push_join_leave: bool,
     pub allow_user_limited_channels: bool,
     /// For the name after the namespace.
     pub channel_regex: Option<Regex>,

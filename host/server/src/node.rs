@@ -30,6 +30,7 @@ use tidegate_realtime::{
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
     node::{Node as RealtimeNode, NodeParts},
+    presence::MemoryPresence,
 };
 use tidegate_sandbox::{
     CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, UnfitSender, UnfitVersion,
@@ -37,7 +38,7 @@ use tidegate_sandbox::{
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::services::{Services, checkpoint, sweep, sweep_state, warn_insecure};
+use self::services::{Services, checkpoint, sweep, sweep_presence, sweep_state, warn_insecure};
 use crate::{
     admin::{Admin, AdminConfig, StartError},
     api::{self, ApiConfig, ConfiguredKey},
@@ -120,6 +121,8 @@ pub enum RunError {
 pub struct Node {
     realtime: Arc<RealtimeNode>,
     broker: Arc<MemoryBroker>,
+    presence: MemoryPresence,
+    presence_update_interval: Duration,
     sandbox: Arc<Sandbox>,
     client: Bound,
     admin: Option<Bound>,
@@ -172,9 +175,11 @@ impl Node {
             config.memory(),
         ));
         registry.register_collector(Box::new(MemoryCollector(Arc::clone(&broker))));
+        let presence = MemoryPresence::default();
         let realtime = RealtimeNode::new(NodeParts {
             hub,
             broker: Arc::clone(&broker) as Arc<_>,
+            presence: Arc::new(presence.clone()),
             hooks: Arc::clone(&sandbox) as Arc<_>,
             metrics: RealtimeMetrics::register(&mut registry),
             tracker: tracker.clone(),
@@ -262,6 +267,8 @@ impl Node {
         Ok(Self {
             realtime,
             broker,
+            presence,
+            presence_update_interval: config.client.presence_update_interval,
             sandbox,
             client,
             admin,
@@ -299,6 +306,8 @@ impl Node {
         let Self {
             realtime,
             broker,
+            presence,
+            presence_update_interval,
             sandbox,
             client,
             admin,
@@ -319,6 +328,14 @@ impl Node {
         for (name, service) in realtime.services(&services_stop) {
             services.spawn(name, service);
         }
+        let roster = realtime.roster();
+        for (name, service) in roster.services(presence_update_interval, &services_stop) {
+            services.spawn(name, service);
+        }
+        services.spawn(
+            "presence sweep",
+            sweep_presence(presence, services_stop.clone()),
+        );
         services.spawn("history sweep", sweep(broker, services_stop.clone()));
         let returning = return_unfit(Arc::clone(&control), unfit, services_stop.clone());
         services.spawn("return of unfit plugins", returning);

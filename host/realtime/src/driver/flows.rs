@@ -22,6 +22,7 @@ use crate::{
     link::Link,
     namespace::{Applicant, NamespaceOptions},
     node::Node,
+    presence::{Attendance, Member},
     publish::run_effects,
     session::{
         Admission, Answer, ConnectAsk, Failure, HistoryAsk, MadeBy, Now, Requested, Seated,
@@ -202,11 +203,13 @@ async fn admit(
         let key = ChannelKey::new(app.id(), &channel);
         let limit = settings.client.recovery_max_publications;
         let (seat, page) = take_seat(node, link, &key, &options, &terms, limit).await?;
+        let attendance = attend(node, link, &key, &terms, (&identity.user, &identity.info)).await?;
         seats.push(Seated {
             channel,
             made_by,
             seat,
             terms,
+            attendance,
             page,
         });
     }
@@ -297,7 +300,7 @@ async fn seat(
     let verdict = if ask.is_hook_asked {
         let question = AuthorizationQuestion {
             reason: AuthorizationReason::Subscribe,
-            peer,
+            peer: Arc::clone(&peer),
             channel: Arc::clone(&ask.channel),
             data: ask.data.clone(),
         };
@@ -313,12 +316,14 @@ async fn seat(
     let terms = terms::decide(&ask, verdict, now.unix())?;
     let limit = app.settings().client.recovery_max_publications;
     let (seat, page) = take_seat(node, link, &ask.key, &ask.options, &terms, limit).await?;
+    let attendance = attend(node, link, &ask.key, &terms, (&peer.user, &peer.info)).await?;
     run(node, app, effects);
     Ok(Seated {
         channel: ask.channel,
         made_by: MadeBy::Client,
         seat,
         terms,
+        attendance,
         page,
     })
 }
@@ -348,6 +353,9 @@ async fn take_seat(
         node.broker().subscribe(key).wait().await?;
         joined.membership.confirm();
     }
+    if terms.hears_joins {
+        joined.membership.listen_to_joins();
+    }
     if !terms.is_positioned {
         return Ok((joined.membership, None));
     }
@@ -362,6 +370,27 @@ async fn take_seat(
     };
     let page = node.broker().history(key, query).wait().await?;
     Ok((joined.membership, Some(page)))
+}
+
+/// Lets others see who has the seat, as far as they are to.
+async fn attend(
+    node: &Node,
+    link: &Link,
+    key: &ChannelKey,
+    terms: &Terms,
+    (user, conn_info): (&Arc<str>, &Bytes),
+) -> Result<Option<Attendance>, Failure> {
+    if terms.visibility.is_hidden() {
+        return Ok(None);
+    }
+    let member = Member {
+        client: link.client(),
+        user: Arc::clone(user),
+        conn_info: conn_info.clone(),
+        chan_info: terms.info.clone(),
+    };
+    let attendance = node.roster().attend(key, member, terms.visibility).await?;
+    Ok(Some(attendance))
 }
 
 pub(super) fn history(node: &Node, ask: HistoryAsk) -> Progress<Resolved> {

@@ -4,6 +4,7 @@ mod destinations;
 mod fairness;
 mod pending;
 mod positions;
+mod presence;
 mod reconnect;
 mod selectors;
 mod sessions;
@@ -29,6 +30,7 @@ use crate::{
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
     node::{NodeParts, OpenRefused, PeerInfo},
+    presence::MemoryPresence,
     test_wire::TestWire,
 };
 
@@ -81,6 +83,7 @@ impl World {
         hub.run(&tracker, &stop);
         let node = Node::new(NodeParts {
             broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
+            presence: Arc::new(MemoryPresence::default()),
             hub,
             hooks: Arc::new(hooks),
             metrics: RealtimeMetrics::default(),

@@ -79,9 +79,21 @@ pub(crate) struct Members {
 /// A link's membership in one channel.
 pub(crate) struct Member {
     pub(crate) link: Arc<Link>,
-    pub(crate) position: MemberPosition,
+    /// What [`MemberPosition::At`] says; of no meaning otherwise.
+    offset: u64,
+    place: Place,
+    /// Gets joins and leaves, once it is live.
+    is_listening: bool,
     /// Present until the membership is activated.
     pub(crate) buffer: Option<Box<Buffer>>,
+}
+
+/// A [`MemberPosition`] without its offset: together with the flag beside it no larger than that was alone.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Unpositioned,
+    At,
+    Stopped,
 }
 
 /// How far a member has got.
@@ -231,7 +243,9 @@ impl Members {
         let mut list = self.list.lock();
         let slot = list.insert(Member {
             link,
-            position: MemberPosition::Unpositioned,
+            offset: 0,
+            place: Place::Unpositioned,
+            is_listening: false,
             buffer: Some(Box::default()),
         });
         self.count.store(list.len(), Ordering::SeqCst);
@@ -282,12 +296,17 @@ pub(crate) enum Run {
     OutsideStream,
     /// Offsets that follow each other within one epoch.
     Contiguous { first: u64, last: u64 },
+    /// Joins and leaves.
+    JoinLeave,
     /// Anything else.
     Mixed,
 }
 
 impl Run {
     pub(crate) fn of(delivery: &Delivery) -> Self {
+        if delivery.is_join_leave() {
+            return Self::JoinLeave;
+        }
         match (delivery.epoch, delivery.offset()) {
             (Epoch::Changed, _) => Self::Mixed,
             (Epoch::Same, 0) => Self::OutsideStream,
@@ -301,6 +320,7 @@ impl Run {
     pub(crate) fn followed_by(self, next: Self) -> Self {
         match (self, next) {
             (Self::OutsideStream, Self::OutsideStream) => Self::OutsideStream,
+            (Self::JoinLeave, Self::JoinLeave) => Self::JoinLeave,
             (
                 Self::Contiguous { first, last },
                 Self::Contiguous {
@@ -314,10 +334,33 @@ impl Run {
 }
 
 impl Member {
+    pub(crate) fn position(&self) -> MemberPosition {
+        match self.place {
+            Place::Unpositioned => MemberPosition::Unpositioned,
+            Place::At => MemberPosition::At(self.offset),
+            Place::Stopped => MemberPosition::Stopped,
+        }
+    }
+
+    pub(crate) fn set_position(&mut self, position: MemberPosition) {
+        self.place = match position {
+            MemberPosition::Unpositioned => Place::Unpositioned,
+            MemberPosition::At(offset) => {
+                self.offset = offset;
+                Place::At
+            }
+            MemberPosition::Stopped => Place::Stopped,
+        };
+    }
+
+    pub(crate) fn listen(&mut self) {
+        self.is_listening = true;
+    }
+
     /// Appends one publication to the link if the member is to get it. A missing offset or a new epoch stops
     /// a positioned member; the caller compares the position and reports the gap.
     pub(crate) fn deliver(&mut self, delivery: &Arc<Delivery>) -> Appended {
-        match self.position {
+        match self.position() {
             MemberPosition::Stopped => return Appended::Nothing,
             MemberPosition::Unpositioned => {}
             MemberPosition::At(have) => {
@@ -326,14 +369,14 @@ impl Member {
                 let is_beginning = have == 0 && offset == 1;
                 let is_elsewhere = delivery.epoch == Epoch::Changed && !is_beginning;
                 if is_elsewhere || offset > have.saturating_add(1) {
-                    self.position = MemberPosition::Stopped;
+                    self.set_position(MemberPosition::Stopped);
                     return Appended::Nothing;
                 }
                 if offset != 0 {
                     if offset <= have {
                         return Appended::Nothing;
                     }
-                    self.position = MemberPosition::At(offset);
+                    self.set_position(MemberPosition::At(offset));
                 }
             }
         }
@@ -348,12 +391,14 @@ impl Member {
 
     /// What to do with a group of publications; moves the position when all of it is taken.
     pub(crate) fn receive(&mut self, run: &Run) -> Reception {
-        match (self.position, run) {
+        match (self.position(), run) {
             (MemberPosition::Stopped, _) => Reception::Known,
+            (_, Run::JoinLeave) if self.is_listening => Reception::All,
+            (_, Run::JoinLeave) => Reception::Known,
             (MemberPosition::Unpositioned, _) | (_, Run::OutsideStream) => Reception::All,
             (MemberPosition::At(have), Run::Contiguous { first, last }) => {
                 if *first == have.saturating_add(1) {
-                    self.position = MemberPosition::At(*last);
+                    self.set_position(MemberPosition::At(*last));
                     Reception::All
                 } else if *last <= have {
                     Reception::Known
@@ -365,9 +410,11 @@ impl Member {
         }
     }
 
-    /// Keeps a delivery for the activation, if that has not happened yet.
+    /// Keeps a delivery for the activation, if that has not happened yet. Joins and leaves are not for who is not
+    /// there yet: what came of them is what this member finds when it asks who is there.
     pub(crate) fn keep_back(&mut self, delivery: &Arc<Delivery>) -> bool {
         match &mut self.buffer {
+            Some(_) if delivery.is_join_leave() => true,
             Some(buffer) => {
                 buffer.keep(delivery);
                 true
@@ -379,7 +426,7 @@ impl Member {
     /// The codec can't say this publication: the connection ends, as in the reference.
     pub(crate) fn refuse(&mut self, error: EncodeError) {
         let disconnect = error.disconnect();
-        self.position = MemberPosition::Stopped;
+        self.set_position(MemberPosition::Stopped);
         self.link.signal(Signal::Disconnect {
             code: disconnect.code(),
             reason: disconnect.text().into(),

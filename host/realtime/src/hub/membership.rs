@@ -11,7 +11,7 @@ use tidegate_protocol::{Publication, StreamPosition};
 use super::{
     Hub,
     channel::{Channel, Member, MemberPosition},
-    delivery::Delivery,
+    delivery::{Content, Delivery},
     stream::Epoch,
 };
 use crate::{
@@ -118,6 +118,11 @@ impl Membership {
         }
     }
 
+    /// From its activation on, the member gets joins and leaves too.
+    pub fn listen_to_joins(&self) {
+        self.with_member(Member::listen);
+    }
+
     /// The number of members of the channel on this node.
     pub fn num_members(&self) -> usize {
         self.channel.num_members()
@@ -131,13 +136,15 @@ impl Membership {
                 .map(|buffer| std::mem::take(&mut **buffer))
         });
         let buffer = buffer.flatten().unwrap_or_default();
-        let publications = buffer
-            .deliveries
-            .iter()
-            .map(|delivery| BufferedPublication {
-                publication: Arc::clone(&delivery.publication),
+        let publications = buffer.deliveries.iter().filter_map(|delivery| {
+            let Content::Publication(publication) = &delivery.content else {
+                return None;
+            };
+            Some(BufferedPublication {
+                publication: Arc::clone(publication),
                 position: delivery.position.clone(),
-            });
+            })
+        });
         Buffered {
             publications: publications.collect(),
             has_overflowed: buffer.has_overflowed,
@@ -149,7 +156,7 @@ impl Membership {
     fn deliver_from(&self, activation: &Activation) -> Option<Arc<Link>> {
         self.with_member(|member| {
             let buffer = member.buffer.take()?;
-            member.position = match activation {
+            member.set_position(match activation {
                 Activation::Unpositioned => MemberPosition::Unpositioned,
                 Activation::After(position) => match self.channel.check_epoch(position) {
                     Epoch::Same => MemberPosition::At(position.offset),
@@ -160,20 +167,20 @@ impl Membership {
                     }
                 },
                 Activation::Withdraw => {
-                    member.position = MemberPosition::Stopped;
+                    member.set_position(MemberPosition::Stopped);
                     return None;
                 }
-            };
+            });
             if buffer.has_overflowed {
-                member.position = MemberPosition::Stopped;
+                member.set_position(MemberPosition::Stopped);
             }
-            if matches!(member.position, MemberPosition::At(_)) {
+            if matches!(member.position(), MemberPosition::At(_)) {
                 self.channel.set_positioned(true);
             }
             for delivery in &buffer.deliveries {
                 member.deliver(delivery);
             }
-            (member.position == MemberPosition::Stopped).then(|| Arc::clone(&member.link))
+            (member.position() == MemberPosition::Stopped).then(|| Arc::clone(&member.link))
         })
         .flatten()
     }

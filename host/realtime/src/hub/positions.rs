@@ -147,7 +147,7 @@ impl Hub {
                         let Some(member) = list.get_mut(slot) else {
                             continue;
                         };
-                        let MemberPosition::At(have) = member.position else {
+                        let MemberPosition::At(have) = member.position() else {
                             continue;
                         };
                         match comparison.judge(have) {
@@ -157,7 +157,7 @@ impl Hub {
                                 compared.num_behind += 1;
                             }
                             Place::Lost => {
-                                member.position = MemberPosition::Stopped;
+                                member.set_position(MemberPosition::Stopped);
                                 lost.push(Arc::clone(&member.link));
                             }
                         }

@@ -23,6 +23,8 @@ struct Followed(Mutex<HashSet<ChannelKey>>);
 impl BrokerEvents for Followed {
     fn on_publication(&self, _: &ChannelKey, _: &Arc<Publication>, _: Option<&StreamPosition>) {}
 
+    fn on_join_leave(&self, _: &ChannelKey, _: &JoinLeave) {}
+
     fn is_followed(&self, key: &ChannelKey) -> bool {
         self.0.lock().contains(key)
     }

@@ -36,14 +36,14 @@ const CHANNELS_AT_ONCE: usize = 256;
 /// What a call comes to.
 pub type Called<T> = Progress<Result<T, ApiError>>;
 
-fn error(code: ApiErrorCode, message: impl Into<String>) -> ApiError {
+pub(super) fn error(code: ApiErrorCode, message: impl Into<String>) -> ApiError {
     ApiError {
         message: message.into(),
         ..code.into()
     }
 }
 
-fn from_name(bad: BadName) -> ApiError {
+pub(super) fn from_name(bad: BadName) -> ApiError {
     match bad {
         BadName::UnknownNamespace => error(ApiErrorCode::UnknownChannel, bad.to_string()),
         BadName::Empty | BadName::TooLong | BadName::NotPrintable | BadName::Pattern => {
@@ -66,7 +66,7 @@ fn from_failure(failure: Failure) -> ApiError {
     }
 }
 
-fn from_broker(_: BrokerError) -> ApiError {
+pub(super) fn from_broker(_: BrokerError) -> ApiError {
     ApiErrorCode::Internal.into()
 }
 
@@ -77,7 +77,7 @@ pub(super) fn disconnect_signal(code: DisconnectCode) -> Signal {
     }
 }
 
-fn count(number: usize) -> u32 {
+pub(super) fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
@@ -112,7 +112,7 @@ fn tell(app: &App, selection: Selection, signal: &Signal) {
 }
 
 impl Node {
-    fn app_of_call(&self, id: &AppId) -> Result<Arc<App>, ApiError> {
+    pub(super) fn app_of_call(&self, id: &AppId) -> Result<Arc<App>, ApiError> {
         self.app(id)
             .ok_or_else(|| error(ApiErrorCode::NotFound, "not found: there is no such app"))
     }

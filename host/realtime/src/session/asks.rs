@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use tidegate_protocol::{DisconnectCode, Error, ErrorCode, Raw, StreamPosition};
+use tidegate_protocol::{DisconnectCode, Error, ErrorCode, PresenceResult, Raw, StreamPosition};
 
 use crate::{
     broker::{BrokerError, HistoryPage, HistoryQuery},
@@ -13,6 +13,7 @@ use crate::{
     },
     ids::ChannelKey,
     namespace::NamespaceOptions,
+    presence::{Attendance, PresenceStats, roster::Visibility},
 };
 
 /// What to do after a command, an answer, a deadline or a signal.
@@ -115,6 +116,8 @@ pub enum Ask {
     Publish(PublishAsk),
     Rpc(Box<RpcQuestion>),
     History(Box<HistoryAsk>),
+    Presence(ChannelKey),
+    PresenceStats(ChannelKey),
 }
 
 #[derive(Debug)]
@@ -154,6 +157,8 @@ pub struct SubscribeAsk {
 pub struct Wishes {
     pub is_positioned: bool,
     pub is_recoverable: bool,
+    /// To be told of who joins and leaves.
+    pub hears_joins: bool,
     /// The position to recover from.
     pub recover_from: Option<StreamPosition>,
     /// Error 112 in place of a subscription that could not be recovered.
@@ -187,6 +192,8 @@ pub enum Answer<S> {
     Publish(Result<(), Failure>),
     Rpc(Result<RpcVerdict, Failure>),
     History(Result<Box<HistoryPage>, Failure>),
+    Presence(Result<Box<PresenceResult>, Failure>),
+    PresenceStats(Result<PresenceStats, Failure>),
 }
 
 /// A client that may come in.
@@ -216,6 +223,8 @@ pub struct Seated<S> {
     pub made_by: MadeBy,
     pub seat: S,
     pub terms: Terms,
+    /// Absent where nobody is to see the subscription.
+    pub attendance: Option<Attendance>,
     /// Read after the seat was taken; present exactly when the terms are positioned.
     pub page: Option<HistoryPage>,
 }
@@ -228,6 +237,10 @@ pub struct Terms {
     pub is_recoverable: bool,
     pub recover_from: Option<StreamPosition>,
     pub must_recover: bool,
+    /// What others learn of it.
+    pub visibility: Visibility,
+    /// It is told of who joins and leaves.
+    pub hears_joins: bool,
     /// Unix seconds; the host asks again before.
     pub expires_at: Option<u64>,
     /// For the subscriber.

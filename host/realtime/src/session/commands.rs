@@ -1,9 +1,10 @@
-//! Publish, history and RPC: what is checked before anybody is asked, and what the answers become.
+//! Publish, history, presence and RPC: what is checked before anybody is asked, and what the answers become.
 
 use std::sync::Arc;
 
 use tidegate_protocol::{
-    ErrorCode, HistoryRequest, HistoryResult, PublishRequest, Reply, RpcRequest, RpcResult,
+    ErrorCode, HistoryRequest, HistoryResult, PresenceStatsResult, PublishRequest, Reply,
+    RpcRequest, RpcResult,
 };
 
 use super::{
@@ -16,6 +17,7 @@ use crate::{
     config::MAX_PAGE_BYTES,
     hooks::{Draft, Origin, RpcQuestion, RpcVerdict},
     ids::ChannelKey,
+    presence::PresenceStats,
 };
 
 impl From<BadName> for Failure {
@@ -133,6 +135,46 @@ impl<S: Seat> Session<S> {
         }))))
     }
 
+    pub(super) fn presence(
+        &mut self,
+        id: u32,
+        channel: &str,
+        context: &Context<'_>,
+    ) -> Result<Outcome, Failure> {
+        let key = self.readable_presence(channel, context)?;
+        self.wait(id, PendingKind::Presence);
+        Ok(Outcome::Ask(Ask::Presence(key)))
+    }
+
+    pub(super) fn presence_stats(
+        &mut self,
+        id: u32,
+        channel: &str,
+        context: &Context<'_>,
+    ) -> Result<Outcome, Failure> {
+        let key = self.readable_presence(channel, context)?;
+        self.wait(id, PendingKind::PresenceStats);
+        Ok(Outcome::Ask(Ask::PresenceStats(key)))
+    }
+
+    /// The channel, if it keeps presence and this client may read it.
+    fn readable_presence(
+        &self,
+        channel: &str,
+        context: &Context<'_>,
+    ) -> Result<ChannelKey, Failure> {
+        let resolved = context.settings.channel.resolve_for_client(channel)?;
+        if !resolved.options.presence {
+            return Err(ErrorCode::NotAvailable.into());
+        }
+        let is_subscribed = self.find(channel).is_some();
+        let applicant = self.applicant(is_subscribed, context);
+        if !resolved.options.read_presence.allows(applicant) {
+            return Err(ErrorCode::PermissionDenied.into());
+        }
+        Ok(ChannelKey::new(&self.peer.app, channel))
+    }
+
     pub(super) fn rpc(&mut self, id: u32, request: RpcRequest) -> Result<Outcome, Failure> {
         if request.method.len() > MAX_METHOD_BYTES {
             return Err(Failure::error(
@@ -158,6 +200,17 @@ pub(super) fn rpc_outcome(answer: Result<RpcVerdict, Failure>) -> Result<Outcome
             ..Reply::default()
         })),
     }
+}
+
+pub(super) fn presence_stats_outcome(stats: PresenceStats) -> Outcome {
+    let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+    Outcome::Reply(Reply {
+        presence_stats: Some(Box::new(PresenceStatsResult {
+            num_clients: count(stats.num_clients),
+            num_users: count(stats.num_users),
+        })),
+        ..Reply::default()
+    })
 }
 
 /// A page within the limit in bytes.

@@ -8,7 +8,7 @@ use tidegate_protocol::{
 
 use super::{
     Admission, Ask, ConnectAsk, Context, Expiry, Failure, MAX_LABEL_BYTES, MadeBy, Outcome,
-    PendingKind, Phase, Pings, Requested, Seat, Seated, Session, Sink, Step, close,
+    PendingKind, Phase, Pings, Requested, Seat, Session, Sink, Step, close,
     subscribe::{Beginning, merge_limits},
 };
 use crate::{
@@ -169,13 +169,7 @@ impl<S: Seat> Session<S> {
         self.phase = Phase::Connected;
         self.next_ping = self.first_ping(client.ping_interval, now.instant);
         for seated in seats {
-            let Seated {
-                seat,
-                terms,
-                made_by,
-                ..
-            } = seated;
-            self.admit(seat, terms, made_by, context);
+            self.admit(seated, context);
         }
         Step::Done
     }
@@ -203,8 +197,8 @@ impl<S: Seat> Session<S> {
         if !self.has_server_channels(&claims) {
             return Err(DisconnectCode::InsufficientState.into());
         }
-        if !claims.info.is_empty() && claims.info != self.peer.info {
-            Arc::make_mut(&mut self.peer).info = claims.info;
+        if !claims.info.is_empty() {
+            self.take_info(&claims.info);
         }
         let at = claims.expires_at;
         self.expiry = at.map(|at| Expiry::by_client(context.now.instant_of(at)));
@@ -239,8 +233,19 @@ impl<S: Seat> Session<S> {
     pub(super) fn take_identity(&mut self, identity: &Identity) {
         let peer: &mut Peer = Arc::make_mut(&mut self.peer);
         peer.user = Arc::clone(&identity.user);
-        peer.info = identity.info.clone();
         peer.meta = identity.meta.clone();
+        self.take_info(&identity.info);
+    }
+
+    /// Shows this of the session from now on, where it is seen.
+    pub(super) fn take_info(&mut self, info: &bytes::Bytes) {
+        if *info == self.peer.info {
+            return;
+        }
+        Arc::make_mut(&mut self.peer).info = info.clone();
+        for subscription in &mut self.subscriptions {
+            subscription.show(info);
+        }
     }
 }
 

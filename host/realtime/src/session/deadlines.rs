@@ -305,6 +305,7 @@ impl<S: Seat> Session<S> {
                         .expires_at
                         .map(|at| Expiry::by_host(now.instant_of(at), now.instant));
                 }
+                self.subscriptions[index].show(&self.peer.info);
                 Step::Done
             }
             Ok(AuthorizationVerdict::Refuse(Refusal::Disconnect { code, reason })) => {

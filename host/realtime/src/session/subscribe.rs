@@ -8,8 +8,8 @@ use tidegate_protocol::{
 };
 
 use super::{
-    Ask, Context, Expiry, Failure, Joining, MAX_LABEL_BYTES, MadeBy, Outcome, PendingKind, Rare,
-    Seat, Seated, Session, Sink, SubscribeAsk, Subscription, Terms, Wishes, terms,
+    Ask, Context, Expiry, Failure, Joining, MAX_LABEL_BYTES, Outcome, PendingKind, Rare, Seat,
+    Seated, Session, Sink, SubscribeAsk, Subscription, Terms, Wishes, terms,
 };
 use crate::{
     broker::{HistoryPage, publication_cost},
@@ -96,6 +96,7 @@ impl<S: Seat> Session<S> {
             Wishes {
                 is_positioned: request.positioned,
                 is_recoverable: request.recoverable,
+                hears_joins: request.join_leave,
                 recover_from: request.recover.then_some(StreamPosition {
                     offset: request.offset,
                     epoch: request.epoch,
@@ -128,23 +129,14 @@ impl<S: Seat> Session<S> {
     pub(super) fn seat(
         &mut self,
         id: u32,
-        seated: Seated<S>,
+        mut seated: Seated<S>,
         context: &Context<'_>,
         sink: &mut dyn Sink,
     ) -> Result<(), Failure> {
-        let Seated {
-            channel,
-            made_by,
-            seat,
-            terms,
-            page,
-        } = seated;
-        let beginning = Beginning::of(
-            &terms,
-            page,
-            &seat.open(),
-            merge_limits(&context.settings.client),
-        );
+        let page = seated.page.take();
+        let (seat, terms) = (&seated.seat, &seated.terms);
+        let limits = merge_limits(&context.settings.client);
+        let beginning = Beginning::of(terms, page, &seat.open(), limits);
         let Some(result) = beginning.result() else {
             seat.go_live(&Activation::Withdraw);
             return Err(DisconnectCode::InsufficientState.into());
@@ -158,19 +150,30 @@ impl<S: Seat> Session<S> {
             subscribe: Some(Box::new(result)),
             ..Reply::default()
         });
-        beginning.push_live(&channel, sink);
+        beginning.push_live(&seated.channel, sink);
         seat.go_live(&beginning.activation());
-        self.admit(seat, terms, made_by, context);
+        self.admit(seated, context);
         Ok(())
     }
 
-    /// Takes a live seat among the session's subscriptions.
-    pub(super) fn admit(&mut self, seat: S, terms: Terms, made_by: MadeBy, context: &Context<'_>) {
+    /// Takes a live seat among the session's subscriptions, and tells of it.
+    pub(super) fn admit(&mut self, seated: Seated<S>, context: &Context<'_>) {
+        let Seated {
+            channel: _,
+            made_by,
+            seat,
+            terms,
+            mut attendance,
+            page: _,
+        } = seated;
         let now = context.now;
+        if let Some(attendance) = &mut attendance {
+            attendance.arrive();
+        }
         let expiry = terms
             .expires_at
             .map(|at| Expiry::by_host(now.instant_of(at), now.instant));
-        let has_rare = expiry.is_some() || !terms.info.is_empty();
+        let has_rare = expiry.is_some() || !terms.info.is_empty() || attendance.is_some();
         self.subscriptions.push(Subscription {
             seat,
             made_by,
@@ -178,6 +181,7 @@ impl<S: Seat> Session<S> {
                 Box::new(Rare {
                     expiry,
                     info: terms.info.into(),
+                    attendance,
                 })
             }),
         });

@@ -9,6 +9,7 @@ use super::asks::{Failure, SubscribeAsk, Terms, Wishes};
 use crate::{
     hooks::{AuthorizationVerdict, Grant},
     namespace::{Applicant, NamespaceOptions},
+    presence::roster::Visibility,
 };
 
 /// Decides a subscription that a client asked for.
@@ -31,6 +32,7 @@ pub fn decide(
             let wishes = Wishes {
                 is_positioned: false,
                 is_recoverable: false,
+                hears_joins: false,
                 ..ask.wishes.clone()
             };
             granted(&ask.options, *grant, &wishes, now_unix)
@@ -77,12 +79,6 @@ fn missing_part(options: &NamespaceOptions, grant: &Grant) -> Option<&'static st
         (audience.predicate.is_some(), "an audience predicate"),
         (audience.class.is_some(), "an audience class"),
         (!audience.attributes.is_empty(), "audience attributes"),
-        (grant.presence == Some(true), "presence"),
-        (grant.join_leave == Some(true), "join and leave messages"),
-        (
-            grant.force_push_join_leave == Some(true),
-            "join and leave messages",
-        ),
         (
             has_no_history && grant.force_recovery == Some(true),
             "recovery in a namespace without history",
@@ -109,19 +105,30 @@ fn terms(options: &NamespaceOptions, grant: &Grant, wishes: &Wishes) -> Terms {
         is_recoverable,
         recover_from: wishes.recover_from.clone().filter(|_| is_recoverable),
         must_recover: wishes.must_recover,
+        visibility: Visibility {
+            is_present: grant.presence.unwrap_or(options.presence),
+            is_announced: grant.join_leave.unwrap_or(options.join_leave),
+        },
+        hears_joins: wishes.hears_joins
+            || grant
+                .force_push_join_leave
+                .unwrap_or(options.force_push_join_leave),
         ..Terms::default()
     }
 }
 
 /// Drops the wishes that the namespace does not allow this client.
 pub fn permitted(options: &NamespaceOptions, applicant: Applicant, wishes: Wishes) -> Wishes {
-    let reads_history = options.read_history.allows(Applicant {
+    let subscriber = Applicant {
         is_subscribed: true,
         ..applicant
-    });
+    };
+    let reads_history = options.read_history.allows(subscriber);
+    let reads_presence = options.read_presence.allows(subscriber);
     Wishes {
         is_positioned: wishes.is_positioned && (options.allow_positioning || reads_history),
         is_recoverable: wishes.is_recoverable && (options.allow_recovery || reads_history),
+        hears_joins: wishes.hears_joins && options.join_leave && reads_presence,
         ..wishes
     }
 }
@@ -202,13 +209,6 @@ mod tests {
             ),
             (
                 Grant {
-                    presence: Some(true),
-                    ..Grant::default()
-                },
-                "presence",
-            ),
-            (
-                Grant {
                     force_recovery: Some(true),
                     ..Grant::default()
                 },
@@ -227,6 +227,60 @@ mod tests {
         };
         let ask = ask(NamespaceOptions::default(), Wishes::default());
         assert_eq!(decide(&ask, allow(off), 100), Ok(Terms::default()));
+    }
+
+    #[test]
+    fn a_grant_shows_or_hides_a_subscriber_whatever_the_namespace_says() {
+        #[track_caller]
+        fn check(options: &NamespaceOptions, grant: Grant, expected: (bool, bool, bool)) {
+            let ask = ask(options.clone(), Wishes::default());
+            let terms = decide(&ask, allow(grant), 0).unwrap();
+            let Visibility {
+                is_present,
+                is_announced,
+            } = terms.visibility;
+            assert_eq!((is_present, is_announced, terms.hears_joins), expected);
+        }
+        let seen = NamespaceOptions {
+            presence: true,
+            join_leave: true,
+            force_push_join_leave: true,
+            ..NamespaceOptions::default()
+        };
+        let turned = |on| Grant {
+            presence: Some(on),
+            join_leave: Some(on),
+            force_push_join_leave: Some(on),
+            ..Grant::default()
+        };
+        let plain = NamespaceOptions::default();
+        check(&plain, Grant::default(), (false, false, false));
+        check(&plain, turned(true), (true, true, true));
+        check(&seen, Grant::default(), (true, true, true));
+        check(&seen, turned(false), (false, false, false));
+    }
+
+    #[test]
+    fn joins_are_heard_by_who_asked_and_may_know_who_is_there() {
+        let applicant = Applicant {
+            is_anonymous: false,
+            is_subscribed: false,
+            is_insecure: false,
+        };
+        let asked = || Wishes {
+            hears_joins: true,
+            ..Wishes::default()
+        };
+        let mut options = NamespaceOptions {
+            join_leave: true,
+            ..NamespaceOptions::default()
+        };
+        assert!(!permitted(&options, applicant, asked()).hears_joins);
+        options.read_presence.for_subscriber = true;
+        assert!(permitted(&options, applicant, asked()).hears_joins);
+        assert!(!permitted(&options, applicant, Wishes::default()).hears_joins);
+        options.join_leave = false;
+        assert!(!permitted(&options, applicant, asked()).hears_joins);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::{
     hooks::{AuthenticationVerdict, AuthorizationVerdict, Grant, Identity, RpcVerdict},
     hub::BufferedPublication,
     ids::{AppId, ClientId},
+    presence::PresenceStats,
     session::terms::decide,
 };
 
@@ -209,6 +210,7 @@ impl Harness {
                     made_by: MadeBy::Identity,
                     seat: FakeSeat::new(&subscription.channel),
                     terms: Terms::default(),
+                    attendance: None,
                     page: None,
                 });
                 let seats = seats.collect();
@@ -226,6 +228,8 @@ impl Harness {
             Ask::Rpc(_) if self.has_rpc => Answer::Rpc(Ok(RpcVerdict::NotMine)),
             Ask::Rpc(_) => Answer::Rpc(Err(ErrorCode::NotAvailable.into())),
             Ask::History(_) => Answer::History(Ok(Box::new(page(7)))),
+            Ask::Presence(_) => Answer::Presence(Ok(Box::default())),
+            Ask::PresenceStats(_) => Answer::PresenceStats(Ok(PresenceStats::default())),
             Ask::RefreshIdentity(_) => Answer::RefreshIdentity(Ok(AuthenticationVerdict::NotMine)),
             Ask::RefreshSubscription(_) => {
                 Answer::RefreshSubscription(Ok(AuthorizationVerdict::NotMine))
@@ -286,6 +290,7 @@ fn seated(ask: &SubscribeAsk, terms: Terms, page: HistoryPage) -> Seated<FakeSea
         channel: Arc::clone(&ask.channel),
         made_by: MadeBy::Client,
         seat: FakeSeat::new(&ask.channel),
+        attendance: None,
         page: terms.is_positioned.then_some(page),
         terms,
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tidegate_protocol::server_api::{
     ChannelsRequest, ChannelsResult, DisconnectRequest, EmptyResult, HistoryRemoveRequest,
-    HistoryRequest, HistoryResult, InfoResult, PublishRequest, PublishResult, RefreshRequest,
+    HistoryRequest, HistoryResult, InfoResult, PresenceRequest, PresenceResult,
+    PresenceStatsRequest, PresenceStatsResult, PublishRequest, PublishResult, RefreshRequest,
     UnsubscribeRequest,
 };
 use tidegate_realtime::{ids::AppId, node::Node};
@@ -38,6 +39,18 @@ impl Realtime for Arc<Node> {
 
     fn refresh(&self, app: &AppId, request: RefreshRequest) -> Answer<EmptyResult> {
         Node::refresh(self, app, request)
+    }
+
+    fn presence(&self, app: &AppId, request: PresenceRequest) -> Answer<PresenceResult> {
+        Node::presence(self, app, request)
+    }
+
+    fn presence_stats(
+        &self,
+        app: &AppId,
+        request: PresenceStatsRequest,
+    ) -> Answer<PresenceStatsResult> {
+        Node::presence_stats(self, app, request)
     }
 
     fn channels(&self, app: &AppId, request: ChannelsRequest) -> Answer<ChannelsResult> {

@@ -542,14 +542,17 @@ async fn methods_of_later_releases_are_error_108_by_name_and_rpc_is_unknown() {
         let got = bench.post(&format!("/api/{}", method.name()), "{}").await;
         assert_eq!(got.status, 200, "{method:?}");
         match method {
-            Method::Publish | Method::Broadcast | Method::History | Method::HistoryRemove => {
+            Method::Publish
+            | Method::Broadcast
+            | Method::History
+            | Method::HistoryRemove
+            | Method::Presence
+            | Method::PresenceStats => {
                 assert!(got.body.contains("107"), "{method:?} {}", got.body);
             }
             Method::Disconnect | Method::Info => assert!(got.body.contains("result")),
             Method::Rpc => assert!(got.body.contains("104")),
             Method::Unsubscribe
-            | Method::Presence
-            | Method::PresenceStats
             | Method::Channels
             | Method::Subscribe
             | Method::Refresh

@@ -204,6 +204,7 @@ fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
         channel_limit: limit("client.channel_limit"),
         position_check_delay: root.duration("client.channel_position_check_delay"),
         queue_max_bytes: root.size("client.queue_max_size"),
+        presence_update_interval: presence_update_interval(root, problems),
         connection_limit: match limit("client.connection_limit") {
             0 => super::DEFAULT_CONNECTION_LIMIT,
             limit => limit,
@@ -221,6 +222,19 @@ fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
         user_id_header,
         is_insecure: root.flag("client.insecure"),
     }
+}
+
+/// Heartbeats of which one may get lost before anybody vanishes.
+fn presence_update_interval(root: &Scope, problems: &mut Vec<Problem>) -> Duration {
+    let name = "client.presence_update_interval";
+    let interval = at_least(root, name, Duration::from_secs(1), problems);
+    if interval > root.duration("engine.redis.presence_ttl") / 2 {
+        problems.push(root.problem(
+            name,
+            "must be at most half of engine.redis.presence_ttl, so that nobody vanishes who is there",
+        ));
+    }
+    interval
 }
 
 /// Scheme, host and port, where any part may hold globs; `*` alone allows everything, `null` opaque origins.

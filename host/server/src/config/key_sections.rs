@@ -42,8 +42,6 @@ const SIZE: Kind = Kind::Size {
 
 const TLS: Status = Later("TLS is");
 const REDIS: Status = Later("the Redis engine is");
-const PRESENCE: Status = Later("presence is");
-const JOIN_LEAVE: Status = Later("join and leave messages are");
 const CACHE: Status = Later("cache recovery is");
 const DELTA: Status = Later("delta compression is");
 const TAGS_FILTER: Status = Later("the tags filter is");

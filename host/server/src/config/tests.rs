@@ -245,12 +245,12 @@ presence_ttl = "60s"
 [admin]
 enabled = true
 [channel.without_namespace]
-presence = true
+auto_cache_recover = true
 [[channel.namespaces]]
 name = "chat"
-join_leave = true
+allow_tags_filter = true
 subscribe_proxy_enabled = true
-presence = false
+delta_publish = false
 [[proxies]]
 name = "backend"
 "#,
@@ -260,10 +260,14 @@ name = "backend"
             (9, "admin.enabled", "admin_api"),
             (
                 11,
-                "channel.without_namespace.presence",
-                "presence is not part",
+                "channel.without_namespace.auto_cache_recover",
+                "cache recovery is not part",
             ),
-            (14, "channel.namespaces[0].join_leave", "join and leave"),
+            (
+                14,
+                "channel.namespaces[0].allow_tags_filter",
+                "the tags filter",
+            ),
             (
                 15,
                 "channel.namespaces[0].subscribe_proxy_enabled",

@@ -13,7 +13,10 @@ use std::{
 
 use futures_util::FutureExt as _;
 use tidegate_control::Store;
-use tidegate_realtime::memory::{MemoryBroker, SWEEP_INTERVAL};
+use tidegate_realtime::{
+    memory::{MemoryBroker, SWEEP_INTERVAL},
+    presence::MemoryPresence,
+};
 use tidegate_sandbox::{STATE_SWEEP_INTERVAL, Sandbox};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -121,6 +124,20 @@ pub(super) async fn sweep(broker: Arc<MemoryBroker>, stop: CancellationToken) {
             () = async {
                 ticks.tick().await;
                 broker.sweep().await;
+            } => {}
+        }
+    }
+}
+
+pub(super) async fn sweep_presence(presence: MemoryPresence, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(presence.sweep_interval());
+    loop {
+        tokio::select! {
+            biased; // Stop wins, so that shutdown is prompt.
+            () = stop.cancelled() => return,
+            () = async {
+                ticks.tick().await;
+                presence.sweep().await;
             } => {}
         }
     }

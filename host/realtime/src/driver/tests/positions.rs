@@ -7,8 +7,8 @@ use tidegate_protocol::StreamPosition;
 use super::*;
 use crate::{
     broker::{
-        Broker, BrokerError, BrokerEvents, Doubt, HistoryPage, HistoryQuery, PublishRequest,
-        Published,
+        Broker, BrokerError, BrokerEvents, Doubt, HistoryPage, HistoryQuery, JoinLeave,
+        PublishRequest, Published,
     },
     ids::ChannelKey,
 };
@@ -29,6 +29,10 @@ impl BrokerEvents for Way {
         if !self.is_shut.load(Ordering::Relaxed) {
             self.hub.on_publication(key, publication, position);
         }
+    }
+
+    fn on_join_leave(&self, key: &ChannelKey, event: &JoinLeave) {
+        self.hub.on_join_leave(key, event);
     }
 
     fn is_followed(&self, key: &ChannelKey) -> bool {
@@ -71,6 +75,14 @@ impl Broker for Store {
                 page
             })
         })
+    }
+
+    fn publish_join_leave(
+        &self,
+        key: &ChannelKey,
+        event: JoinLeave,
+    ) -> Progress<Result<(), BrokerError>> {
+        self.memory.publish_join_leave(key, event)
     }
 
     fn remove_history(&self, key: &ChannelKey) -> Progress<Result<(), BrokerError>> {
@@ -131,6 +143,7 @@ impl Apart {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let node = Node::new(NodeParts {
             broker: Arc::clone(&store) as _,
+            presence: Arc::new(MemoryPresence::default()),
             hub,
             hooks: Arc::new(NoHooks),
             metrics: RealtimeMetrics::default(),

@@ -11,12 +11,14 @@ use crate::{
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
     node::NodeParts,
+    presence::MemoryPresence,
 };
 
 fn node() -> Arc<Node> {
     let hub = Hub::new(HubConfig::default());
     let node = Node::new(NodeParts {
         broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
+        presence: Arc::new(MemoryPresence::default()),
         hub,
         hooks: Arc::new(NoHooks),
         metrics: RealtimeMetrics::default(),

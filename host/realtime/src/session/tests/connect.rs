@@ -102,6 +102,7 @@ fn channels_made_on_request_do_not_count_as_the_tokens() {
         made_by,
         seat: FakeSeat::new(channel),
         terms: Terms::default(),
+        attendance: None,
         page: None,
     });
     harness.answer(Answer::Connect(Ok(Box::new(Admission {
@@ -140,6 +141,7 @@ fn recoveries_of_one_connect_share_its_limit_in_bytes() {
             }),
             ..Terms::default()
         },
+        attendance: None,
         page: Some(HistoryPage {
             publications: vec![Arc::new(Publication {
                 offset: 7,

@@ -178,6 +178,10 @@ fn namespace(
         subscribe: permission("subscribe"),
         publish: permission("publish"),
         read_history: permission("history"),
+        read_presence: permission("presence"),
+        presence: flag("presence"),
+        join_leave: flag("join_leave"),
+        force_push_join_leave: flag("force_push_join_leave"),
         allow_user_limited_channels: flag("allow_user_limited_channels"),
         channel_regex: pattern(scope, &key("channel_regex"), problems),
         publication_data_format: if scope.is_set(&key("publication_data_format")) {

@@ -1,6 +1,6 @@
 //! Rows of the key table: channels and their namespaces.
 
-use super::{CACHE, COUNT, DELTA, JOIN_LEAVE, MAP, PRESENCE, PROXY, Row, SHARED_POLL, TAGS_FILTER};
+use super::{CACHE, COUNT, DELTA, MAP, PROXY, Row, SHARED_POLL, TAGS_FILTER};
 use crate::config::keys::{Kind, Status};
 use Kind::{Duration, Flag, Secret, Structure, Text, Texts};
 use Status::{Later, Supported};
@@ -181,6 +181,48 @@ pub(super) const NAMESPACE: &[Row] = &[
         "Anonymous clients too.",
     ),
     (
+        "presence",
+        Flag,
+        "false",
+        Supported,
+        "Keep who is subscribed, for the presence calls of clients, back ends and plugins.",
+    ),
+    (
+        "allow_presence_for_client",
+        Flag,
+        "false",
+        Supported,
+        "Any user may ask who is there.",
+    ),
+    (
+        "allow_presence_for_subscriber",
+        Flag,
+        "false",
+        Supported,
+        "Subscribers may ask who is there.",
+    ),
+    (
+        "allow_presence_for_anonymous",
+        Flag,
+        "false",
+        Supported,
+        "Anonymous clients too.",
+    ),
+    (
+        "join_leave",
+        Flag,
+        "false",
+        Supported,
+        "Tell those subscribers who comes and goes that ask for it and may know who is there.",
+    ),
+    (
+        "force_push_join_leave",
+        Flag,
+        "false",
+        Supported,
+        "Tell every subscriber who comes and goes, unasked.",
+    ),
+    (
         "allow_user_limited_channels",
         Flag,
         "false",
@@ -201,18 +243,12 @@ pub(super) const NAMESPACE: &[Row] = &[
         Supported,
         "`json`, `json_object` or `binary`; empty is anything but nothing.",
     ),
-    ("presence", Flag, "false", PRESENCE, ""),
-    ("join_leave", Flag, "false", JOIN_LEAVE, ""),
-    ("force_push_join_leave", Flag, "false", JOIN_LEAVE, ""),
     ("map_clients_presence_channel_prefix", Text, "\"\"", MAP, ""),
     ("map_users_presence_channel_prefix", Text, "\"\"", MAP, ""),
     ("auto_cache_recover", Flag, "false", CACHE, ""),
     ("allowed_delta_types", Texts, "null", DELTA, ""),
     ("delta_publish", Flag, "false", DELTA, ""),
     ("allow_tags_filter", Flag, "false", TAGS_FILTER, ""),
-    ("allow_presence_for_anonymous", Flag, "false", PRESENCE, ""),
-    ("allow_presence_for_subscriber", Flag, "false", PRESENCE, ""),
-    ("allow_presence_for_client", Flag, "false", PRESENCE, ""),
     ("subscribe_proxy_enabled", Flag, "false", PROXY, ""),
     ("subscribe_proxy_name", Text, "\"default\"", PROXY, ""),
     ("publish_proxy_enabled", Flag, "false", PROXY, ""),

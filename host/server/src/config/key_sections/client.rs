@@ -1,6 +1,6 @@
 //! Rows of the key table: the sections `client` and its tokens.
 
-use super::{ASYMMETRIC, COUNT, ED25519, JWKS, PRESENCE, Row, SUBSCRIPTION_TOKENS, UNIDIRECTIONAL};
+use super::{ASYMMETRIC, COUNT, ED25519, JWKS, Row, SUBSCRIPTION_TOKENS, UNIDIRECTIONAL};
 use crate::config::keys::{Kind, Status};
 use Kind::{Duration, Flag, Secret, Structure, Text, Texts};
 use Status::{Later, Never, Supported};
@@ -86,8 +86,8 @@ pub(super) const CLIENT: &[Row] = &[
         "presence_update_interval",
         Duration,
         "\"27s\"",
-        PRESENCE,
-        "",
+        Supported,
+        "How often a node says of its subscribers that they are still there; at most half of `engine.redis.presence_ttl`.",
     ),
     (
         "concurrency",

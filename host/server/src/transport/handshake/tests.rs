@@ -8,6 +8,7 @@ use tidegate_realtime::{
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
     node::NodeParts,
+    presence::MemoryPresence,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -46,6 +47,7 @@ impl Running {
         hub.run(&tracker, &stop);
         let node = Node::new(NodeParts {
             broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
+            presence: Arc::new(MemoryPresence::default()),
             hub,
             hooks: Arc::new(NoHooks),
             metrics: RealtimeMetrics::register(&mut Registry::default()),

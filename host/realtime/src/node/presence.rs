@@ -1,0 +1,79 @@
+//! The presence calls of the server API (client-protocol section 15.2): who is where, over all nodes.
+
+use tidegate_protocol::{
+    ApiErrorCode, ErrorCode,
+    server_api::{
+        ApiError, ClientInfo, PresenceRequest, PresenceResult, PresenceStatsRequest,
+        PresenceStatsResult,
+    },
+};
+
+use super::{
+    Node,
+    calls::{Called, count, from_broker, from_name},
+};
+use crate::{
+    hooks::Progress,
+    ids::{AppId, ChannelKey},
+    presence::{MAX_API_BYTES, MAX_API_MEMBERS, Member, by_client},
+};
+
+impl Node {
+    /// Everybody who is in the channel, or error 106 if they are more than an answer holds.
+    pub fn presence(&self, id: &AppId, request: PresenceRequest) -> Called<PresenceResult> {
+        let PresenceRequest { channel } = request;
+        let key = match self.attended(id, &channel) {
+            Ok(key) => key,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        let found = self.roster().store().members(&key, MAX_API_MEMBERS);
+        Progress::Pending(Box::pin(async move {
+            let members = found.wait().await.map_err(from_broker)?;
+            let presence = by_client(&members, MAX_API_BYTES, client_info).await;
+            let presence = presence.map_err(|error| ApiError {
+                code: ErrorCode::LimitExceeded.code(),
+                message: error.to_string(),
+            })?;
+            Ok(PresenceResult { presence })
+        }))
+    }
+
+    pub fn presence_stats(
+        &self,
+        id: &AppId,
+        request: PresenceStatsRequest,
+    ) -> Called<PresenceStatsResult> {
+        let PresenceStatsRequest { channel } = request;
+        let key = match self.attended(id, &channel) {
+            Ok(key) => key,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        self.roster().store().stats(&key).map(|stats| {
+            let stats = stats.map_err(from_broker)?;
+            Ok(PresenceStatsResult {
+                num_clients: count(stats.num_clients),
+                num_users: count(stats.num_users),
+            })
+        })
+    }
+
+    /// The channel, if its namespace keeps presence.
+    fn attended(&self, id: &AppId, channel: &str) -> Result<ChannelKey, ApiError> {
+        let app = self.app_of_call(id)?;
+        let settings = app.settings();
+        let resolved = settings.channel.resolve(channel).map_err(from_name)?;
+        if !resolved.options.presence {
+            return Err(ApiErrorCode::NotAvailable.into());
+        }
+        Ok(ChannelKey::new(id, channel))
+    }
+}
+
+fn client_info(member: &Member) -> ClientInfo {
+    ClientInfo {
+        user: member.user.as_ref().to_owned(),
+        client: member.client.to_string(),
+        conn_info: member.conn_info.clone().into(),
+        chan_info: member.chan_info.clone().into(),
+    }
+}

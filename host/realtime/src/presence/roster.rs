@@ -1,0 +1,347 @@
+//! Who of this node's sessions is a member where: heartbeats for all of them, and the order of comings and goings.
+//!
+//! Owns what this node has put into the presence store and tells other subscribers of who comes and goes. A session
+//! holds an [`Attendance`]; dropping it takes the member out and tells that it left. Engines that answer at once are
+//! done with it there and then; what is pending goes through one queue, so that a session's end waits for nobody.
+//!
+//! Invariants. A join is published before the leave of the same attendance, and a member is out of the store before
+//! its leave is published. Heartbeats cost one request for each [`BATCH`] of members, however many channels they are
+//! in, spread over the whole interval. A heartbeat that meets a leave on its way is taken back.
+
+mod errands;
+#[cfg(test)]
+mod tests;
+
+use std::{hash::BuildHasher as _, pin::Pin, sync::Arc, time::Duration};
+
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use rustc_hash::FxBuildHasher;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use self::errands::{Errand, Errands};
+use super::{Member, Presence, Present};
+use crate::{
+    broker::{Broker, BrokerError, JoinLeave},
+    hooks::Progress,
+    ids::{ChannelKey, ClientId},
+    metrics::PresenceMetrics,
+};
+
+/// Most members in one refresh: a request that a store answers within a millisecond or two.
+pub const BATCH: usize = 512;
+
+/// Most bytes of members in one refresh.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Parts that lock apart, and that are refreshed one after the other in the course of an interval.
+const PARTS: usize = 64;
+
+/// A task of the roster; see [`Roster::services`].
+pub type RosterService = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Who an attendance is of: a session is in a channel once.
+type Id = (ChannelKey, ClientId);
+
+/// The members that this node answers for.
+pub struct Roster {
+    store: Arc<dyn Presence>,
+    broker: Arc<dyn Broker>,
+    parts: Box<[Mutex<HashMap<Id, Arc<Member>, FxBuildHasher>>]>,
+    errands: Errands,
+    metrics: PresenceMetrics,
+}
+
+/// What others learn of a subscription.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Visibility {
+    /// The session is in the channel's presence.
+    pub is_present: bool,
+    /// Others are told that it joins and leaves.
+    pub is_announced: bool,
+}
+
+impl Visibility {
+    pub fn is_hidden(self) -> bool {
+        self == Self::default()
+    }
+}
+
+impl Roster {
+    pub fn new(
+        store: Arc<dyn Presence>,
+        broker: Arc<dyn Broker>,
+        metrics: PresenceMetrics,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            broker,
+            parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            errands: Errands::default(),
+            metrics,
+        })
+    }
+
+    pub fn store(&self) -> &Arc<dyn Presence> {
+        &self.store
+    }
+
+    /// What must run for as long as the roster is used: heartbeats every `interval`, and what is pending. Both end
+    /// with `stop`; what was pending then has a moment to be done.
+    pub fn services(
+        self: &Arc<Self>,
+        interval: Duration,
+        stop: &CancellationToken,
+    ) -> Vec<(&'static str, RosterService)> {
+        let beating = Arc::clone(self).beat(interval, stop.clone());
+        let (errands, stop) = (Arc::clone(self), stop.clone());
+        let running = async move { errands.errands.run(&stop).await };
+        vec![
+            ("presence heartbeat", Box::pin(beating)),
+            ("presence errands", Box::pin(running)),
+        ]
+    }
+
+    /// Puts a session into the channel, as far as it is to be seen there.
+    ///
+    /// # Errors
+    /// The store's; then it is as if nothing had been asked.
+    ///
+    /// # Cancel safety
+    /// Dropped in between, the member is taken out again.
+    pub async fn attend(
+        self: &Arc<Self>,
+        key: &ChannelKey,
+        member: Member,
+        visibility: Visibility,
+    ) -> Result<Attendance, BrokerError> {
+        let member = Arc::new(member);
+        // Made first: its end is the cleanup from here on.
+        let attendance = Attendance {
+            roster: Arc::clone(self),
+            key: key.clone(),
+            member: Arc::clone(&member),
+            visibility,
+            has_joined: false,
+        };
+        if visibility.is_present {
+            self.metrics.members.inc();
+            self.part(&attendance.id())
+                .lock()
+                .insert(attendance.id(), Arc::clone(&member));
+            let added = self.store.add(key, &member).wait().await;
+            self.metrics.count(added.is_ok());
+            added?;
+        }
+        Ok(attendance)
+    }
+
+    fn part(&self, id: &Id) -> &Mutex<HashMap<Id, Arc<Member>, FxBuildHasher>> {
+        let hash = FxBuildHasher.hash_one(id);
+        // The map uses the low bits for its own buckets.
+        let index = usize::try_from(hash >> 32).unwrap_or_default() % PARTS;
+        &self.parts[index]
+    }
+
+    fn has(&self, id: &Id) -> bool {
+        self.part(id).lock().contains_key(id)
+    }
+
+    /// Does what is answered at once, and has the rest done in order.
+    fn run(&self, id: Id, answer: Progress<Result<(), BrokerError>>) {
+        match answer {
+            Progress::Ready(done) => self.metrics.count(done.is_ok()),
+            Progress::Pending(rest) => {
+                let metrics = self.metrics.clone();
+                let work = async move { metrics.count(rest.await.is_ok()) };
+                self.hand_over(Errand {
+                    id,
+                    work: Box::pin(work),
+                });
+            }
+        }
+    }
+
+    fn hand_over(&self, errand: Errand) {
+        if !self.errands.add(errand) {
+            // The store's TTL takes the member out; a leave that nobody hears of is what a dead node leaves, too.
+            self.metrics.dropped.inc();
+        }
+    }
+
+    fn publish(&self, id: Id, event: JoinLeave) {
+        let answer = self.broker.publish_join_leave(&id.0, event);
+        self.run(id, answer);
+    }
+
+    /// Takes a member out of the store and tells the others.
+    fn depart(self: &Arc<Self>, id: Id, leave: Option<JoinLeave>) {
+        match self.store.remove(&id.0, id.1) {
+            Progress::Ready(removed) => {
+                self.metrics.count(removed.is_ok());
+                if let Some(leave) = leave {
+                    self.publish(id, leave);
+                }
+            }
+            Progress::Pending(removal) => {
+                let (roster, again) = (Arc::clone(self), id.clone());
+                let work = async move {
+                    // Who has come back meanwhile stays in.
+                    if !roster.has(&again) {
+                        roster.metrics.count(removal.await.is_ok());
+                    }
+                    if let Some(leave) = leave {
+                        let told = roster.broker.publish_join_leave(&again.0, leave);
+                        roster.metrics.count(told.wait().await.is_ok());
+                    }
+                };
+                self.hand_over(Errand {
+                    id,
+                    work: Box::pin(work),
+                });
+            }
+        }
+    }
+
+    /// Refreshes part after part, each once in an interval.
+    async fn beat(self: Arc<Self>, interval: Duration, stop: CancellationToken) {
+        let parts = u32::try_from(PARTS).unwrap_or(u32::MAX);
+        let mut ticks = tokio::time::interval(interval / parts);
+        // A store that was slow is not hurried afterwards.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            for part in 0..PARTS {
+                tokio::select! {
+                    biased; // Stop wins, so that shutdown is prompt.
+                    () = stop.cancelled() => return,
+                    () = async {
+                        ticks.tick().await;
+                        self.refresh(part).await;
+                    } => {}
+                }
+            }
+        }
+    }
+
+    /// Refreshes everybody now.
+    #[cfg(test)]
+    pub(crate) async fn refresh_all(&self) {
+        for part in 0..PARTS {
+            self.refresh(part).await;
+        }
+    }
+
+    async fn refresh(&self, part: usize) {
+        let members: Vec<Present> = {
+            let members = self.parts[part].lock();
+            let members = members.iter().map(|((key, _), member)| Present {
+                key: key.clone(),
+                member: Arc::clone(member),
+            });
+            members.collect()
+        };
+        let mut rest = members.as_slice();
+        while !rest.is_empty() {
+            let (batch, others) = rest.split_at(batch_len(rest));
+            let refreshed = self.store.refresh(batch.to_vec()).wait().await;
+            self.metrics.count(refreshed.is_ok());
+            // Who left while it was on its way is out again.
+            for present in batch {
+                let id = (present.key.clone(), present.member.client);
+                if !self.has(&id) {
+                    let removed = self.store.remove(&id.0, id.1).wait().await;
+                    self.metrics.count(removed.is_ok());
+                }
+            }
+            rest = others;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// How many of these go into one request; at least one.
+fn batch_len(members: &[Present]) -> usize {
+    let mut num_bytes = 0;
+    let fitting = members.iter().take(BATCH).take_while(|present| {
+        num_bytes += present.member.cost() + present.key.as_str().len();
+        num_bytes <= BATCH_BYTES
+    });
+    fitting.count().max(1)
+}
+
+impl std::fmt::Debug for Roster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Roster").finish_non_exhaustive()
+    }
+}
+
+/// A session's place in a channel as others see it; dropping it ends that and tells them.
+#[must_use = "dropping the attendance takes the member out"]
+pub struct Attendance {
+    roster: Arc<Roster>,
+    key: ChannelKey,
+    member: Arc<Member>,
+    visibility: Visibility,
+    /// The others, and the session itself, were told; they are told of the end, too.
+    has_joined: bool,
+}
+
+impl Attendance {
+    /// Tells those who listen, the session itself among them, that it has joined. To be called once its reply is
+    /// queued and it gets what is published.
+    pub fn arrive(&mut self) {
+        if self.visibility.is_announced && !self.has_joined {
+            self.has_joined = true;
+            let join = JoinLeave::Join(self.member.to_info());
+            self.roster.publish(self.id(), join);
+        }
+    }
+
+    /// Shows other things of the session from the next heartbeat on, and when it leaves.
+    pub fn show(&mut self, conn_info: &bytes::Bytes, chan_info: &bytes::Bytes) {
+        if self.member.conn_info == *conn_info && self.member.chan_info == *chan_info {
+            return;
+        }
+        self.member = Arc::new(Member {
+            conn_info: conn_info.clone(),
+            chan_info: chan_info.clone(),
+            ..Member::clone(&self.member)
+        });
+        let id = self.id();
+        if let Some(member) = self.roster.part(&id).lock().get_mut(&id) {
+            *member = Arc::clone(&self.member);
+        }
+    }
+
+    fn id(&self) -> Id {
+        (self.key.clone(), self.member.client)
+    }
+}
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        let id = self.id();
+        let leave = self
+            .has_joined
+            .then(|| JoinLeave::Leave(self.member.to_info()));
+        if self.visibility.is_present {
+            self.roster.metrics.members.dec();
+            self.roster.part(&id).lock().remove(&id);
+            self.roster.depart(id, leave);
+        } else if let Some(leave) = leave {
+            self.roster.publish(id, leave);
+        }
+    }
+}
+
+impl std::fmt::Debug for Attendance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attendance")
+            .field("key", &self.key)
+            .field("client", &self.member.client)
+            .field("visibility", &self.visibility)
+            .field("has_joined", &self.has_joined)
+            .finish_non_exhaustive()
+    }
+}
