@@ -1,4 +1,4 @@
-//! The project's commands: `cargo xtask run | build | test | ci | bench`.
+//! The project's commands: `cargo xtask run | build | test | ci | bench | faults`.
 //!
 //! Everything a person or the CI does with this tree starts here, so that "works here" and "works there" are one
 //! sentence. Each step says what it is doing and how long it took; a failed step ends with the one thing to do.
@@ -19,6 +19,7 @@ mod bench;
 mod ci;
 mod demo;
 mod dependencies;
+mod faults;
 mod guests;
 mod licence;
 mod server;
@@ -48,6 +49,8 @@ usage: cargo xtask COMMAND
             --load                        only the side-by-side program (arguments after `--` go to it)
             --criterion                   only the criterion benches
             --compare                     extism and a hook over HTTP as well (builds extism: ten minutes)
+  faults  every fault at full size; writes docs/faults.md
+            ROW... | --quarter ROW...     only these, as F3 F9; writes nothing
 ";
 
 fn main() -> ExitCode {
@@ -79,6 +82,7 @@ fn dispatch(steps: &mut Steps) -> Result<()> {
         "test" => test::run(steps, &workspace, options),
         "ci" => ci::run(steps, &workspace, options),
         "bench" => bench::run(steps, &workspace, options),
+        "faults" => faults::run(steps, &workspace, options),
         other => bail!("there is no command `{other}`\n\n{USAGE}"),
     }
 }

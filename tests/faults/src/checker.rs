@@ -41,6 +41,8 @@ pub enum AckedLoss {
     Never,
     /// With the stream that held them: then there is a new epoch.
     WithTheEpoch,
+    /// With the older part of the history, which was deleted on purpose; the epoch may stay.
+    WithTheHistory,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -336,7 +338,18 @@ fn acked_loss(record: &Record, allowed: AckedLoss, verdict: &mut Verdict) {
         let is_new_epoch = audits
             .get(&attempt.channel)
             .is_some_and(|audit| audit.epoch != *epoch);
-        if allowed == AckedLoss::Never || !is_new_epoch {
+        let is_before_the_rest = audits.get(&attempt.channel).is_some_and(|audit| {
+            audit
+                .entries
+                .first()
+                .is_none_or(|(first, _)| offset < first)
+        });
+        let is_allowed = match allowed {
+            AckedLoss::Never => false,
+            AckedLoss::WithTheEpoch => is_new_epoch,
+            AckedLoss::WithTheHistory => is_new_epoch || is_before_the_rest,
+        };
+        if !is_allowed {
             let what = format!(
                 "{:?} was acked as {offset} of epoch {epoch:?} in channel {} and is not there",
                 id(&attempt.body),
@@ -581,8 +594,11 @@ fn vacuity(record: &Record, expected: &Expectation, verdict: &mut Verdict) {
         verdict.add(Invariant::Vacuous, what);
     }
     for audit in &record.audits {
+        let may_be_cut = expected.acked_loss == AckedLoss::WithTheHistory;
         let is_whole = match (audit.entries.first(), audit.entries.last()) {
-            (Some((first, _)), Some((last, _))) => *first == 1 && *last == audit.top,
+            (Some((first, _)), Some((last, _))) => {
+                (may_be_cut || *first == 1) && *last == audit.top
+            }
             (None, _) | (_, None) => audit.top == 0,
         };
         if !is_whole {

@@ -9,3 +9,5 @@ pub mod load;
 pub mod node;
 pub mod proxy;
 pub mod record;
+pub mod rows;
+pub mod stage;

@@ -65,6 +65,8 @@ struct Shared {
     reached: Vec<Reached>,
     /// Somebody has moved on while the load settles.
     moved: Notify,
+    /// How often every connection was cut.
+    cuts: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -127,6 +129,7 @@ impl Load {
             start: Instant::now(),
             phase: watch::Sender::new(Phase::Opening),
             moved: Notify::new(),
+            cuts: watch::Sender::new(0),
         });
         let mut load = Self {
             publishers: JoinSet::new(),
@@ -182,6 +185,11 @@ impl Load {
     pub fn fault_begins(&mut self) {
         self.fault_at = self.shared.now();
         self.healed_at = self.fault_at;
+    }
+
+    /// Cuts every subscriber's connection, without a word to the server.
+    pub fn cut_all(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// The cause of the fault is gone.

@@ -134,6 +134,7 @@ impl Subscriber {
             return self.ended(NOT_SAID);
         }
         let shared = Arc::clone(&self.shared);
+        let mut cuts = shared.cuts.subscribe();
         loop {
             let due = [reply_due, ping_due, resubscribe_at]
                 .into_iter()
@@ -155,6 +156,7 @@ impl Subscriber {
                     return self.ended(TIMED_OUT);
                 }
                 () = shared.reach(Phase::Ended) => return End::Stopped,
+                _ = cuts.changed() => return self.ended(NOT_SAID),
             };
             let frame = match message {
                 Some(Ok(Message::Text(text))) => text.as_bytes().to_vec(),

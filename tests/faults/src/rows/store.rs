@@ -1,0 +1,344 @@
+//! Faults of Redis and of the way to it.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+use tidegate_test_redis::{
+    ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply, SentinelOptions, Sentinels,
+};
+
+use super::{Played, ends, finish, not_recovered, slower_than, without_ack};
+use crate::{
+    checker::{AckedLoss, Expectation, Unready},
+    proxy::{Direction, Mode, Proxy},
+    stage::{Size, Stage, redis},
+};
+
+pub(super) async fn kill_with_file(size: Size) -> Played {
+    let mut server = RedisServer::start(&RedisOptions {
+        append_only: true,
+        ..RedisOptions::default()
+    });
+    let mut stage = Stage::open(&redis(&server.addr()), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    server.kill();
+    stage.load.run_for(size.hold() * 2 / 3).await;
+    server.restart();
+    stage.load.healed();
+    stage.load.run_for(size.after()).await;
+    let record = finish(stage, without_ack).await?;
+    let expected = Expectation {
+        truth_within: Some(size.bar(5)),
+        flow_within: Some(size.bar(15)),
+        connections_stay: true,
+        ..size.expectation()
+    };
+    Ok((record, expected))
+}
+
+pub(super) async fn kill_without_file(size: Size) -> Played {
+    let mut server = RedisServer::start(&RedisOptions::default());
+    let mut stage = Stage::open(&redis(&server.addr()), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    server.kill();
+    stage.load.run_for(size.hold() * 2 / 3).await;
+    server.restart();
+    stage.load.healed();
+    stage.load.run_for(size.after()).await;
+    let record = finish(stage, |record| {
+        not_recovered(record).min(without_ack(record))
+    })
+    .await?;
+    Ok((record, loss(size, 15)))
+}
+
+/// Streams may end; everybody who was in one is told.
+fn loss(size: Size, flow_seconds: u64) -> Expectation {
+    Expectation {
+        acked_loss: AckedLoss::WithTheEpoch,
+        flow_within: Some(size.bar(flow_seconds)),
+        connections_stay: true,
+        ..size.expectation()
+    }
+}
+
+/// A Redis behind the proxy, and nodes that reach it only through that.
+async fn behind_proxy(size: Size, options: &RedisOptions) -> Result<(RedisServer, Proxy, Stage)> {
+    let server = RedisServer::start(options);
+    let proxy = Proxy::to_port(server.port()).await?;
+    let engine = redis(&proxy.addr().to_string());
+    let stage = Stage::open(&engine, 2, size.load()).await?;
+    Ok((server, proxy, stage))
+}
+
+/// Long enough for readiness to have to fail.
+fn partition_hold(size: Size) -> Duration {
+    match size {
+        Size::Quarter => Duration::from_secs(16),
+        Size::Full => Duration::from_secs(20),
+    }
+}
+
+pub(super) async fn partition(size: Size) -> Played {
+    let (server, proxy, mut stage) = behind_proxy(size, &RedisOptions::default()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    proxy.set(Mode::Stall(Direction::Both));
+    stage.load.run_for(partition_hold(size)).await;
+    proxy.set(Mode::Pass);
+    stage.load.healed();
+    stage.load.run_for(size.after()).await;
+    let record = finish(stage, without_ack).await?;
+    drop((proxy, server));
+    let expected = Expectation {
+        truth_within: Some(size.bar(6)),
+        flow_within: Some(size.bar(15)),
+        unready: Some(Unready {
+            nodes: vec![0, 1],
+            within: size.bar(15),
+        }),
+        connections_stay: true,
+        ..size.expectation()
+    };
+    Ok((record, expected))
+}
+
+pub(super) async fn receive_partition(size: Size) -> Played {
+    let (server, proxy, mut stage) = behind_proxy(size, &RedisOptions::default()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    let accepted = proxy.accepted();
+    proxy.set(Mode::StallSubscribers);
+    stage.load.run_for(partition_hold(size)).await;
+    // The effect: the nodes gave up connections that looked alive.
+    let reconnects = proxy.accepted() - accepted;
+    proxy.set(Mode::Pass);
+    stage.load.healed();
+    stage.load.run_for(size.after()).await;
+    let record = finish(stage, |_| reconnects).await?;
+    drop((proxy, server));
+    let expected = Expectation {
+        truth_within: Some(size.bar(15)),
+        flow_within: Some(size.bar(15)),
+        unready: Some(Unready {
+            nodes: vec![0, 1],
+            within: size.bar(15),
+        }),
+        connections_stay: true,
+        ..size.expectation()
+    };
+    Ok((record, expected))
+}
+
+pub(super) async fn slow(size: Size) -> Played {
+    let options = RedisOptions {
+        debug_command: true,
+        ..RedisOptions::default()
+    };
+    let (server, proxy, mut stage) = behind_proxy(size, &options).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    let sleeping = tokio::task::spawn_blocking(move || {
+        let slept = server.ask(&["DEBUG", "SLEEP", "3"]);
+        (server, slept)
+    });
+    let (server, slept) = sleeping.await.context("asking does not panic")?;
+    slept.context("Redis sleeps")?;
+    proxy.set(Mode::Delay(Duration::from_millis(100)));
+    stage.load.run_for(size.hold()).await;
+    proxy.set(Mode::Pass);
+    stage.load.healed();
+    stage.load.run_for(size.after()).await;
+    let effect = |record: &_| slower_than(record, Duration::from_millis(150));
+    let record = finish(stage, effect).await?;
+    drop((proxy, server));
+    let expected = Expectation {
+        flow_within: Some(size.bar(5)),
+        connections_stay: true,
+        all_recover: true,
+        ..size.expectation()
+    };
+    Ok((record, expected))
+}
+
+pub(super) async fn sentinel(size: Size) -> Played {
+    let mut group = Sentinels::start(&SentinelOptions::default());
+    let addrs: Vec<String> = group
+        .ports()
+        .iter()
+        .map(|port| format!("127.0.0.1:{port}"))
+        .collect();
+    let engine = json!({ "type": "redis", "redis": {
+        "sentinel_address": addrs, "sentinel_master_name": Sentinels::NAME,
+    } });
+    let mut stage = Stage::open(&engine, 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    group.kill_primary();
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let effect = |record: &_| without_ack(record).max(not_recovered(record));
+    let record = finish(stage, effect).await?;
+    Ok((record, loss(size, 15)))
+}
+
+/// The replica's link is stalled, the primary goes on and dies, the replica is promoted.
+pub(super) async fn fork(size: Size) -> Played {
+    let mut primary = RedisServer::start(&RedisOptions::default());
+    let link = Proxy::to_port(primary.port()).await?;
+    let replica = RedisServer::start(&RedisOptions {
+        replica_of: Some(link.addr().port()),
+        ..RedisOptions::default()
+    });
+    in_sync(&replica);
+    let proxy = Proxy::to_port(primary.port()).await?;
+    let engine = redis(&proxy.addr().to_string());
+    let mut stage = Stage::open(&engine, 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    link.set(Mode::Stall(Direction::Both));
+    // What is published now never reaches the replica.
+    stage.load.run_for(size.hold() / 4).await;
+    primary.kill();
+    replica.command(&["REPLICAOF", "NO", "ONE"]);
+    proxy.forward_to(SocketAddr::from(([127, 0, 0, 1], replica.port())));
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let record = finish(stage, not_recovered).await?;
+    drop((proxy, link, replica));
+    Ok((record, loss(size, 15)))
+}
+
+fn in_sync(replica: &RedisServer) {
+    tidegate_test_redis::until("the replica to be in sync", || {
+        (replica.info("replication", "master_link_status") == "up").then_some(())
+    });
+}
+
+fn cluster_engine(cluster: &RedisCluster) -> Value {
+    json!({ "type": "redis", "redis": { "cluster_address": [cluster.addrs()] } })
+}
+
+pub(super) async fn cluster_failover(size: Size) -> Played {
+    let mut cluster = RedisCluster::start(&ClusterOptions::default());
+    let mut stage = Stage::open(&cluster_engine(&cluster), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    cluster.kill_primary_of("any");
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let effect = |record: &_| without_ack(record).max(not_recovered(record));
+    let record = finish(stage, effect).await?;
+    Ok((record, loss(size, 15)))
+}
+
+pub(super) async fn cluster_reshard(size: Size) -> Played {
+    let cluster = RedisCluster::start(&ClusterOptions::default());
+    let mut stage = Stage::open(&cluster_engine(&cluster), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    let slots = match size {
+        Size::Quarter => 100,
+        Size::Full => 500,
+    };
+    let moving = tokio::task::spawn_blocking(move || {
+        let before = cluster.primary_port_of("any");
+        cluster.reshard_from("any", slots);
+        (cluster, before)
+    });
+    let (cluster, _) = moving.await.context("moving slots")?;
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let record = finish(stage, |_| u64::from(slots)).await?;
+    drop(cluster);
+    let expected = Expectation {
+        flow_within: Some(size.bar(5)),
+        connections_stay: true,
+        ..size.expectation()
+    };
+    Ok((record, expected))
+}
+
+/// What a command counts.
+fn counted(reply: &Reply) -> u64 {
+    match reply {
+        Reply::Integer(count) => u64::try_from(*count).unwrap_or_default(),
+        Reply::Status(_) | Reply::Error(_) | Reply::Bytes(_) | Reply::List(_) | Reply::Nil => 0,
+    }
+}
+
+pub(super) async fn kill_subscribers(size: Size) -> Played {
+    let server = RedisServer::start(&RedisOptions::default());
+    let mut stage = Stage::open(&redis(&server.addr()), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    let killed = counted(&server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]));
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let record = finish(stage, |_| killed).await?;
+    let expected = Expectation {
+        flow_within: Some(size.bar(5)),
+        connections_stay: true,
+        all_recover: true,
+        ..size.expectation()
+    };
+    Ok((record, expected))
+}
+
+pub(super) async fn flush_all(size: Size) -> Played {
+    let server = RedisServer::start(&RedisOptions::default());
+    let mut stage = Stage::open(&redis(&server.addr()), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    server.command(&["FLUSHALL"]);
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let record = finish(stage, not_recovered).await?;
+    Ok((record, loss(size, 15)))
+}
+
+/// Deletes the keys that match; how many there were.
+fn delete(server: &RedisServer, pattern: &str) -> u64 {
+    let found = server.command(&["KEYS", pattern]);
+    let keys: Vec<String> = found.list().iter().map(Reply::text).collect();
+    let mut command = vec!["DEL"];
+    command.extend(keys.iter().map(String::as_str));
+    match keys.is_empty() {
+        true => 0,
+        false => counted(&server.command(&command)),
+    }
+}
+
+pub(super) async fn delete_streams(size: Size) -> Played {
+    let server = RedisServer::start(&RedisOptions::default());
+    let mut stage = Stage::open(&redis(&server.addr()), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    // Clients that are away while history goes come back to a hole.
+    stage.load.cut_all();
+    let deleted = delete(&server, "tg:stream:*");
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let record = finish(stage, |record| deleted.min(ends(record))).await?;
+    let expected = Expectation {
+        acked_loss: AckedLoss::WithTheHistory,
+        flow_within: Some(size.bar(25)),
+        ..size.expectation()
+    };
+    Ok((record, expected))
+}
+
+pub(super) async fn delete_meta(size: Size) -> Played {
+    let server = RedisServer::start(&RedisOptions::default());
+    let mut stage = Stage::open(&redis(&server.addr()), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    let deleted = delete(&server, "tg:meta:*");
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let record = finish(stage, |record| deleted.min(not_recovered(record))).await?;
+    Ok((record, loss(size, 15)))
+}

@@ -1,0 +1,176 @@
+//! What a scenario plays on: nodes behind a balancer, with a load that runs.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::{
+    checker::{AckedLoss, Expectation},
+    load::{Load, LoadOptions},
+    node::{Balancer, NodeProcess},
+};
+
+/// How large a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// For every submission: a quarter of the load, short waits, bars that bear a busy machine.
+    Quarter,
+    /// As the rows are written.
+    Full,
+}
+
+impl Size {
+    /// The usual load.
+    pub fn load(self) -> LoadOptions {
+        match self {
+            Self::Quarter => LoadOptions {
+                channels: 50,
+                subscribers: 250,
+                publishers: 5,
+                rate: 250,
+                backoff_cap: Duration::from_secs(4),
+                settle_within: Duration::from_secs(90),
+            },
+            Self::Full => LoadOptions {
+                channels: 200,
+                subscribers: 1_000,
+                publishers: 20,
+                rate: 1_000,
+                backoff_cap: Duration::from_secs(20),
+                settle_within: Duration::from_secs(60),
+            },
+        }
+    }
+
+    /// Before the fault.
+    pub fn before(self) -> Duration {
+        match self {
+            Self::Quarter => Duration::from_secs(4),
+            Self::Full => Duration::from_secs(20),
+        }
+    }
+
+    /// From fault to heal, where the row does not say otherwise.
+    pub fn hold(self) -> Duration {
+        match self {
+            Self::Quarter => Duration::from_secs(4),
+            Self::Full => Duration::from_secs(15),
+        }
+    }
+
+    /// After the heal.
+    pub fn after(self) -> Duration {
+        match self {
+            Self::Quarter => Duration::from_secs(6),
+            Self::Full => Duration::from_secs(25),
+        }
+    }
+
+    /// A bar of a row, in seconds: in the short form it only says that the thing happens at all.
+    pub fn bar(self, seconds: u64) -> Duration {
+        match self {
+            Self::Quarter => Duration::from_secs(4 * seconds + 30),
+            Self::Full => Duration::from_secs(seconds),
+        }
+    }
+
+    /// What most rows expect: nothing lost, everybody served at last.
+    pub fn expectation(self) -> Expectation {
+        Expectation {
+            least_acked: match self {
+                // A busy machine publishes less; a run that does not publish is still found out.
+                Self::Quarter => 500,
+                Self::Full => 10_000,
+            },
+            acked_loss: AckedLoss::Never,
+            truth_within: None,
+            flow_within: None,
+            unready: None,
+            connections_stay: false,
+            all_recover: false,
+        }
+    }
+}
+
+/// Nodes and load.
+#[derive(Debug)]
+pub struct Stage {
+    pub nodes: Vec<NodeProcess>,
+    pub balancer: Arc<Balancer>,
+    pub load: Load,
+}
+
+/// The configuration of a node with this engine.
+pub fn config(engine: &Value) -> Value {
+    json!({
+        "http_server": { "address": "127.0.0.1", "port": 0 },
+        "admin_api": { "port": 0 },
+        "http_api": { "insecure": true },
+        "log": { "level": "info" },
+        "client": { "allow_anonymous_connect_without_token": true },
+        "channel": { "namespaces": [{
+            "name": "flow",
+            "history_size": 5_000,
+            "history_ttl": "10m",
+            "force_recovery": true,
+            "allow_subscribe_for_client": true,
+            "allow_subscribe_for_anonymous": true,
+        }] },
+        "engine": engine,
+    })
+}
+
+/// The engine of one process.
+pub fn memory() -> Value {
+    json!({ "type": "memory" })
+}
+
+/// The engine on one Redis.
+pub fn redis(addr: &str) -> Value {
+    json!({ "type": "redis", "redis": { "address": [format!("redis://{addr}")] } })
+}
+
+impl Stage {
+    /// Starts this many nodes and the load.
+    ///
+    /// # Errors
+    /// A node does not start, or not every subscriber is served.
+    pub async fn open(engine: &Value, nodes: usize, load: LoadOptions) -> Result<Self> {
+        let balancer = Arc::new(Balancer::default());
+        let mut started = Vec::new();
+        for index in 0..nodes {
+            let node = NodeProcess::start(config(engine))?;
+            balancer.set(index, Some(node.addr()));
+            started.push(node);
+        }
+        let load = match Load::start(load, Arc::clone(&balancer)).await {
+            Ok(load) => load,
+            Err(error) => {
+                let logs: Vec<String> = started.iter().map(NodeProcess::log_tail).collect();
+                return Err(error.context(logs.join("\n")));
+            }
+        };
+        Ok(Self {
+            nodes: started,
+            balancer,
+            load,
+        })
+    }
+
+    /// Starts a node again; its clients and the balancer find it.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn restart(&mut self, node: usize) -> Result<()> {
+        self.balancer.set(node, None);
+        self.nodes[node].restart()?;
+        self.balancer.set(node, Some(self.nodes[node].addr()));
+        Ok(())
+    }
+
+    /// Where the metrics of the nodes are.
+    pub fn admin_addrs(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(NodeProcess::admin_addr).collect()
+    }
+}
