@@ -113,6 +113,8 @@ pub enum Announce {
     Text,
     /// One JSON object per line, with the member `event`.
     Json,
+    /// Not at all, for where standard output is kept: the first keys are in files of the data directory.
+    None,
 }
 
 /// Runs a command other than `serve`.

@@ -121,6 +121,8 @@ fn announce(form: Announce, announcement: &Announcement) {
                 json!({ "event": "listening", "client": client.to_string(), "admin": admin });
             println!("{listening}");
         }
+        // What is there for people is logged as well; the keys are not.
+        Announce::None => {}
         Announce::Text => {
             if let Some(keys) = first_keys {
                 println!(
