@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tidegate_protocol::{ClientInfo, Publication, Raw, StreamPosition};
+use tokio::sync::Notify;
 
 use crate::{
     broker::{
@@ -21,6 +22,7 @@ use crate::{
 pub struct Recorder {
     seen: Mutex<Vec<Seen>>,
     arrivals: Mutex<Vec<(ChannelKey, JoinLeave)>>,
+    arrived: Notify,
 }
 
 #[derive(Debug)]
@@ -41,6 +43,7 @@ impl BrokerEvents for Recorder {
         assert_eq!(publication.offset, offset, "publication and position agree");
         let key = key.clone();
         self.seen.lock().push(Seen { key, offset });
+        self.arrived.notify_one();
     }
 
     fn on_join_leave(&self, key: &ChannelKey, event: &JoinLeave) {
@@ -139,6 +142,19 @@ impl Subject<'_> {
         self.page(key, query(HistoryLimit::PositionOnly)).await.top
     }
 
+    /// Waits for as many events as are expected: an engine may answer a publish before anybody hears of it.
+    async fn heard(&self, key: &ChannelKey, expected: &[u64]) {
+        let all_heard = async {
+            while self.events.offsets(key).len() < expected.len() {
+                self.events.arrived.notified().await;
+            }
+        };
+        let in_time = tokio::time::timeout(EVENT_LIMIT, all_heard).await;
+        let offsets = self.events.offsets(key);
+        assert!(in_time.is_ok(), "{key:?} heard {offsets:?} only");
+        assert_eq!(offsets, expected);
+    }
+
     async fn without_history_nothing_is_kept(&self) {
         let key = self.key("plain").await;
         let request = PublishRequest {
@@ -146,7 +162,7 @@ impl Subject<'_> {
             ..request(&key)
         };
         assert_eq!(self.publish(request).await, Published::default());
-        assert_eq!(self.events.offsets(&key), [0]);
+        self.heard(&key, &[0]).await;
         assert_eq!(self.top(&key).await.offset, 0);
     }
 
@@ -159,7 +175,7 @@ impl Subject<'_> {
             let position = published.position.expect("a position");
             assert_eq!((position.offset, &position.epoch), (offset, &epoch));
         }
-        assert_eq!(self.events.offsets(&key), [1, 2, 3]);
+        self.heard(&key, &[1, 2, 3]).await;
     }
 
     async fn history_is_bounded_and_read_both_ways(&self) {
@@ -220,7 +236,9 @@ impl Subject<'_> {
         let second = self.publish(again()).await;
         assert!(!first.is_repeated && second.is_repeated);
         assert_eq!(first.position, second.position);
-        assert_eq!(self.events.offsets(&key), [1]);
+        // Were the second one published after all, this would not be the second to be heard.
+        self.publish(request(&key)).await;
+        self.heard(&key, &[1, 2]).await;
     }
 
     async fn an_old_version_is_suppressed(&self) {
@@ -241,7 +259,7 @@ impl Subject<'_> {
             assert_eq!(published.is_suppressed, is_suppressed, "{number} {epoch}");
             assert!(published.position.is_some());
         }
-        assert_eq!(self.events.offsets(&key), [1, 2, 3]);
+        self.heard(&key, &[1, 2, 3]).await;
     }
 
     async fn removing_history_keeps_the_position(&self) {
@@ -325,7 +343,9 @@ impl Subject<'_> {
         self.publish(request(&one)).await;
         assert_eq!(self.top(&one).await.offset, 1);
         assert_eq!(self.top(&two).await.offset, 0);
-        assert!(self.events.offsets(&two).is_empty());
+        self.publish(request(&two)).await;
+        self.heard(&one, &[1]).await;
+        self.heard(&two, &[1]).await;
     }
 
     async fn joins_and_leaves_arrive_whole_and_leave_no_trace(&self) {

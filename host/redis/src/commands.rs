@@ -91,21 +91,22 @@ pub enum Route<'a> {
 
 /// A Lua script, known to Redis by its digest.
 pub struct Script {
-    code: &'static str,
+    code: Box<str>,
     digest: Box<str>,
 }
 
 impl Script {
-    pub fn new(code: &'static str) -> Self {
+    pub fn new(code: impl Into<Box<str>>) -> Self {
+        let code = code.into();
         Self {
+            digest: redis::Script::new(&code).get_hash().into(),
             code,
-            digest: redis::Script::new(code).get_hash().into(),
         }
     }
 
     fn load(&self) -> Cmd {
         let mut command = redis::cmd("SCRIPT");
-        command.arg("LOAD").arg(self.code);
+        command.arg("LOAD").arg(&*self.code);
         command
     }
 }

@@ -57,6 +57,7 @@ enum Kind {
     Stream,
     Meta,
     Result,
+    Version,
     PresenceClients,
     PresenceExpiry,
     PresenceUsers,
@@ -76,6 +77,7 @@ impl Kind {
             Self::Stream => "stream",
             Self::Meta => "meta",
             Self::Result => "result",
+            Self::Version => "version",
             Self::PresenceClients => "presence",
             Self::PresenceExpiry => "presence_expiry",
             Self::PresenceUsers => "presence_users",
@@ -114,6 +116,11 @@ impl Keys {
     /// Epoch, generation, top offset and version of the stream.
     pub fn meta(&self, channel: &ChannelKey) -> String {
         self.of_channel(Kind::Meta, channel.as_str())
+    }
+
+    /// The last version and its epoch.
+    pub fn version(&self, channel: &ChannelKey) -> String {
+        self.of_channel(Kind::Version, channel.as_str())
     }
 
     /// The result of an idempotent publish.
@@ -289,6 +296,7 @@ mod tests {
         vec![
             keys.stream(channel),
             keys.meta(channel),
+            keys.version(channel),
             keys.result(channel, ""),
             keys.result(channel, "}:{x"),
             keys.presence_clients(channel),

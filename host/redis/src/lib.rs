@@ -6,13 +6,19 @@
 //! Invariant: whatever Redis does (stall, refuse, come back with older contents, answer nonsense), every call ends
 //! within five seconds with an answer or an error, and nothing that it sends can panic a node.
 
+pub mod broker;
 pub mod commands;
 pub mod config;
 pub mod connect;
+pub mod envelope;
 pub mod keys;
+pub mod metrics;
 
 pub use self::{
+    broker::{Listening, RedisBroker},
     commands::{Pipe, RedisFailure, Route, Script, Shards},
     config::{RedisConfig, Topology},
+    envelope::Envelope,
     keys::Keys,
+    metrics::EngineMetrics,
 };

@@ -12,6 +12,15 @@ pub fn text(value: &Value) -> Option<&str> {
     }
 }
 
+/// The bytes of a string.
+pub fn bytes(value: &Value) -> Option<&[u8]> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes),
+        Value::SimpleString(text) => Some(text.as_bytes()),
+        _ => None,
+    }
+}
+
 /// A number that is not negative, as an integer or in digits.
 pub fn number(value: &Value) -> Option<u64> {
     match value {

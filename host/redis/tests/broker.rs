@@ -1,0 +1,240 @@
+//! The broker over a real Redis: what only a store that many share, and that outlives nodes, can do to streams.
+
+mod common;
+
+use std::time::Duration;
+
+use tidegate_protocol::{Publication, Raw, StreamPosition};
+use tidegate_realtime::{
+    broker::{
+        Broker, BrokerError, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage, HistoryQuery,
+        PublishRequest,
+    },
+    ids::{AppId, ChannelKey},
+};
+use tidegate_redis::RedisConfig;
+use tidegate_test_redis::{MinReplicas, RedisOptions, RedisServer};
+
+use self::common::{Engine, standalone, within};
+
+fn key(name: &str) -> ChannelKey {
+    ChannelKey::new(&AppId::default_app(), name)
+}
+
+fn request(key: &ChannelKey, data: &'static str) -> PublishRequest {
+    PublishRequest {
+        key: key.clone(),
+        publication: Publication {
+            data: Raw::from(data),
+            ..Publication::default()
+        },
+        history: Some(HistoryOptions {
+            size: 10,
+            ttl: Duration::from_secs(60),
+            meta_ttl: Duration::from_secs(600),
+        }),
+        idempotency_key: None,
+        version: 0,
+        version_epoch: Box::default(),
+    }
+}
+
+async fn publish(engine: &Engine, key: &ChannelKey, data: &'static str) -> StreamPosition {
+    let answer = engine.broker.publish(request(key, data)).wait();
+    within(answer)
+        .await
+        .expect("published")
+        .position
+        .expect("a position")
+}
+
+async fn try_publish(engine: &Engine, key: &ChannelKey) -> Result<(), BrokerError> {
+    let answer = engine.broker.publish(request(key, "{}")).wait();
+    within(answer).await.map(|_| ())
+}
+
+async fn history(engine: &Engine, key: &ChannelKey) -> HistoryPage {
+    let query = HistoryQuery {
+        limit: HistoryLimit::AtMost(100),
+        since: None,
+        order: HistoryOrder::OldestFirst,
+        meta_ttl: Duration::from_secs(600),
+    };
+    within(engine.broker.history(key, query).wait())
+        .await
+        .expect("history")
+}
+
+fn offsets(page: &HistoryPage) -> Vec<u64> {
+    page.publications.iter().map(|one| one.offset).collect()
+}
+
+#[tokio::test]
+async fn r3_after_a_restart_the_stream_has_another_epoch_and_keeps_what_it_has() {
+    let mut server = RedisServer::start(&RedisOptions {
+        append_only: true,
+        ..RedisOptions::default()
+    });
+    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let (one, other) = (key("one"), key("other"));
+    let before = publish(&engine, &one, "1").await;
+    publish(&engine, &other, "1").await;
+    server.stop();
+    server.restart();
+    engine.noticed_restart().await;
+    let after = publish(&engine, &one, "2").await;
+    assert_ne!(after.epoch, before.epoch);
+    assert_eq!(after.offset, 2, "offsets do not fall, in no epoch");
+    let page = history(&engine, &one).await;
+    assert_eq!((offsets(&page), page.top), (vec![1, 2], after.clone()));
+    // A reader is told as well, and everybody after the first the same.
+    let read = history(&engine, &other).await;
+    assert_ne!(read.top.epoch, before.epoch);
+    assert_eq!(history(&engine, &other).await.top, read.top);
+    assert_eq!(publish(&engine, &one, "3").await.epoch, after.epoch);
+}
+
+#[tokio::test]
+async fn r3_a_replica_that_attaches_changes_no_epoch() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let channel = key("kept");
+    let before = publish(&engine, &channel, "1").await;
+    let id = server.info("replication", "master_replid");
+    let _replica = RedisServer::start(&RedisOptions {
+        replica_of: Some(server.port()),
+        ..RedisOptions::default()
+    });
+    let changed = server.info("replication", "master_replid");
+    // One node knows the old id, another one the new: neither takes the stream away from the other for good.
+    let newer = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let first = publish(&newer, &channel, "2").await;
+    assert_eq!(first.epoch == before.epoch, id == changed);
+    let mut last = first.clone();
+    for _ in 0..3 {
+        assert_eq!(publish(&engine, &channel, "3").await.epoch, first.epoch);
+        last = publish(&newer, &channel, "4").await;
+        assert_eq!(last.epoch, first.epoch);
+    }
+    assert_eq!(last.offset, first.offset + 6);
+}
+
+#[tokio::test]
+async fn streams_that_lost_a_part_of_themselves_are_never_whole_again() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    for (name, damage) in [
+        (
+            "meta deleted",
+            &["DEL", "tg:meta:{07defaultmeta deleted}"][..],
+        ),
+        (
+            "meta wrong",
+            &["LPUSH", "tg:meta:{07defaultmeta wrong}", "x"],
+        ),
+        (
+            "meta short",
+            &["SET", "tg:meta:{07defaultmeta short}", "short"],
+        ),
+        (
+            "stream wrong",
+            &["SET", "tg:stream:{07defaultstream wrong}", "x"],
+        ),
+        (
+            "stream ahead",
+            &[
+                "XADD",
+                "tg:stream:{07defaultstream ahead}",
+                "99-0",
+                "d",
+                "x",
+            ],
+        ),
+        ("flushed", &["FLUSHALL"]),
+    ] {
+        let channel = key(name);
+        publish(&engine, &channel, "1").await;
+        let before = publish(&engine, &channel, "2").await;
+        // What is of the wrong type has to go first.
+        if damage[0] == "LPUSH" {
+            server.command(&["DEL", damage[1]]);
+        }
+        assert!(!server.command(damage).is_error(), "{name}");
+        let after = publish(&engine, &channel, "3").await;
+        assert_ne!(after.epoch, before.epoch, "{name}");
+        let page = history(&engine, &channel).await;
+        assert_eq!(page.top, after, "{name}");
+        assert_eq!(offsets(&page), [after.offset], "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_its_entries_goes_on_and_what_is_missing_is_missing() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let channel = key("entries");
+    for _ in 0..3 {
+        publish(&engine, &channel, "1").await;
+    }
+    let stream = "tg:stream:{07defaultentries}";
+    server.command(&["DEL", stream]);
+    let after = publish(&engine, &channel, "4").await;
+    assert_eq!(after.offset, 4);
+    assert_eq!(offsets(&history(&engine, &channel).await), [4]);
+    assert_ne!(
+        server.command(&["PTTL", stream]).text(),
+        "-1",
+        "it ends some day"
+    );
+    // A hole, and an entry of somebody else: what is older would look whole.
+    for _ in 5..=7 {
+        publish(&engine, &channel, "5").await;
+    }
+    server.command(&["XDEL", stream, "6-0"]);
+    assert_eq!(offsets(&history(&engine, &channel).await), [7]);
+    server.command(&["XADD", stream, "7-5", "d", "x"]);
+    assert!(offsets(&history(&engine, &channel).await).is_empty());
+}
+
+#[tokio::test]
+async fn lives_are_those_that_were_asked_for() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let channel = key("lives");
+    for _ in 0..20 {
+        publish(&engine, &channel, "1").await;
+    }
+    let life = |name: &str| -> u64 {
+        let life = server.command(&["PTTL", name]).text();
+        life.parse().expect("a life")
+    };
+    let (stream, meta) = ("tg:stream:{07defaultlives}", "tg:meta:{07defaultlives}");
+    assert!((60_000..66_000).contains(&life(stream)), "{}", life(stream));
+    assert!((600_000..640_000).contains(&life(meta)), "{}", life(meta));
+    assert_eq!(server.command(&["XLEN", stream]).text(), "10");
+}
+
+#[tokio::test]
+async fn a_redis_that_refuses_makes_publishing_fail_and_nothing_else() {
+    let server = RedisServer::start(&RedisOptions {
+        min_replicas: Some(MinReplicas {
+            count: 1,
+            max_lag_seconds: 1,
+        }),
+        ..RedisOptions::default()
+    });
+    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let channel = key("refused");
+    let refused = try_publish(&engine, &channel).await;
+    assert_eq!(refused, Err(BrokerError::Unavailable));
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    try_publish(&engine, &channel).await.expect("published");
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    for name in ["refused", "never used before"] {
+        let refused = try_publish(&engine, &key(name)).await;
+        assert_eq!(refused, Err(BrokerError::Unavailable), "{name}");
+    }
+    assert_eq!(offsets(&history(&engine, &channel).await), [1]);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(publish(&engine, &channel, "2").await.offset, 2);
+}
