@@ -37,6 +37,7 @@ pub enum Row {
     FlushAll,
     DeleteStreams,
     DeleteMeta,
+    OutOfMemory,
     RollingRestart,
     Storm,
     Poison,
@@ -44,7 +45,7 @@ pub enum Row {
 
 impl Row {
     /// Every row, in the order of the table.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::MemoryRestart,
         Self::MemoryStorm,
         Self::NodeKill,
@@ -62,6 +63,7 @@ impl Row {
         Self::FlushAll,
         Self::DeleteStreams,
         Self::DeleteMeta,
+        Self::OutOfMemory,
         Self::RollingRestart,
         Self::Storm,
         Self::Poison,
@@ -87,6 +89,7 @@ impl Row {
             Self::FlushAll => "F12b",
             Self::DeleteStreams => "F12c",
             Self::DeleteMeta => "F12d",
+            Self::OutOfMemory => "F12e",
             Self::RollingRestart => "F23",
             Self::Storm => "F24",
             Self::Poison => "P",
@@ -115,6 +118,7 @@ impl Row {
             Self::FlushAll => "FLUSHALL",
             Self::DeleteStreams => "streams deleted, their metadata kept; every client cut",
             Self::DeleteMeta => "metadata of streams deleted, the streams kept",
+            Self::OutOfMemory => "Redis out of memory (noeviction), then not",
             Self::RollingRestart => {
                 "both nodes drained (SIGTERM) and started again, one after the other"
             }
@@ -151,6 +155,7 @@ impl Row {
             Self::FlushAll => Box::pin(store::flush_all(size)).await,
             Self::DeleteStreams => Box::pin(store::delete_streams(size)).await,
             Self::DeleteMeta => Box::pin(store::delete_meta(size)).await,
+            Self::OutOfMemory => Box::pin(store::out_of_memory(size)).await,
             Self::RollingRestart => Box::pin(nodes::rolling_restart(size)).await,
             Self::Storm => Box::pin(nodes::storm(size)).await,
             Self::Poison => Box::pin(poison::play(size)).await,

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use tokio::task::block_in_place;
 
 use crate::{
     checker::{AckedLoss, Expectation},
@@ -140,7 +141,7 @@ impl Stage {
         let balancer = Arc::new(Balancer::default());
         let mut started = Vec::new();
         for index in 0..nodes {
-            let node = NodeProcess::start(config(engine))?;
+            let node = block_in_place(|| NodeProcess::start(config(engine)))?;
             balancer.set(index, Some(node.addr()));
             started.push(node);
         }
@@ -164,7 +165,7 @@ impl Stage {
     /// It does not start.
     pub fn restart(&mut self, node: usize) -> Result<()> {
         self.balancer.set(node, None);
-        self.nodes[node].restart()?;
+        block_in_place(|| self.nodes[node].restart())?;
         self.balancer.set(node, Some(self.nodes[node].addr()));
         Ok(())
     }

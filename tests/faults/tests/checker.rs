@@ -312,6 +312,24 @@ fn what_was_acked_and_is_not_there_is_lost() {
 }
 
 #[test]
+fn what_a_stream_kept_under_a_new_epoch_is_not_lost() {
+    let mut record = forgetful();
+    record.attempts[3] = acked(4, "two", 4);
+    record.attempts[4] = acked(5, "two", 5);
+    record.audits[0].top = 5;
+    record.audits[0].entries = (1..=5).map(|n| (n, body(n))).collect();
+    record.subscribers[0].entries[5] = subscribed(4, true, false, "two", 4);
+    record.subscribers[0].entries[6] = publication(5, 5);
+    let expected = Expectation {
+        all_recover: false,
+        ..strict()
+    };
+    let verdict = check(&record, &expected);
+    assert!(verdict.passed(), "{:?}", verdict.violations);
+    assert_eq!(verdict.figures.acked_lost, 0);
+}
+
+#[test]
 fn acked_loss_without_a_new_epoch_is_lost_where_loss_is_allowed() {
     let mut record = good();
     record.attempts.push(acked(7, "one", 7));

@@ -4,6 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use tidegate_test_redis::{Connection, RedisOptions, RedisServer, Reply};
+use tokio::task::block_in_place;
 
 use super::{Played, finish};
 use crate::{
@@ -21,12 +22,7 @@ pub(super) async fn play(size: Size) -> Played {
     stage.load.run_for(size.before()).await;
     stage.load.fault_begins();
     wrong_types(&server, &stage).await?;
-    let poisoning = tokio::task::spawn_blocking(move || {
-        let received = poison(&server);
-        (server, received)
-    });
-    let (server, received) = poisoning.await.context("poisoning")?;
-    let received = received?;
+    let received = block_in_place(|| poison(&server))?;
     server.command(&["SCRIPT", "FLUSH"]);
     stage.load.run_for(size.hold()).await;
     stage.load.healed();

@@ -2,11 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 use tidegate_test_redis::{
     ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply, SentinelOptions, Sentinels,
 };
+use tokio::task::block_in_place;
 
 use super::{Played, ends, finish, not_recovered, slower_than, without_ack};
 use crate::{
@@ -25,7 +26,7 @@ pub(super) async fn kill_with_file(size: Size) -> Played {
     stage.load.fault_begins();
     server.kill();
     stage.load.run_for(size.hold() * 2 / 3).await;
-    server.restart();
+    block_in_place(|| server.restart());
     stage.load.healed();
     stage.load.run_for(size.after()).await;
     let record = finish(stage, without_ack).await?;
@@ -45,7 +46,7 @@ pub(super) async fn kill_without_file(size: Size) -> Played {
     stage.load.fault_begins();
     server.kill();
     stage.load.run_for(size.hold() * 2 / 3).await;
-    server.restart();
+    block_in_place(|| server.restart());
     stage.load.healed();
     stage.load.run_for(size.after()).await;
     let record = finish(stage, |record| {
@@ -141,12 +142,7 @@ pub(super) async fn slow(size: Size) -> Played {
     let (server, proxy, mut stage) = behind_proxy(size, &options).await?;
     stage.load.run_for(size.before()).await;
     stage.load.fault_begins();
-    let sleeping = tokio::task::spawn_blocking(move || {
-        let slept = server.ask(&["DEBUG", "SLEEP", "3"]);
-        (server, slept)
-    });
-    let (server, slept) = sleeping.await.context("asking does not panic")?;
-    slept.context("Redis sleeps")?;
+    block_in_place(|| server.command(&["DEBUG", "SLEEP", "3"]));
     proxy.set(Mode::Delay(Duration::from_millis(100)));
     stage.load.run_for(size.hold()).await;
     proxy.set(Mode::Pass);
@@ -177,7 +173,7 @@ pub(super) async fn sentinel(size: Size) -> Played {
     let mut stage = Stage::open(&engine, 2, size.load()).await?;
     stage.load.run_for(size.before()).await;
     stage.load.fault_begins();
-    group.kill_primary();
+    block_in_place(|| group.kill_primary());
     stage.load.healed();
     stage.load.run_for(size.hold() + size.after()).await;
     let effect = |record: &_| without_ack(record).max(not_recovered(record));
@@ -227,7 +223,7 @@ pub(super) async fn cluster_failover(size: Size) -> Played {
     let mut stage = Stage::open(&cluster_engine(&cluster), 2, size.load()).await?;
     stage.load.run_for(size.before()).await;
     stage.load.fault_begins();
-    cluster.kill_primary_of("any");
+    block_in_place(|| cluster.kill_primary_of("any"));
     stage.load.healed();
     stage.load.run_for(size.hold() + size.after()).await;
     let effect = |record: &_| without_ack(record).max(not_recovered(record));
@@ -244,12 +240,7 @@ pub(super) async fn cluster_reshard(size: Size) -> Played {
         Size::Quarter => 100,
         Size::Full => 500,
     };
-    let moving = tokio::task::spawn_blocking(move || {
-        let before = cluster.primary_port_of("any");
-        cluster.reshard_from("any", slots);
-        (cluster, before)
-    });
-    let (cluster, _) = moving.await.context("moving slots")?;
+    block_in_place(|| cluster.reshard_from("any", slots));
     stage.load.healed();
     stage.load.run_for(size.hold() + size.after()).await;
     let record = finish(stage, |_| u64::from(slots)).await?;
@@ -298,6 +289,28 @@ pub(super) async fn flush_all(size: Size) -> Played {
     stage.load.run_for(size.hold() + size.after()).await;
     let record = finish(stage, not_recovered).await?;
     Ok((record, loss(size, 15)))
+}
+
+/// Redis has no memory left for writes, and then has some again.
+pub(super) async fn out_of_memory(size: Size) -> Played {
+    let server = RedisServer::start(&RedisOptions::default());
+    let mut stage = Stage::open(&redis(&server.addr()), 2, size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    stage.load.run_for(size.hold()).await;
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    stage.load.healed();
+    stage.load.run_for(size.after()).await;
+    let record = finish(stage, without_ack).await?;
+    let expected = Expectation {
+        truth_within: Some(size.bar(1)),
+        flow_within: Some(size.bar(5)),
+        connections_stay: true,
+        all_recover: true,
+        ..size.expectation()
+    };
+    Ok((record, expected))
 }
 
 /// Deletes the keys that match; how many there were.
