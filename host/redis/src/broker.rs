@@ -22,7 +22,7 @@ use tidegate_protocol::{Publication, StreamPosition};
 use tidegate_realtime::{
     broker::{
         Broker, BrokerError, EngineHealth, HistoryLimit, HistoryOrder, HistoryPage, HistoryQuery,
-        IDEMPOTENCY_TTL, PublishRequest, Published,
+        IDEMPOTENCY_TTL, JoinLeave, PublishRequest, Published,
     },
     hooks::Progress,
     ids::ChannelKey,
