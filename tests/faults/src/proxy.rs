@@ -72,6 +72,8 @@ struct Shared {
     mode: watch::Sender<Mode>,
     /// Where new connections go; a failover moves it.
     upstream: RwLock<SocketAddr>,
+    /// Connections of an earlier one are ended.
+    generation: watch::Sender<u64>,
     accepted: AtomicU64,
     bytes_to_server: AtomicU64,
     bytes_to_client: AtomicU64,
@@ -96,6 +98,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             mode: watch::Sender::new(Mode::Pass),
             upstream: RwLock::new(upstream),
+            generation: watch::Sender::new(0),
             accepted: AtomicU64::new(0),
             bytes_to_server: AtomicU64::new(0),
             bytes_to_client: AtomicU64::new(0),
@@ -129,6 +132,14 @@ impl Proxy {
     /// Sends new connections elsewhere; open ones stay.
     pub fn forward_to(&self, upstream: SocketAddr) {
         *self.shared.upstream.write() = upstream;
+    }
+
+    /// Ends every open connection by a reset and sends the next ones elsewhere, as a failover of a name does.
+    pub fn move_to(&self, upstream: SocketAddr) {
+        self.forward_to(upstream);
+        self.shared
+            .generation
+            .send_modify(|generation| *generation += 1);
     }
 
     /// Connections accepted so far.

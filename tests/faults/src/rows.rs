@@ -31,6 +31,7 @@ pub enum Row {
     SlowRedis,
     Sentinel,
     Fork,
+    SplitBrain,
     ClusterFailover,
     ClusterReshard,
     KillSubscribers,
@@ -45,7 +46,7 @@ pub enum Row {
 
 impl Row {
     /// Every row, in the order of the table.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::MemoryRestart,
         Self::MemoryStorm,
         Self::NodeKill,
@@ -57,6 +58,7 @@ impl Row {
         Self::SlowRedis,
         Self::Sentinel,
         Self::Fork,
+        Self::SplitBrain,
         Self::ClusterFailover,
         Self::ClusterReshard,
         Self::KillSubscribers,
@@ -83,6 +85,7 @@ impl Row {
             Self::SlowRedis => "F7",
             Self::Sentinel => "F8",
             Self::Fork => "F9",
+            Self::SplitBrain => "F10",
             Self::ClusterFailover => "F11a",
             Self::ClusterReshard => "F11b",
             Self::KillSubscribers => "F12a",
@@ -112,6 +115,7 @@ impl Row {
             Self::SlowRedis => "Redis asleep for 3 s, then 200 ms away",
             Self::Sentinel => "Sentinel: primary killed, a replica promoted",
             Self::Fork => "primary killed while its replica lagged, the replica promoted",
+            Self::SplitBrain => "a node keeps the old primary while the other has the promoted one",
             Self::ClusterFailover => "Redis Cluster: one primary of three killed",
             Self::ClusterReshard => "Redis Cluster: 500 slots moved",
             Self::KillSubscribers => "CLIENT KILL TYPE pubsub",
@@ -149,6 +153,7 @@ impl Row {
             Self::SlowRedis => Box::pin(store::slow(size)).await,
             Self::Sentinel => Box::pin(store::sentinel(size)).await,
             Self::Fork => Box::pin(store::fork(size)).await,
+            Self::SplitBrain => Box::pin(store::split_brain(size)).await,
             Self::ClusterFailover => Box::pin(store::cluster_failover(size)).await,
             Self::ClusterReshard => Box::pin(store::cluster_reshard(size)).await,
             Self::KillSubscribers => Box::pin(store::kill_subscribers(size)).await,

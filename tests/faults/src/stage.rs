@@ -138,9 +138,17 @@ impl Stage {
     /// # Errors
     /// A node does not start, or not every subscriber is served.
     pub async fn open(engine: &Value, nodes: usize, load: LoadOptions) -> Result<Self> {
+        Self::open_each(&vec![engine; nodes], load).await
+    }
+
+    /// Starts a node for each of these engines, and the load.
+    ///
+    /// # Errors
+    /// A node does not start, or not every subscriber is served.
+    pub async fn open_each(engines: &[&Value], load: LoadOptions) -> Result<Self> {
         let balancer = Arc::new(Balancer::default());
         let mut started = Vec::new();
-        for index in 0..nodes {
+        for (index, engine) in engines.iter().enumerate() {
             let node = block_in_place(|| NodeProcess::start(config(engine)))?;
             balancer.set(index, Some(node.addr()));
             started.push(node);

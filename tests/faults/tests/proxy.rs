@@ -237,6 +237,16 @@ async fn new_connections_go_where_they_are_sent_now() {
 }
 
 #[tokio::test]
+async fn a_move_ends_open_connections_and_sends_new_ones_elsewhere() {
+    let mut pair = Pair::open().await;
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pair.proxy.move_to(other.local_addr().unwrap());
+    assert!(soon(pair.client.read_u8()).await.is_err());
+    let _late = TcpStream::connect(pair.proxy.addr()).await.unwrap();
+    soon(other.accept()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_listen_is_a_reset() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nobody = listener.local_addr().unwrap();

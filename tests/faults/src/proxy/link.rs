@@ -37,6 +37,7 @@ struct Link {
 /// Carries one connection until it ends.
 pub(super) async fn serve(client: TcpStream, shared: Arc<Shared>) {
     let mut mode = shared.mode.subscribe();
+    let mut generation = shared.generation.subscribe();
     if *mode.borrow_and_update() == Mode::Reset {
         reset(&client);
         return;
@@ -65,6 +66,10 @@ pub(super) async fn serve(client: TcpStream, shared: Arc<Shared>) {
                 reset(&link.client);
                 reset(&link.server);
             }
+        }
+        _ = generation.changed() => {
+            reset(&link.client);
+            reset(&link.server);
         }
         _ = mode.wait_for(|mode| *mode == Mode::Reset) => {
             reset(&link.client);

@@ -5,7 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Result;
 use serde_json::{Value, json};
 use tidegate_test_redis::{
-    ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply, SentinelOptions, Sentinels,
+    ClusterOptions, MinReplicas, RedisCluster, RedisOptions, RedisServer, Reply, SentinelOptions,
+    Sentinels,
 };
 use tokio::task::block_in_place;
 
@@ -205,6 +206,43 @@ pub(super) async fn fork(size: Size) -> Played {
     stage.load.run_for(size.hold() + size.after()).await;
     let record = finish(stage, not_recovered).await?;
     drop((proxy, link, replica));
+    Ok((record, loss(size, 15)))
+}
+
+/// The first node keeps the old primary, which refuses writes when its replica is gone, while the second node has the
+/// replica that was promoted.
+pub(super) async fn split_brain(size: Size) -> Played {
+    let primary = RedisServer::start(&RedisOptions {
+        min_replicas: Some(MinReplicas {
+            count: 1,
+            max_lag_seconds: 1,
+        }),
+        ..RedisOptions::default()
+    });
+    let replica = RedisServer::start(&RedisOptions {
+        replica_of: Some(primary.port()),
+        ..RedisOptions::default()
+    });
+    in_sync(&replica);
+    let (first, second) = (
+        Proxy::to_port(primary.port()).await?,
+        Proxy::to_port(primary.port()).await?,
+    );
+    let promoted = SocketAddr::from(([127, 0, 0, 1], replica.port()));
+    let engines = [&first, &second].map(|proxy| redis(&proxy.addr().to_string()));
+    let mut stage = Stage::open_each(&[&engines[0], &engines[1]], size.load()).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    replica.command(&["REPLICAOF", "NO", "ONE"]);
+    second.move_to(promoted);
+    stage.load.run_for(size.hold() * 2 / 3).await;
+    // The network is whole again, and the old primary follows.
+    primary.command(&["REPLICAOF", "127.0.0.1", &replica.port().to_string()]);
+    first.move_to(promoted);
+    stage.load.healed();
+    stage.load.run_for(size.hold() + size.after()).await;
+    let record = finish(stage, without_ack).await?;
+    drop((first, second, primary, replica));
     Ok((record, loss(size, 15)))
 }
 
