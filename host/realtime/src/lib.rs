@@ -7,7 +7,6 @@ pub mod broker;
 #[cfg(any(test, feature = "testing"))]
 pub mod broker_contract;
 pub mod channel;
-pub mod cluster;
 pub mod config;
 pub mod driver;
 mod entrance;

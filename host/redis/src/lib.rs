@@ -2,7 +2,8 @@
 //!
 //! Owns every command that goes to Redis, the names of everything that is kept there, and the form of what travels
 //! over its channels. Decides nothing about sessions: it implements the traits of `tidegate-realtime`. Read
-//! `config`, then `connect` (one connection to one server), `commands` (commands to one Redis or Cluster), `keys`.
+//! `config`, then `connect` (one connection to one server), `commands` (commands to one Redis or Cluster), `pubsub`
+//! (what arrives), `keys`.
 //! Invariant: whatever Redis does (stall, refuse, come back with older contents, answer nonsense), every call ends
 //! within five seconds with an answer or an error, and nothing that it sends can panic a node.
 
@@ -13,6 +14,7 @@ pub mod connect;
 pub mod envelope;
 pub mod keys;
 pub mod metrics;
+pub mod pubsub;
 
 pub use self::{
     broker::{Listening, RedisBroker},
@@ -21,4 +23,5 @@ pub use self::{
     envelope::Envelope,
     keys::Keys,
     metrics::EngineMetrics,
+    pubsub::Subscriptions,
 };

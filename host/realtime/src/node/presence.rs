@@ -10,8 +10,7 @@ use tidegate_protocol::{
 
 use super::{
     Node,
-    calls::{Called, from_broker, from_name},
-    count,
+    calls::{Called, count, from_broker, from_name},
 };
 use crate::{
     hooks::Progress,

@@ -1,0 +1,135 @@
+//! One server, and what can happen to it and on the way to it.
+
+use tidegate_faults::proxy::{Mode, Proxy};
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f12_a_killed_connection_is_made_anew_and_told_when_all_is_subscribed_again() {
+    let server = standalone();
+    let world = World::on(server.port());
+    let keys = world.subscribe_all(5_000).await;
+    for round in 1..=3 {
+        server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        world
+            .until("the lapse", || world.lapses().len() == round)
+            .await;
+        assert_eq!(num_channels(&server), 5_000, "told afterwards");
+        world.publish(&keys[4_999], "again").await;
+        let last = || world.heard(&keys[4_999]).len() == round;
+        world.until("a message", last).await;
+    }
+    assert_eq!(world.lapses(), ["*", "*", "*"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f3_a_server_that_comes_back_is_heard_again() {
+    let mut server = standalone();
+    let world = World::on(server.port());
+    let a = world.subscribe("a").await;
+    server.kill();
+    let late = world.subscriptions.subscribe(&key("late")).wait().await;
+    assert_eq!(late, Err(BrokerError::Unavailable), "within five seconds");
+    server.restart();
+    world.until("the lapse", || world.lapses() == ["*"]).await;
+    world.publish(&a, "again").await;
+    world
+        .until("a message", || !world.heard(&a).is_empty())
+        .await;
+    // What was asked for meanwhile, and not given up, is there too.
+    world.publish(&key("late"), "late").await;
+    let is_late = || !world.heard(&key("late")).is_empty();
+    world.until("the late one", is_late).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i9_a_node_that_hears_nothing_says_so_and_hears_again_by_itself() {
+    let server = standalone();
+    let world = World::on(server.port());
+    let a = world.subscribe("a").await;
+    world.until_healthy().await;
+    assert_eq!(world.subscriptions.health(), EngineHealth::Able);
+    server.pause();
+    let is_unable = || world.subscriptions.health() != EngineHealth::Able;
+    world.until("the truth", is_unable).await;
+    server.resume();
+    world.until_healthy().await;
+    assert_eq!(world.subscriptions.health(), EngineHealth::Able);
+    // One or more: a connection of the pause may be taken up and given up again.
+    world
+        .until("the lapse", || !world.lapses().is_empty())
+        .await;
+    world.publish(&a, "again").await;
+    world
+        .until("a message", || !world.heard(&a).is_empty())
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f6_a_connection_that_only_stopped_delivering_is_found_by_the_probe() {
+    let server = standalone();
+    let proxy = Proxy::to_port(server.port()).await.unwrap();
+    let world = World::on(proxy.addr().port());
+    let a = world.subscribe("a").await;
+    world.until_healthy().await;
+    let accepted = proxy.accepted();
+    proxy.set(Mode::StallSubscribers);
+    // Commands pass, and so this is lost to us.
+    world.publish(&a, "unheard").await;
+    let is_unable = || world.subscriptions.health() != EngineHealth::Able;
+    world.until("the truth", is_unable).await;
+    assert!(proxy.accepted() > accepted, "and it has tried again");
+    proxy.set(Mode::Pass);
+    world
+        .until("the lapse", || !world.lapses().is_empty())
+        .await;
+    world.until_healthy().await;
+    world.publish(&a, "heard").await;
+    let is_heard = || world.heard(&a).contains(&"heard".to_owned());
+    world.until("a message", is_heard).await;
+    assert_eq!(world.subscriptions.health(), EngineHealth::Able);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_may_not_subscribe_is_refused_and_hears_when_it_may() {
+    let server = RedisServer::start(&RedisOptions {
+        acl: vec![
+            "user default on nopass ~* &* +@all".into(),
+            "user node on >secret ~tg:* resetchannels &tg:probe:* +@all".into(),
+        ],
+        ..RedisOptions::default()
+    });
+    let login = |password: &str| Login {
+        user: "node".into(),
+        password: password.into(),
+        ..Login::default()
+    };
+    let topology = |password| Topology::Standalone {
+        address: Address::new("127.0.0.1", server.port()),
+        login: login(password),
+    };
+    let stranger = World::start(topology("wrong"));
+    let refused = stranger.subscriptions.subscribe(&key("a")).wait().await;
+    assert_eq!(refused, Err(BrokerError::Unavailable));
+    let world = World::start(topology("secret"));
+    let refused = world.subscriptions.subscribe(&key("a")).wait().await;
+    assert_eq!(refused, Err(BrokerError::Unavailable));
+    assert_eq!(world.metrics.refused.get(), 1);
+    server.command(&["ACL", "SETUSER", "node", "&tg:*"]);
+    server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    world.until("both", || num_channels(&server) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_talks_nonsense_is_left_and_tried_again() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let world = World::on(listener.local_addr().unwrap().port());
+    for _ in 0..6 {
+        let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
+        let (mut socket, _) = accepted.expect("it tries again").unwrap();
+        let said = b"HTTP/1.1 400 Bad Request\r\n\r\n";
+        // Who has gone already does not hear it.
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut socket, said).await;
+    }
+    assert_eq!(world.subscriptions.num_names(), 0);
+}

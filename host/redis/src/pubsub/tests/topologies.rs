@@ -1,0 +1,106 @@
+//! Sentinel and Cluster: the server changes, and the subscriptions go with it.
+
+use tidegate_test_redis::{ClusterOptions, RedisCluster, SentinelOptions, Sentinels};
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f8_subscriptions_follow_the_primary_that_the_sentinels_name() {
+    let mut sentinels = Sentinels::start(&SentinelOptions::default());
+    let ports = sentinels.ports();
+    let addresses = ports
+        .into_iter()
+        .map(|port| Address::new("127.0.0.1", port));
+    let world = World::start(Topology::Sentinel {
+        sentinels: addresses.collect(),
+        sentinel_login: Login::default(),
+        master_name: Sentinels::NAME.into(),
+        login: Login::default(),
+    });
+    let a = world.subscribe("a").await;
+    let port = sentinels.kill_primary();
+    sentinels.failed_over_from(port);
+    world.until("the lapse", || world.lapses() == ["*"]).await;
+    world.publish(&a, "again").await;
+    world
+        .until("a message", || !world.heard(&a).is_empty())
+        .await;
+}
+
+fn cluster_world(cluster: &RedisCluster) -> World {
+    let seeds = cluster.addrs().into_iter().map(|address| {
+        let (host, port) = address.rsplit_once(':').unwrap();
+        Address::new(host, port.parse().unwrap())
+    });
+    World::start(Topology::Cluster {
+        seeds: seeds.collect(),
+        login: Login::default(),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f11_a_moved_slot_takes_its_subscriptions_along() {
+    let cluster = RedisCluster::start(&ClusterOptions::default());
+    let world = cluster_world(&cluster);
+    let keys = world.subscribe_all(300).await;
+    for key in &keys {
+        world.publish(key, "1").await;
+    }
+    let all_heard = |times: usize| keys.iter().all(|key| world.heard(key).len() == times);
+    world.until("all", || all_heard(1)).await;
+    world.until_healthy().await;
+    assert!(world.lapses().is_empty());
+
+    let name = world.keys.channel(&keys[0]);
+    let before = cluster.primary_port_of(&name);
+    cluster.reshard_from(&name, 3_000);
+    let moved: Vec<_> = keys
+        .iter()
+        .filter(|key| {
+            let name = world.keys.channel(key);
+            keys::slot(name.as_bytes()) == keys::slot(world.keys.channel(&keys[0]).as_bytes())
+        })
+        .collect();
+    assert!(!moved.is_empty());
+    if cluster.primary_port_of(&name) != before {
+        world
+            .until("the move", || world.lapses().contains(&name))
+            .await;
+    }
+    for key in &keys {
+        world.publish(key, "2").await;
+    }
+    world.until("all again", || all_heard(2)).await;
+    assert!(world.metrics.moved.get() > 0, "something has moved");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f11_the_subscriptions_of_a_dead_primary_go_to_its_replica() {
+    let mut cluster = RedisCluster::start(&ClusterOptions::default());
+    cluster.wait_until_able_to_fail_over();
+    let world = cluster_world(&cluster);
+    let keys = world.subscribe_all(300).await;
+    let name = world.keys.channel(&keys[0]);
+    let port = cluster.kill_primary_of(&name);
+    cluster.failed_over_from(port, &name);
+    // Some may have been published before the subscription was back: what counts is that it comes back.
+    let mut round = 0;
+    let mut is_heard = false;
+    while !is_heard {
+        round += 1;
+        assert!(
+            round < 600,
+            "{} of 300 are heard",
+            keys.iter()
+                .filter(|key| !world.heard(key).is_empty())
+                .count()
+        );
+        for key in keys.iter().filter(|key| world.heard(key).is_empty()) {
+            world.publish(key, "again").await;
+        }
+        is_heard = keys.iter().all(|key| !world.heard(key).is_empty());
+        let changed = world.ear.changed.notified();
+        let _ = tokio::time::timeout(Duration::from_millis(50), changed).await;
+    }
+    assert!(!world.lapses().is_empty(), "and it was told");
+}
