@@ -16,10 +16,11 @@ use smallvec::SmallVec;
 
 use crate::{
     config::RealtimeConfig,
-    entrance::Entrance,
+    entrance::{Arrival, Entrance},
     ids::{AppId, ClientId},
     link::Link,
     notices::Notices,
+    session::Now,
 };
 
 /// An app's part of the node.
@@ -41,6 +42,8 @@ struct Sessions {
 
 struct Entered {
     link: Arc<Link>,
+    /// Unix milliseconds.
+    since: u64,
     /// Where the link is in [`OfUser::links`], so that leaving costs the same however many sessions a user has:
     /// all anonymous ones are one user.
     index: usize,
@@ -132,6 +135,7 @@ impl App {
             app: Arc::clone(self),
             user: Arc::clone(user),
             client,
+            since: Now::read().unix_millis,
         })
     }
 
@@ -148,6 +152,13 @@ impl App {
         let index = sessions.by_client.get(&client)?.index;
         let link = sessions.by_user.get(user)?.links.get(index)?;
         (link.client() == client).then(|| Arc::clone(link))
+    }
+
+    /// When the connected session of this client came in.
+    pub(crate) fn arrival_of(&self, client: ClientId) -> Option<Arrival> {
+        let sessions = self.sessions.lock();
+        let at = sessions.by_client.get(&client)?.since;
+        Some(Arrival { at, client })
     }
 
     /// The connected sessions of a user; empty is the anonymous ones.
@@ -195,11 +206,20 @@ pub(crate) struct Registration {
     app: Arc<App>,
     user: Arc<str>,
     client: ClientId,
+    /// Unix milliseconds.
+    since: u64,
 }
 
 impl Registration {
     pub(crate) fn user(&self) -> &str {
         &self.user
+    }
+
+    pub(crate) fn arrival(&self) -> Arrival {
+        Arrival {
+            at: self.since,
+            client: self.client,
+        }
     }
 
     /// Makes the session findable, after its connect reply was pushed.
@@ -213,6 +233,7 @@ impl Registration {
             of_user.links.push(Arc::clone(link));
             Entered {
                 link: Arc::clone(link),
+                since: self.since,
                 index: of_user.links.len() - 1,
             }
         });

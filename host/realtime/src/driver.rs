@@ -319,6 +319,7 @@ impl Driver {
             | Answer::History(_)
             | Answer::Presence(_)
             | Answer::PresenceStats(_)
+            | Answer::Enlist(_)
             | Answer::RefreshIdentity(_)
             | Answer::RefreshSubscription(_) => None,
         };
@@ -376,6 +377,13 @@ impl Driver {
                 *ask,
                 now,
             ))),
+            Ask::Enlist(ask) => Progress::Pending(Box::pin(flows::enlist(
+                Arc::clone(&self.node),
+                Arc::clone(&self.app),
+                Arc::clone(&self.link),
+                Arc::clone(self.session.peer()),
+                *ask,
+            ))),
             Ask::RefreshIdentity(question) => {
                 flows::refresh_identity(&self.node, &self.app, *question)
             }
@@ -385,7 +393,8 @@ impl Driver {
         }
     }
 
-    /// What follows every turn: things that became due while somebody was asked, and the next deadline.
+    /// What follows every turn: things that became due while somebody was asked, subscriptions that are lined up,
+    /// and the next deadline.
     fn after(&mut self, turn: Turn, now: Now) -> Turn {
         let mut turn = turn;
         if turn == Turn::Read {
@@ -396,6 +405,9 @@ impl Driver {
             if is_due {
                 turn = self.step(now, Session::on_deadline);
             }
+        }
+        if turn == Turn::Read && self.session.has_enlistments() {
+            turn = self.step(now, Session::enlist_next);
         }
         match &turn {
             Turn::Close(closing) => {

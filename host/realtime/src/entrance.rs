@@ -9,6 +9,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tidegate_protocol::DisconnectCode;
 
 use crate::{
@@ -21,19 +22,77 @@ use crate::{
 /// thousands of calls a second; who misses the oldest of them is told to connect again.
 const MAX_CALLS: usize = 1024;
 
-/// Whom a call means: the user's sessions, narrowed to a client and to a session where they are named.
-#[derive(Debug, Clone, Default)]
+/// Whom a call means: the user's sessions, narrowed to a client and to a session where they are named. What names
+/// nothing selects nothing.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Selection {
-    pub(crate) user: String,
+    /// Empty is the anonymous ones; `None` is whoever the client is.
+    pub(crate) user: Option<String>,
     pub(crate) client: String,
     pub(crate) session: String,
     /// Clients that are not meant after all.
     pub(crate) spared: Vec<ClientId>,
+    /// Only sessions that are there for longer than this one.
+    pub(crate) before: Option<Arrival>,
+}
+
+/// When a session came in; of two that came in at the same time, one is before the other everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Arrival {
+    /// Unix milliseconds.
+    pub(crate) at: u64,
+    pub(crate) client: ClientId,
 }
 
 impl Selection {
-    fn means(&self, user: &str, link: &Link) -> bool {
-        self.user == user
+    /// All sessions of a user.
+    pub(crate) fn of_user(user: &str) -> Self {
+        Self {
+            user: Some(user.to_owned()),
+            ..Self::default()
+        }
+    }
+
+    /// One session, whoever its user is.
+    pub(crate) fn of_client(client: ClientId) -> Self {
+        Self {
+            client: client.to_string(),
+            ..Self::default()
+        }
+    }
+
+    /// The connected sessions that are meant.
+    pub(crate) fn find(&self, app: &App) -> Vec<Arc<Link>> {
+        let client = ClientId::parse(&self.client);
+        let mut links = match &self.user {
+            Some(user) if self.client.is_empty() => app.find_user(user).into_vec(),
+            Some(user) => client
+                .and_then(|client| app.find_client_of(user, client))
+                .into_iter()
+                .collect(),
+            None => client
+                .and_then(|client| app.find_client(client))
+                .into_iter()
+                .collect(),
+        };
+        if !self.session.is_empty() {
+            let session = SessionId::parse(&self.session);
+            links.retain(|link| session.is_some() && session == link.session());
+        }
+        links.retain(|link| !self.spared.contains(&link.client()));
+        if let Some(before) = self.before {
+            links.retain(|link| app.arrival_of(link.client()).is_some_and(|at| at < before));
+        }
+        links
+    }
+
+    /// Whether somebody who enters is meant by a call from before.
+    fn means(&self, user: &str, link: &Link, arrival: Arrival) -> bool {
+        let names_somebody = self.user.is_some() || !self.client.is_empty();
+        names_somebody
+            && self.user.as_deref().is_none_or(|named| named == user)
+            && self.before.is_none_or(|before| arrival < before)
             && (self.client.is_empty() || ClientId::parse(&self.client) == Some(link.client()))
             && (self.session.is_empty()
                 || SessionId::parse(&self.session)
@@ -60,22 +119,16 @@ impl Waiting {
 }
 
 impl Entrance {
-    /// Sends a signal to the sessions that `find` finds, and to those that enter later but have begun already.
-    pub(crate) fn tell(
-        &self,
-        selection: Selection,
-        signal: &Signal,
-        find: impl FnOnce(&Selection) -> Vec<Arc<Link>>,
-    ) {
+    /// Sends a signal to the app's sessions that are meant, and to those that enter later but have begun already.
+    pub(crate) fn tell(&self, app: &App, selection: &Selection, signal: &Signal) {
         let mut waiting = self.0.lock();
-        let mut found = find(&selection);
-        found.retain(|link| !selection.spared.contains(&link.client()));
+        let found = selection.find(app);
         if waiting.num_entering > 0 {
             if waiting.calls.len() == MAX_CALLS {
                 waiting.calls.pop_front();
                 waiting.first += 1;
             }
-            waiting.calls.push_back((selection, signal.clone()));
+            waiting.calls.push_back((selection.clone(), signal.clone()));
         }
         drop(waiting);
         for link in found {
@@ -120,7 +173,7 @@ impl Entering {
         let calls = waiting.calls.iter().skip(known);
         missed.extend(
             calls
-                .filter(|(selection, _)| selection.means(user, link))
+                .filter(|(selection, _)| selection.means(user, link, registration.arrival()))
                 .map(|(_, signal)| signal.clone()),
         );
         drop(waiting);
@@ -164,10 +217,7 @@ mod tests {
     }
 
     fn of_ann() -> Selection {
-        Selection {
-            user: "ann".to_owned(),
-            ..Selection::default()
-        }
+        Selection::of_user("ann")
     }
 
     /// How many signals somebody got who entered as this user.
@@ -181,10 +231,7 @@ mod tests {
     #[test]
     fn who_began_before_a_call_hears_of_it_and_nobody_else_does() {
         let app = app();
-        let call = || {
-            app.entrance()
-                .tell(of_ann(), &Signal::Drain, |_| Vec::new())
-        };
+        let call = || app.entrance().tell(&app, &of_ann(), &Signal::Drain);
         call();
         let before = Entering::begin(&app);
         let other = Entering::begin(&app);
@@ -198,10 +245,7 @@ mod tests {
     #[test]
     fn calls_are_kept_while_somebody_enters_and_only_so_many() {
         let app = app();
-        let call = || {
-            app.entrance()
-                .tell(of_ann(), &Signal::Drain, |_| Vec::new())
-        };
+        let call = || app.entrance().tell(&app, &of_ann(), &Signal::Drain);
         let num_kept = || app.entrance().0.lock().calls.len();
         call();
         assert_eq!(num_kept(), 0);

@@ -7,6 +7,7 @@ pub mod broker;
 #[cfg(any(test, feature = "testing"))]
 pub mod broker_contract;
 pub mod channel;
+pub mod cluster;
 pub mod config;
 pub mod driver;
 mod entrance;

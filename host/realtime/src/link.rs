@@ -20,6 +20,7 @@ use tokio::time::{Duration, Instant};
 use crate::{
     ids::{ChannelKey, ClientId, SessionId},
     outbox::{Item, Outbox, Written},
+    session::Enlistment,
 };
 
 /// Where bytes leave: a TCP socket, TLS later, memory in tests. Never blocks: a full wire answers
@@ -54,6 +55,8 @@ pub enum Signal {
         code: u32,
         reason: Arc<str>,
     },
+    /// Subscribe the session on the server's side, by order of the server API.
+    Subscribe(Arc<Enlistment>),
     /// The hub could not deliver everything to the membership of this channel and delivers nothing more to it:
     /// the client must be told that its position is insufficient.
     Gap(ChannelKey),
@@ -297,6 +300,7 @@ impl<W: Wire + ?Sized> Link<W> {
             Signal::Drain => state.holds(|known| matches!(known, Signal::Drain)),
             Signal::Disconnect { .. }
             | Signal::Unsubscribe { .. }
+            | Signal::Subscribe(_)
             | Signal::Gap(_)
             | Signal::Refresh { .. } => false,
         };

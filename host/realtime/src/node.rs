@@ -5,10 +5,11 @@
 //! here finds an app by what a client says.
 
 mod calls;
+mod orders;
 mod presence;
 
 use std::sync::{
-    Arc,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -22,6 +23,7 @@ pub use self::calls::Called;
 use crate::{
     app::App,
     broker::Broker,
+    cluster::{Bus, Cluster, ClusterMetrics, NodeUid},
     config::RealtimeConfig,
     driver::Driver,
     hooks::{Hooks, Peer},
@@ -56,8 +58,9 @@ pub struct NodeParts {
 pub struct Node {
     parts: NodeParts,
     roster: Arc<Roster>,
-    /// Unlike that of any other node, and new after a restart.
-    uid: String,
+    uid: NodeUid,
+    /// Set once, by a node that has others beside it.
+    cluster: OnceLock<Arc<Cluster>>,
     started: Instant,
     apps: ArcSwap<HashMap<AppId, Arc<App>>>,
     is_draining: AtomicBool,
@@ -106,7 +109,8 @@ impl Node {
         Arc::new(Self {
             parts,
             roster,
-            uid: uuid::Uuid::new_v4().to_string(),
+            uid: NodeUid::random(),
+            cluster: OnceLock::new(),
             started: Instant::now(),
             apps: ArcSwap::default(),
             is_draining: AtomicBool::new(false),
@@ -223,8 +227,26 @@ impl Node {
         Ok((link, driver))
     }
 
+    /// Makes the node one of several. What is returned has to run ([`Cluster::run`]) for as long as the node does.
+    /// A node joins once; later calls answer the cluster that it is in.
+    pub fn join_cluster(
+        self: &Arc<Self>,
+        bus: Arc<dyn Bus>,
+        metrics: ClusterMetrics,
+    ) -> Arc<Cluster> {
+        let cluster = self
+            .cluster
+            .get_or_init(|| Cluster::new(self, self.uid.clone(), bus, metrics));
+        Arc::clone(cluster)
+    }
+
+    /// The other nodes; `None` on a node that is alone.
+    pub(crate) fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.get()
+    }
+
     pub fn uid(&self) -> &str {
-        &self.uid
+        self.uid.as_str()
     }
 
     pub fn version(&self) -> &str {
@@ -295,6 +317,10 @@ impl Node {
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.parts.tracker.spawn(work);
     }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 impl std::fmt::Debug for Node {

@@ -12,20 +12,21 @@ use futures_util::future::join_all;
 use smallvec::SmallVec;
 use tidegate_protocol::{
     ClientInfo, Codec, ErrorCode, Frame, Framing, Message, Publication, Push, Raw, Reply,
-    StreamPosition, UnsubscribeCode,
+    StreamPosition,
 };
 use tokio::sync::oneshot;
 
 use crate::{
     app::App,
     broker::{BrokerError, PublishRequest, Published},
+    cluster::{Blob, Order},
     entrance::Selection,
     hooks::{
         Destination, Draft, Effect, FilteringVerdict, HookFailure, MAX_HOPS, Origin, Outcome,
         Progress, RoutingVerdict, SessionTarget, Target,
     },
     ids::{ChannelKey, ClientId},
-    link::{Link, Signal},
+    link::Link,
     node::Node,
     session::{Failure, MAX_LABEL_BYTES},
 };
@@ -92,8 +93,8 @@ struct Job {
 /// What goes to one destination, checked as far as it can be before it is sent.
 enum Consignment {
     Channel(Box<PublishRequest>),
-    /// A `message` push.
-    Links(Vec<Arc<Link>>, Bytes),
+    /// A `message` push to the sessions that are meant, wherever they are.
+    Sessions(Box<Selection>, Bytes),
 }
 
 impl From<PublishRequest> for Consignment {
@@ -143,24 +144,24 @@ pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outl
         .and_then(move |answer| job.filtered(answer))
 }
 
-/// Leaves a signal with the sessions, of a user also with those that are being let in; where there are none,
-/// nothing happens.
-fn signal(app: &App, target: &SessionTarget, signal: Signal) {
+/// Whom an effect means.
+fn selection(target: &SessionTarget) -> Selection {
     match target {
-        SessionTarget::User(user) => {
-            let selection = Selection {
-                user: user.as_ref().to_owned(),
-                ..Selection::default()
-            };
-            app.entrance()
-                .tell(selection, &signal, |_| app.find_user(user).into_vec());
-        }
-        SessionTarget::Client(client) => {
-            if let Some(link) = app.find_client(*client) {
-                link.signal(signal);
-            }
-        }
+        SessionTarget::User(user) => Selection::of_user(user),
+        SessionTarget::Client(client) => Selection::of_client(*client),
     }
+}
+
+/// Has an effect take place here, and on the other nodes without waiting for them.
+fn tell(node: &Arc<Node>, app: &Arc<App>, order: Order) -> Outlet {
+    if let Progress::Pending(rest) = node.tell(app, order) {
+        node.spawn(async move {
+            if let Err(error) = rest.await {
+                tracing::debug!(%error, "a plugin's effect was not told to the other nodes");
+            }
+        });
+    }
+    Progress::Ready(Ok(None))
 }
 
 /// Runs what plugins asked for in a call that succeeded, one after the other, so that their messages to a channel
@@ -198,18 +199,19 @@ fn run_effect(node: &Arc<Node>, app: &Arc<App>, effect: Effect, hops: u8) -> Out
             code,
             reason,
         } => {
-            signal(app, &target, Signal::Disconnect { code, reason });
-            Progress::Ready(Ok(None))
+            let order = Order::Disconnect {
+                of: selection(&target),
+                code,
+                reason: reason.as_ref().to_owned(),
+            };
+            tell(node, app, order)
         }
         Effect::Unsubscribe { target, channel } => {
-            let code = UnsubscribeCode::Server;
-            let unsubscribe = Signal::Unsubscribe {
-                channel,
-                code: code.code(),
-                reason: code.text().into(),
+            let order = Order::Unsubscribe {
+                of: selection(&target),
+                channel: channel.as_ref().to_owned(),
             };
-            signal(app, &target, unsubscribe);
-            Progress::Ready(Ok(None))
+            tell(node, app, order)
         }
     }
 }
@@ -356,9 +358,9 @@ impl Job {
         target: Target,
         data: Option<Bytes>,
     ) -> Result<Consignment, Failure> {
-        let for_links = |links, data: Option<Bytes>| {
+        let for_sessions = |of, data: Option<Bytes>| {
             let data = data.unwrap_or_else(|| draft.data.clone());
-            Ok(Consignment::Links(links, data))
+            Ok(Consignment::Sessions(Box::new(of), data))
         };
         match target {
             Target::Origin => self.request(draft, None, data).map(Consignment::from),
@@ -366,10 +368,11 @@ impl Job {
                 let other = (channel != self.channel).then_some(&*channel);
                 self.request(draft, other, data).map(Consignment::from)
             }
-            Target::User(user) => for_links(self.app.find_user(&user).into_vec(), data),
+            Target::User(user) => for_sessions(Selection::of_user(&user), data),
             Target::Session(client) => {
-                let link = ClientId::parse(&client).and_then(|id| self.app.find_client(id));
-                for_links(link.into_iter().collect(), data)
+                let client = ClientId::parse(&client);
+                let of = client.map(Selection::of_client);
+                for_sessions(of.unwrap_or_default(), data)
             }
         }
     }
@@ -377,8 +380,21 @@ impl Job {
     fn send(&self, consignment: Consignment) -> Progress<Result<Published, Failure>> {
         match consignment {
             Consignment::Channel(request) => self.publish(*request),
-            Consignment::Links(links, data) => Progress::Ready(send_to_links(&links, data)),
+            Consignment::Sessions(of, data) => self.send_to_sessions(*of, data),
         }
+    }
+
+    /// Here at once; that it left for the other nodes is waited for, that it arrived is not.
+    fn send_to_sessions(&self, of: Selection, data: Bytes) -> Progress<Result<Published, Failure>> {
+        if let Err(failure) = send_to_links(&of.find(&self.app), data.clone()) {
+            return Progress::Ready(Err(failure));
+        }
+        let Some(cluster) = self.node.cluster() else {
+            return Progress::Ready(Ok(Published::default()));
+        };
+        let data = Blob(data);
+        let told = cluster.tell(self.app.id(), Order::Message { of, data });
+        told.map(|told| told.map(|()| Published::default()).map_err(Failure::from))
     }
 
     /// Hands the message to the broker, for its own channel.
@@ -519,7 +535,7 @@ fn of_many(failure: Failure) -> Failure {
 
 /// A `message` push to each session, encoded once per codec and framing. All forms are made before the first
 /// is sent: a message that not everybody can be sent goes to nobody.
-fn send_to_links(links: &[Arc<Link>], data: Bytes) -> Result<Published, Failure> {
+pub(crate) fn send_to_links(links: &[Arc<Link>], data: Bytes) -> Result<Published, Failure> {
     let reply = Reply::from_push(Push {
         message: Some(Box::new(Message { data: data.into() })),
         ..Push::default()

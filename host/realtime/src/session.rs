@@ -10,6 +10,7 @@ pub mod asks;
 mod commands;
 mod connect;
 mod deadlines;
+mod enlist;
 mod subscribe;
 pub mod terms;
 #[cfg(test)]
@@ -26,10 +27,11 @@ use tidegate_protocol::{
 use tokio::time::Instant;
 
 pub use self::asks::{
-    Admission, Answer, Ask, Closing, ConnectAsk, Failure, HistoryAsk, MadeBy, PublishAsk,
-    Requested, Seated, Step, SubscribeAsk, Terms, Wishes,
+    Admission, Answer, Ask, Closing, ConnectAsk, EnlistAsk, Failure, HistoryAsk, MadeBy,
+    PublishAsk, Requested, Seated, Step, SubscribeAsk, Terms, Wishes,
 };
-use self::deadlines::Expiry;
+pub use self::enlist::Enlistment;
+use self::{deadlines::Expiry, enlist::Enlistments};
 use crate::{
     config::RealtimeConfig,
     hooks::Peer,
@@ -146,6 +148,7 @@ pub struct Session<S = Membership> {
     /// What the one command under way is; its reply is owed.
     pending: Option<Pending>,
     subscriptions: SmallVec<[Subscription<S>; 1]>,
+    enlistments: Enlistments,
     opened: Instant,
     next_ping: Instant,
     /// Until when the answer to the last ping is due.
@@ -179,6 +182,7 @@ struct Pending {
 enum PendingKind {
     Connect,
     Subscribe(Joining),
+    Enlist(Joining),
     Publish,
     Rpc,
     History,
@@ -218,7 +222,7 @@ impl<S> Subscription<S> {
     fn is_server_side(&self) -> bool {
         match self.made_by {
             MadeBy::Client => false,
-            MadeBy::Identity | MadeBy::Request => true,
+            MadeBy::Identity | MadeBy::Request | MadeBy::Node => true,
         }
     }
 
@@ -244,6 +248,7 @@ impl<S: Seat> Session<S> {
             phase: Phase::Fresh,
             pending: None,
             subscriptions: SmallVec::new(),
+            enlistments: None,
             opened: now,
             next_ping: now,
             pong_due: None,
@@ -363,6 +368,9 @@ impl<S: Seat> Session<S> {
                     Err(failure) => Err(failure),
                 }
             }
+            (Answer::Enlist(answer), PendingKind::Enlist(joining)) => {
+                return self.enlisted(&joining, answer, context, sink);
+            }
             (Answer::Publish(answer), PendingKind::Publish) => answer.map(|()| {
                 Outcome::Reply(Reply {
                     publish: Some(Box::default()),
@@ -413,6 +421,10 @@ impl<S: Seat> Session<S> {
                 reason,
             } => {
                 self.take_away(channel, *code, reason, sink);
+                Step::Done
+            }
+            Signal::Subscribe(enlistment) => {
+                self.enlist(enlistment, context);
                 Step::Done
             }
             Signal::Gap(key) => self.on_gap(key, sink),
@@ -502,8 +514,9 @@ impl<S: Seat> Session<S> {
     /// Ends a subscription by order of the server API, whoever made it; an empty name ends all. One that is
     /// still asked about ends as soon as it is there.
     fn take_away(&mut self, channel: &str, code: u32, reason: &Arc<str>, sink: &mut dyn Sink) {
+        self.strike(channel);
         if let Some(Pending {
-            kind: PendingKind::Subscribe(joining),
+            kind: PendingKind::Subscribe(joining) | PendingKind::Enlist(joining),
             ..
         }) = &mut self.pending
             && (channel.is_empty() || *joining.channel == *channel)

@@ -29,7 +29,7 @@ use tidegate_protocol::{
         ApiError, ChannelsRequest, ChannelsResult, DisconnectRequest, EmptyResult,
         HistoryRemoveRequest, HistoryRequest, HistoryResult, InfoResult, PresenceRequest,
         PresenceResult, PresenceStatsRequest, PresenceStatsResult, PublishRequest, PublishResult,
-        RefreshRequest, UnsubscribeRequest,
+        RefreshRequest, SubscribeRequest, UnsubscribeRequest,
     },
 };
 use tidegate_realtime::{hooks::Progress, ids::AppId};
@@ -57,6 +57,10 @@ pub trait Realtime: Send + Sync + 'static {
     fn history_remove(&self, app: &AppId, request: HistoryRemoveRequest) -> Answer<EmptyResult>;
     fn disconnect(&self, app: &AppId, request: DisconnectRequest) -> Answer<EmptyResult>;
     fn info(&self, app: &AppId) -> Answer<InfoResult>;
+
+    fn subscribe(&self, _: &AppId, _: SubscribeRequest) -> Answer<EmptyResult> {
+        Progress::Ready(Err(comes_later("subscribe")))
+    }
 
     fn unsubscribe(&self, _: &AppId, _: UnsubscribeRequest) -> Answer<EmptyResult> {
         Progress::Ready(Err(comes_later("unsubscribe")))

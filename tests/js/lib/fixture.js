@@ -23,6 +23,7 @@ export async function fixture({ origins = [] } = {}) {
         { name: "quiet", allow_subscribe_for_client: true },
         { name: "closed" },
         { name: "kept", history_size: 100, ...KEPT },
+        { name: "seen", ...MEMBER, presence: true, allow_presence_for_subscriber: true, join_leave: true },
         { name: "short", history_size: 3, ...KEPT },
       ],
     },

@@ -245,6 +245,48 @@ export const scenarios = {
     client.disconnect();
   },
 
+  async "presence names everybody once and its numbers count users"(t) {
+    const channel = fresh("seen");
+    const [ada, bob] = await Promise.all([connected(t, "ada"), connected(t, "bob")]);
+    const again = await connected(t, "bob");
+    const here = await subscribed(ada.client, channel);
+    await subscribed(bob.client, channel);
+    await subscribed(again.client, channel);
+    const { clients } = await here.subscription.presence();
+    const expected = { [ada.context.client]: "ada", [bob.context.client]: "bob", [again.context.client]: "bob" };
+    equal(Object.keys(clients).sort(), Object.keys(expected).sort(), "clients");
+    for (const [id, info] of Object.entries(clients)) equal([info.client, info.user], [id, expected[id]], "info");
+    const { numClients, numUsers } = await here.subscription.presenceStats();
+    equal([numClients, numUsers], [3, 2], "numbers");
+    const open = await subscribed(ada.client, fresh("open"));
+    equal((await failure(open.subscription.presence())).code, 108, "presence is off");
+    equal((await failure(open.subscription.presenceStats())).code, 108, "presence is off");
+    [ada, bob, again].forEach(({ client }) => client.disconnect());
+  },
+
+  async "joins and leaves reach those who asked for them, the own join included"(t) {
+    const channel = fresh("seen");
+    const [ada, bob] = await Promise.all([connected(t, "ada"), connected(t, "bob")]);
+    const here = ada.client.newSubscription(channel, { joinLeave: true });
+    const own = event(here, "join");
+    here.subscribe();
+    equal((await own).info.client, ada.context.client, "own join");
+    const came = event(here, "join");
+    const there = await subscribed(bob.client, channel);
+    equal((await came).info.client, bob.context.client, "join");
+    const went = event(here, "leave");
+    there.subscription.unsubscribe();
+    equal((await went).info.client, bob.context.client, "leave");
+    const back = event(here, "join");
+    there.subscription.subscribe();
+    await back;
+    const gone = event(here, "leave");
+    bob.client.disconnect();
+    equal((await gone).info.user, "bob", "leave with the connection");
+    equal((await here.presenceStats()).numClients, 1, "who is left");
+    ada.client.disconnect();
+  },
+
   async "what is missed during a cut is recovered in order, each once"(t) {
     const channel = fresh("kept");
     const { client } = await connected(t, "ada", { url: t.cutUrl });

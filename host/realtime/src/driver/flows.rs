@@ -25,8 +25,8 @@ use crate::{
     presence::{Attendance, Member},
     publish::run_effects,
     session::{
-        Admission, Answer, ConnectAsk, Failure, HistoryAsk, MadeBy, Now, Requested, Seated,
-        SubscribeAsk, Terms, Wishes, terms,
+        Admission, Answer, ConnectAsk, EnlistAsk, Failure, HistoryAsk, MadeBy, Now, Requested,
+        Seated, SubscribeAsk, Terms, Wishes, terms,
     },
     token::LEEWAY_SECONDS,
 };
@@ -328,15 +328,65 @@ async fn seat(
     })
 }
 
+/// Seats a session where the server API wants it.
+pub(super) async fn enlist(
+    node: Arc<Node>,
+    app: Arc<App>,
+    link: Arc<Link>,
+    peer: Arc<Peer>,
+    ask: EnlistAsk,
+) -> Resolved {
+    Answer::Enlist(
+        seat_enlisted(&node, &app, &link, &peer, ask)
+            .await
+            .map(Box::new),
+    )
+    .into()
+}
+
+async fn seat_enlisted(
+    node: &Arc<Node>,
+    app: &App,
+    link: &Arc<Link>,
+    peer: &Peer,
+    ask: EnlistAsk,
+) -> Result<Seated<Membership>, Failure> {
+    let EnlistAsk {
+        channel,
+        key,
+        options,
+        terms,
+    } = ask;
+    if link.codec() == Codec::Json && !is_json_or_nothing(&terms.data) {
+        // Reading JSON, the client would be disconnected by it.
+        let text = "bad request: data that is not JSON, for a client that reads JSON";
+        return Err(Failure::error(ErrorCode::BadRequest, text));
+    }
+    let limit = app.settings().client.recovery_max_publications;
+    let (seat, page) = take_seat(node, link, &key, &options, &terms, limit).await?;
+    let attendance = attend(node, link, &key, &terms, (&peer.user, &peer.info)).await?;
+    Ok(Seated {
+        channel,
+        made_by: MadeBy::Node,
+        seat,
+        terms,
+        attendance,
+        page,
+    })
+}
+
 /// What a plugin shows to others is JSON, or it would disconnect those who read JSON; so is what it tells a
 /// client that reads JSON.
 fn check_json((app, link): (&App, &Link), info: &Bytes, data: &Bytes) -> Result<(), Failure> {
-    let is_good = |bytes: &Bytes| bytes.is_empty() || Raw::from(bytes.clone()).is_json();
-    if is_good(info) && (link.codec() == Codec::Protobuf || is_good(data)) {
+    if is_json_or_nothing(info) && (link.codec() == Codec::Protobuf || is_json_or_nothing(data)) {
         return Ok(());
     }
     app.note_refused_answer("info or data that is not JSON; the client was refused");
     Err(ErrorCode::Internal.into())
+}
+
+fn is_json_or_nothing(bytes: &Bytes) -> bool {
+    bytes.is_empty() || Raw::from(bytes.clone()).is_json()
 }
 
 /// Joins the channel first and reads its history afterwards: what is published in between is kept back.

@@ -1,5 +1,6 @@
 //! Connections on wires in memory, with hub, memory broker and hooks of closures.
 
+mod cluster;
 mod destinations;
 mod fairness;
 mod pending;

@@ -8,11 +8,12 @@ mod tests;
 use std::{collections::BTreeMap, sync::Arc};
 
 use tidegate_protocol::{
-    ApiErrorCode, DisconnectCode, Raw, StreamPosition, UnsubscribeCode,
+    ApiErrorCode, DisconnectCode, Raw, StreamPosition,
     server_api::{
-        ApiError, ChannelStats, ChannelsRequest, ChannelsResult, ClientInfo, DisconnectRequest,
-        EmptyResult, HistoryPublication, HistoryRemoveRequest, HistoryRequest, HistoryResult,
-        InfoResult, NodeInfo, PublishRequest, PublishResult, RefreshRequest, UnsubscribeRequest,
+        ApiError, BoolValue, ChannelStats, ChannelsRequest, ChannelsResult, ClientInfo,
+        DisconnectRequest, EmptyResult, HistoryPublication, HistoryRemoveRequest, HistoryRequest,
+        HistoryResult, InfoResult, NodeInfo, PublishRequest, PublishResult, RefreshRequest,
+        SubscribeRequest, UnsubscribeRequest,
     },
 };
 
@@ -21,17 +22,15 @@ use crate::{
     app::App,
     broker::{BrokerError, HistoryLimit, HistoryOrder, HistoryQuery},
     channel::BadName,
+    cluster::{Announcement, Blob, Greeting, Order, OtherNode, Query, Reply},
     config::MAX_PAGE_BYTES,
     entrance::Selection,
     hooks::{Draft, Origin, Progress},
-    ids::{AppId, ChannelKey, ClientId, SessionId},
-    link::{Link, Signal},
+    ids::{AppId, ChannelKey, ClientId},
+    link::Signal,
     publish::{Publishing, publish},
-    session::Failure,
+    session::{Enlistment, Failure, Now},
 };
-
-/// Channels matched with a pattern between two yields.
-const CHANNELS_AT_ONCE: usize = 256;
 
 /// What a call comes to.
 pub type Called<T> = Progress<Result<T, ApiError>>;
@@ -77,38 +76,24 @@ pub(super) fn disconnect_signal(code: DisconnectCode) -> Signal {
     }
 }
 
-pub(super) fn count(number: usize) -> u32 {
-    u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-/// Selects connected sessions as the API does: those of the user, narrowed to a client and to a session where
-/// they are named. What names nothing selects nothing.
-fn select(app: &App, user: &str, client: &str, session: &str) -> Vec<Arc<Link>> {
-    let mut links = if client.is_empty() {
-        app.find_user(user).into_vec()
-    } else {
-        let client = ClientId::parse(client);
-        let link = client.and_then(|client| app.find_client_of(user, client));
-        link.into_iter().collect()
-    };
-    if !session.is_empty() {
-        let session = SessionId::parse(session);
-        links.retain(|link| session.is_some() && session == link.session());
+/// Whom a request means.
+fn selection(user: String, client: String, session: String) -> Selection {
+    Selection {
+        user: Some(user),
+        client,
+        session,
+        ..Selection::default()
     }
-    links
 }
 
-/// Leaves a signal with the sessions that are meant, those that are being let in included.
-fn tell(app: &App, selection: Selection, signal: &Signal) {
-    app.entrance().tell(selection, signal, |selection| {
-        let Selection {
-            user,
-            client,
-            session,
-            spared: _,
-        } = selection;
-        select(app, user, client, session)
-    });
+/// This node has done it, and the others were not told.
+fn from_bus(failed: &BrokerError) -> ApiError {
+    let code = ApiErrorCode::Internal;
+    let text = code.text();
+    error(
+        code,
+        format!("{text}: the other nodes could not be asked ({failed}); try again"),
+    )
 }
 
 impl Node {
@@ -267,61 +252,47 @@ impl Node {
     }
 
     /// Ends the sessions of a user, or one of them; success does not say that there was any.
-    pub fn disconnect(&self, id: &AppId, request: DisconnectRequest) -> Called<EmptyResult> {
-        let app = match self.app_of_call(id) {
-            Ok(app) => app,
-            Err(error) => return Progress::Ready(Err(error)),
-        };
+    pub fn disconnect(
+        self: &Arc<Self>,
+        id: &AppId,
+        request: DisconnectRequest,
+    ) -> Called<EmptyResult> {
         let (code, reason) = match request.disconnect {
-            Some(given) if given.code != 0 => (given.code, given.reason.into()),
+            Some(given) if given.code != 0 => (given.code, given.reason),
             _ => {
                 let code = DisconnectCode::ForceNoReconnect;
-                (code.code(), code.text().into())
+                (code.code(), code.text().to_owned())
             }
         };
-        let selection = Selection {
-            user: request.user,
-            client: request.client,
-            session: request.session,
+        let of = Selection {
             spared: request
                 .whitelist
                 .iter()
                 .filter_map(|client| ClientId::parse(client))
                 .collect(),
+            ..selection(request.user, request.client, request.session)
         };
-        tell(&app, selection, &Signal::Disconnect { code, reason });
-        Progress::Ready(Ok(EmptyResult {}))
+        self.order_by_call(id, Order::Disconnect { of, code, reason })
     }
 
     /// Takes a subscription, or all of them, off a user's sessions.
-    pub fn unsubscribe(&self, id: &AppId, request: UnsubscribeRequest) -> Called<EmptyResult> {
-        let app = match self.app_of_call(id) {
-            Ok(app) => app,
-            Err(error) => return Progress::Ready(Err(error)),
-        };
-        let channel: Arc<str> = request.channel.into();
-        let code = UnsubscribeCode::Server;
-        let selection = Selection {
-            user: request.user,
-            client: request.client,
-            session: request.session,
-            spared: Vec::new(),
-        };
-        let signal = Signal::Unsubscribe {
+    pub fn unsubscribe(
+        self: &Arc<Self>,
+        id: &AppId,
+        request: UnsubscribeRequest,
+    ) -> Called<EmptyResult> {
+        let UnsubscribeRequest {
             channel,
-            code: code.code(),
-            reason: code.text().into(),
-        };
-        tell(&app, selection, &signal);
-        Progress::Ready(Ok(EmptyResult {}))
+            user,
+            client,
+            session,
+        } = request;
+        let of = selection(user, client, session);
+        self.order_by_call(id, Order::Unsubscribe { of, channel })
     }
 
     /// Changes when a user's sessions expire and what others are shown of them.
-    pub fn refresh(&self, id: &AppId, request: RefreshRequest) -> Called<EmptyResult> {
-        let app = match self.app_of_call(id) {
-            Ok(app) => app,
-            Err(error) => return Progress::Ready(Err(error)),
-        };
+    pub fn refresh(self: &Arc<Self>, id: &AppId, request: RefreshRequest) -> Called<EmptyResult> {
         let RefreshRequest {
             user,
             client,
@@ -330,69 +301,161 @@ impl Node {
             info,
             session,
         } = request;
-        let expires_at = u64::try_from(expire_at).ok().filter(|at| *at > 0);
-        let selection = Selection {
-            user,
-            client,
-            session,
-            spared: Vec::new(),
-        };
-        let signal = Signal::Refresh {
+        let order = Order::Refresh {
+            of: selection(user, client, session),
             is_expired: expired,
-            expires_at,
-            info: info.as_bytes().clone(),
+            expires_at: u64::try_from(expire_at).ok().filter(|at| *at > 0),
+            info: Blob(info.into_bytes()),
         };
-        tell(&app, selection, &signal);
-        Progress::Ready(Ok(EmptyResult {}))
+        self.order_by_call(id, order)
     }
 
-    /// The app's channels with members; `pattern` is matched with `*` alone.
-    pub fn channels(&self, id: &AppId, request: ChannelsRequest) -> Called<ChannelsResult> {
+    /// Subscribes a user's sessions on the server's side; those that cannot have the subscription, or have it, stay
+    /// as they are. `info` and `data` hold the decoded bytes; their base64 twins are not looked at.
+    pub fn subscribe(
+        self: &Arc<Self>,
+        id: &AppId,
+        request: SubscribeRequest,
+    ) -> Called<EmptyResult> {
+        let SubscribeRequest {
+            channel,
+            user,
+            expire_at,
+            info,
+            client,
+            data,
+            recover_since,
+            r#override,
+            session,
+            b64info: _,
+            b64data: _,
+        } = request;
+        let given = r#override.unwrap_or_default();
+        let value = |option: Option<BoolValue>| option.map(|option| option.value);
+        let enlistment = Enlistment {
+            channel,
+            info: Blob(info.into_bytes()),
+            data: Blob(data.into_bytes()),
+            expires_at: u64::try_from(expire_at).ok().filter(|at| *at > 0),
+            recover_since,
+            presence: value(given.presence),
+            join_leave: value(given.join_leave),
+            force_push_join_leave: value(given.force_push_join_leave),
+            force_positioning: value(given.force_positioning),
+            force_recovery: value(given.force_recovery),
+        };
+        let checked = self.app_of_call(id).and_then(|app| {
+            let settings = app.settings();
+            let resolved = settings.channel.resolve(&enlistment.channel);
+            let options = resolved.map_err(from_name)?.options;
+            let now = Now::read().unix();
+            if enlistment.expires_at.is_some_and(|at| at <= now) {
+                let text = "bad request: expire_at is in the past";
+                return Err(error(ApiErrorCode::BadRequest, text));
+            }
+            let terms = enlistment.terms(options, now);
+            terms.map(|_| ()).map_err(from_failure)
+        });
+        if let Err(error) = checked {
+            return Progress::Ready(Err(error));
+        }
+        let of = selection(user, client, session);
+        self.order_by_call(id, Order::Subscribe { of, enlistment })
+    }
+
+    fn order_by_call(self: &Arc<Self>, id: &AppId, order: Order) -> Called<EmptyResult> {
+        let app = match self.app_of_call(id) {
+            Ok(app) => app,
+            Err(error) => return Progress::Ready(Err(error)),
+        };
+        self.order(&app, order).map(|told| {
+            told.map(|()| EmptyResult {})
+                .map_err(|failed| from_bus(&failed))
+        })
+    }
+
+    /// The app's channels with members, of all nodes; `pattern` is matched with `*` and `?`. What a node that does
+    /// not answer in time would have said is missing.
+    pub fn channels(
+        self: &Arc<Self>,
+        id: &AppId,
+        request: ChannelsRequest,
+    ) -> Called<ChannelsResult> {
         let pattern = request.pattern;
-        let (hub, id) = (Arc::clone(self.hub()), id.clone());
+        let surveyed = self.cluster().map(|cluster| {
+            let pattern = pattern.clone();
+            cluster.survey(id, Query::Channels { pattern })
+        });
+        let (node, id) = (Arc::clone(self), id.clone());
         Progress::Pending(Box::pin(async move {
-            let found = hub.channels_of(id.as_str()).await;
-            let mut channels = BTreeMap::new();
-            for (index, (key, members)) in found.into_iter().enumerate() {
-                if pattern.is_empty() || is_match(&pattern, key.channel()) {
-                    let num_clients = count(members);
-                    channels.insert(key.channel().to_owned(), ChannelStats { num_clients });
-                }
-                if index % CHANNELS_AT_ONCE == CHANNELS_AT_ONCE - 1 {
+            let mut counts = node.own_channels(&id, &pattern).await;
+            if let Some(surveyed) = surveyed {
+                let surveyed = surveyed.wait().await.map_err(|failed| from_bus(&failed))?;
+                for reply in surveyed.replies.into_iter().flat_map(|(_, parts)| parts) {
+                    let Reply::Channels(of_part) = reply else {
+                        continue;
+                    };
+                    for (channel, members) in of_part {
+                        let sum = counts.entry(channel).or_default();
+                        *sum = sum.saturating_add(members);
+                    }
                     tokio::task::yield_now().await;
                 }
             }
-            Ok(ChannelsResult { channels })
+            let channels = counts
+                .into_iter()
+                .map(|(channel, num_clients)| (channel, ChannelStats { num_clients }));
+            Ok(ChannelsResult {
+                channels: channels.collect(),
+            })
         }))
     }
 
-    /// This node, as far as the app may see it.
+    /// The nodes, as far as the app may see them: this one as it is, the others by what they last said of
+    /// themselves.
     pub fn info(&self, id: &AppId) -> Called<InfoResult> {
         let app = match self.app_of_call(id) {
             Ok(app) => app,
             Err(error) => return Progress::Ready(Err(error)),
         };
-        let (num_clients, num_users) = app.num_clients_and_users();
-        let (num_channels, num_subs) = self.hub().num_channels_and_members_of(id.as_str());
-        let uptime = self.started.elapsed().as_secs();
-        let node = NodeInfo {
+        let own = OtherNode {
             uid: self.uid.clone(),
-            name: self.parts.name.clone(),
-            version: self.parts.version.clone(),
-            num_clients: count(num_clients),
-            num_users: count(num_users),
-            num_subs: count(num_subs),
-            num_channels: count(num_channels),
-            uptime: u32::try_from(uptime).unwrap_or(u32::MAX),
-            metrics: None,
-            process: None,
+            announcement: Announcement {
+                name: self.parts.name.clone(),
+                version: self.parts.version.clone(),
+                uptime: self.uptime(),
+                apps: BTreeMap::from([(id.as_str().to_owned(), self.own_counts(&app))]),
+                greeting: Greeting::Again,
+            },
         };
-        Progress::Ready(Ok(InfoResult { nodes: vec![node] }))
+        let others = self.cluster().map(|cluster| cluster.others());
+        let nodes = std::iter::once(own)
+            .chain(others.into_iter().flatten())
+            .map(|node| {
+                let OtherNode { uid, announcement } = node;
+                let counts = announcement.apps.get(id.as_str());
+                let counts = counts.copied().unwrap_or_default();
+                NodeInfo {
+                    uid: uid.to_string(),
+                    name: announcement.name,
+                    version: announcement.version,
+                    num_clients: counts.clients,
+                    num_users: counts.users,
+                    num_subs: counts.subs,
+                    num_channels: counts.channels,
+                    uptime: announcement.uptime,
+                    metrics: None,
+                    process: None,
+                }
+            });
+        Progress::Ready(Ok(InfoResult {
+            nodes: nodes.collect(),
+        }))
     }
 }
 
 /// A pattern in which `*` stands for anything, in one pass with one step back.
-fn is_match(pattern: &str, text: &str) -> bool {
+pub(super) fn is_match(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut at, mut next) = (0, 0);
     let mut last_star = None;

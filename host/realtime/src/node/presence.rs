@@ -10,7 +10,8 @@ use tidegate_protocol::{
 
 use super::{
     Node,
-    calls::{Called, count, from_broker, from_name},
+    calls::{Called, from_broker, from_name},
+    count,
 };
 use crate::{
     hooks::Progress,

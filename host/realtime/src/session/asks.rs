@@ -111,6 +111,8 @@ pub enum Ask {
     /// The identity that a hook gave is about to expire.
     RefreshIdentity(Box<AuthenticationQuestion>),
     Subscribe(Box<SubscribeAsk>),
+    /// A subscription that nobody is asked about any more.
+    Enlist(Box<EnlistAsk>),
     /// The subscription that a hook granted is about to expire.
     RefreshSubscription(Box<AuthorizationQuestion>),
     Publish(PublishAsk),
@@ -152,6 +154,15 @@ pub struct SubscribeAsk {
     pub wishes: Wishes,
 }
 
+/// A subscription that the server API wants the session to have.
+#[derive(Debug)]
+pub struct EnlistAsk {
+    pub channel: Arc<str>,
+    pub key: ChannelKey,
+    pub options: Arc<NamespaceOptions>,
+    pub terms: Terms,
+}
+
 /// What the client would like of a subscription, as far as it may.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Wishes {
@@ -188,6 +199,7 @@ pub enum Answer<S> {
     Connect(Result<Box<Admission<S>>, Failure>),
     RefreshIdentity(Result<AuthenticationVerdict, HookFailure>),
     Subscribe(Result<Box<Seated<S>>, Failure>),
+    Enlist(Result<Box<Seated<S>>, Failure>),
     RefreshSubscription(Result<AuthorizationVerdict, HookFailure>),
     Publish(Result<(), Failure>),
     Rpc(Result<RpcVerdict, Failure>),
@@ -214,6 +226,8 @@ pub enum MadeBy {
     Identity,
     /// The client, in its connect request.
     Request,
+    /// The node: a personal channel, or the server API.
+    Node,
 }
 
 /// A seat in a channel, not live yet.

@@ -1,6 +1,7 @@
 //! The machine without sockets: a fake seat, and rules by example.
 
 mod connect;
+mod enlist;
 mod model;
 mod subscriptions;
 mod time;
@@ -224,6 +225,7 @@ impl Harness {
                 let terms = decide(&ask, AuthorizationVerdict::NotMine, UNIX);
                 Answer::Subscribe(terms.map(|terms| Box::new(seated(&ask, terms, page(7)))))
             }
+            Ask::Enlist(ask) => Answer::Enlist(Ok(Box::new(enlisted(*ask)))),
             Ask::Publish(_) => Answer::Publish(Ok(())),
             Ask::Rpc(_) if self.has_rpc => Answer::Rpc(Ok(RpcVerdict::NotMine)),
             Ask::Rpc(_) => Answer::Rpc(Err(ErrorCode::NotAvailable.into())),
@@ -409,6 +411,18 @@ fn commands_have_the_errors_of_the_reference() {
     ));
     harness.take();
     harness.fails(r#"{"id":4,"subscribe":{"channel":"news"}}"#, 105);
+}
+
+fn enlisted(ask: EnlistAsk) -> Seated<FakeSeat> {
+    let page = ask.terms.is_positioned.then(|| page(7));
+    Seated {
+        made_by: MadeBy::Node,
+        seat: FakeSeat::new(&ask.channel),
+        channel: ask.channel,
+        terms: ask.terms,
+        attendance: None,
+        page,
+    }
 }
 
 #[test]

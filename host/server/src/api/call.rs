@@ -9,7 +9,8 @@ use tidegate_protocol::{
     server_api::{
         ApiError, ApiResponse, BroadcastRequest, BroadcastResult, ChannelsRequest,
         DisconnectRequest, HistoryRemoveRequest, HistoryRequest, InfoRequest, PresenceRequest,
-        PresenceResult, PresenceStatsRequest, PublishRequest, RefreshRequest, UnsubscribeRequest,
+        PresenceResult, PresenceStatsRequest, PublishRequest, RefreshRequest, SubscribeRequest,
+        UnsubscribeRequest,
     },
 };
 use tidegate_realtime::hooks::Progress;
@@ -139,6 +140,19 @@ impl Api {
                 let InfoRequest {} = parse(request)?;
                 finish(self.realtime.info(app)).await
             }
+            Method::Subscribe => {
+                let mut request: SubscribeRequest = parse(request)?;
+                check_channel(&request.channel)?;
+                request.data = decoded(request.data, std::mem::take(&mut request.b64data))?;
+                request.info = decoded(request.info, std::mem::take(&mut request.b64info))?;
+                let since = request.recover_since.as_ref();
+                check_labels("", since.map_or("", |since| &since.epoch))?;
+                // Shown to others, whatever they read.
+                if !request.info.is_empty() && !request.info.is_json() {
+                    return Err(ApiErrorCode::BadRequest.into());
+                }
+                finish(self.realtime.subscribe(app, request)).await
+            }
             Method::Unsubscribe => {
                 let request: UnsubscribeRequest = parse(request)?;
                 finish(self.realtime.unsubscribe(app, request)).await
@@ -163,8 +177,7 @@ impl Api {
                 check_channel(&request.channel)?;
                 finish(self.realtime.presence_stats(app, request)).await
             }
-            Method::Subscribe
-            | Method::MapPublish
+            Method::MapPublish
             | Method::MapRemove
             | Method::MapReadState
             | Method::MapReadStream
@@ -291,16 +304,20 @@ fn check_labels(idempotency_key: &str, version_epoch: &str) -> Result<(), Fault>
     Ok(())
 }
 
-/// Base64 wins over embedded JSON; having neither is an error.
+/// Base64 wins over embedded JSON.
+fn decoded(raw: Raw, b64data: String) -> Result<Raw, Fault> {
+    if b64data.is_empty() {
+        return Ok(raw);
+    }
+    match STANDARD.decode(b64data) {
+        Ok(data) => Ok(Raw::from(bytes::Bytes::from(data))),
+        Err(_) => Err(ApiErrorCode::BadRequest.into()),
+    }
+}
+
+/// What is published; nothing is an error.
 fn data(raw: Raw, b64data: String) -> Result<Raw, Fault> {
-    let data = if b64data.is_empty() {
-        raw
-    } else {
-        match STANDARD.decode(b64data) {
-            Ok(data) => Raw::from(bytes::Bytes::from(data)),
-            Err(_) => return Err(ApiErrorCode::BadRequest.into()),
-        }
-    };
+    let data = decoded(raw, b64data)?;
     if data.is_empty() {
         return Err(ApiErrorCode::BadRequest.into());
     }

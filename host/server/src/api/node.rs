@@ -6,7 +6,7 @@ use tidegate_protocol::server_api::{
     ChannelsRequest, ChannelsResult, DisconnectRequest, EmptyResult, HistoryRemoveRequest,
     HistoryRequest, HistoryResult, InfoResult, PresenceRequest, PresenceResult,
     PresenceStatsRequest, PresenceStatsResult, PublishRequest, PublishResult, RefreshRequest,
-    UnsubscribeRequest,
+    SubscribeRequest, UnsubscribeRequest,
 };
 use tidegate_realtime::{ids::AppId, node::Node};
 
@@ -31,6 +31,10 @@ impl Realtime for Arc<Node> {
 
     fn info(&self, app: &AppId) -> Answer<InfoResult> {
         Node::info(self, app)
+    }
+
+    fn subscribe(&self, app: &AppId, request: SubscribeRequest) -> Answer<EmptyResult> {
+        Node::subscribe(self, app, request)
     }
 
     fn unsubscribe(&self, app: &AppId, request: UnsubscribeRequest) -> Answer<EmptyResult> {

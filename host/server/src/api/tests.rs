@@ -547,14 +547,14 @@ async fn methods_of_later_releases_are_error_108_by_name_and_rpc_is_unknown() {
             | Method::History
             | Method::HistoryRemove
             | Method::Presence
-            | Method::PresenceStats => {
+            | Method::PresenceStats
+            | Method::Subscribe => {
                 assert!(got.body.contains("107"), "{method:?} {}", got.body);
             }
             Method::Disconnect | Method::Info => assert!(got.body.contains("result")),
             Method::Rpc => assert!(got.body.contains("104")),
             Method::Unsubscribe
             | Method::Channels
-            | Method::Subscribe
             | Method::Refresh
             | Method::MapPublish
             | Method::MapRemove
@@ -567,6 +567,23 @@ async fn methods_of_later_releases_are_error_108_by_name_and_rpc_is_unknown() {
                 assert!(got.body.contains(method.name()), "{}", got.body);
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_subscribe_request_has_its_form_checked() {
+    let bench = Bench::new();
+    for (request, says) in [
+        (r#"{"user":"1"}"#, "107"),
+        (r#"{"channel":"a","b64data":"!"}"#, "107"),
+        (r#"{"channel":"a","b64info":"/w=="}"#, "107"),
+        (
+            r#"{"channel":"a","info":{"a":1},"data":1,"expire_at":9,"client":"c","session":"s","recover_since":{"offset":1,"epoch":"e"},"override":{"force_recovery":{"value":true}}}"#,
+            "108",
+        ),
+    ] {
+        let got = bench.post("/api/subscribe", request).await;
+        assert!(got.body.contains(says), "{request}: {}", got.body);
     }
 }
 

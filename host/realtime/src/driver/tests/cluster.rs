@@ -1,0 +1,410 @@
+//! Several nodes on a bus that loses, delays and lies.
+
+use tidegate_protocol::server_api::{
+    BoolValue, ChannelsRequest, DisconnectRequest, Position, RefreshRequest, SubscribeOverride,
+    SubscribeRequest, UnsubscribeRequest,
+};
+use tokio::time::Instant;
+
+use super::*;
+use crate::cluster::{ASK_TIMEOUT, ClusterMetrics, FORGOTTEN_AFTER, NodeUid, test_bus::TestBus};
+
+struct Nodes {
+    bus: TestBus,
+    worlds: Vec<World>,
+    metrics: ClusterMetrics,
+}
+
+impl Nodes {
+    /// Nodes that know each other.
+    async fn new(number: usize) -> Self {
+        let (bus, metrics) = (TestBus::default(), ClusterMetrics::default());
+        let hooks = |_| Scripted::default();
+        let worlds: Vec<_> = (0..number).map(hooks).map(World::new).collect();
+        for world in &worlds {
+            let cluster = world.node.join_cluster(bus.handle(), metrics.clone());
+            world.node.spawn(cluster.run(world.stop.clone()));
+        }
+        let nodes = Self {
+            bus,
+            worlds,
+            metrics,
+        };
+        nodes.until_all_know(number).await;
+        nodes
+    }
+
+    async fn until_all_know(&self, number: usize) {
+        let know = |world: &World| world.node.cluster().unwrap().num_nodes() == number;
+        let everybody = async {
+            while !self.worlds.iter().all(know) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), everybody)
+            .await
+            .expect("the nodes hear of each other");
+    }
+
+    fn node(&self, index: usize) -> &Arc<Node> {
+        &self.worlds[index].node
+    }
+
+    async fn disconnect(&self, index: usize) -> Result<(), server_api::ApiError> {
+        let request = DisconnectRequest {
+            user: "user".into(),
+            ..DisconnectRequest::default()
+        };
+        let done = self.node(index).disconnect(&AppId::default_app(), request);
+        done.wait().await.map(|_| ())
+    }
+
+    async fn channels(&self, index: usize) -> Vec<(String, u32)> {
+        let request = ChannelsRequest::default();
+        let found = self.node(index).channels(&AppId::default_app(), request);
+        let channels = found.wait().await.unwrap().channels;
+        channels
+            .into_iter()
+            .map(|(name, stats)| (name, stats.num_clients))
+            .collect()
+    }
+
+    async fn clients(&self, index: usize) -> Vec<u32> {
+        let info = self.node(index).info(&AppId::default_app());
+        let nodes = info.wait().await.unwrap().nodes;
+        nodes.iter().map(|node| node.num_clients).collect()
+    }
+
+    async fn subscribe(&self, index: usize, request: SubscribeRequest) {
+        let request = SubscribeRequest {
+            user: "user".into(),
+            ..request
+        };
+        let done = self.node(index).subscribe(&AppId::default_app(), request);
+        done.wait().await.unwrap();
+    }
+}
+
+/// Has a client act on what was signalled, to the end.
+async fn settle(client: &mut Client) -> Turn {
+    let mut turn = client.signals();
+    while turn == Turn::Wait {
+        turn = std::future::poll_fn(|context| {
+            client.driver.poll_answer(context, &mut Budget::default())
+        })
+        .await;
+    }
+    client.driver.link().flush();
+    turn
+}
+
+fn is_closed(turn: &Turn, code: u32) -> bool {
+    matches!(turn, Turn::Close(closing) if closing.code == code)
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_reach_sessions_on_every_node_and_answers_come_from_all() {
+    let nodes = Nodes::new(3).await;
+    let mut clients = Vec::new();
+    for world in &nodes.worlds {
+        clients.push(world.join().await);
+    }
+    for client in &mut clients {
+        client
+            .say(r#"{"id":2,"subscribe":{"channel":"room"}}"#)
+            .await;
+    }
+    clients[2]
+        .say(r#"{"id":3,"subscribe":{"channel":"other"}}"#)
+        .await;
+    assert_eq!(
+        nodes.channels(1).await,
+        [("other".to_owned(), 1), ("room".to_owned(), 3)]
+    );
+    // What other nodes say of themselves is at most an announcement old.
+    tokio::time::sleep(crate::cluster::ANNOUNCE_INTERVAL).await;
+    assert_eq!(nodes.clients(0).await, [1, 1, 1]);
+
+    let app = AppId::default_app();
+    let unsubscribe = UnsubscribeRequest {
+        user: "user".into(),
+        channel: "room".into(),
+        ..UnsubscribeRequest::default()
+    };
+    nodes
+        .node(0)
+        .unsubscribe(&app, unsubscribe)
+        .wait()
+        .await
+        .unwrap();
+    let refresh = RefreshRequest {
+        user: "user".into(),
+        client: clients[2].driver.session().peer().client.to_string(),
+        expired: true,
+        ..RefreshRequest::default()
+    };
+    for client in &mut clients {
+        assert_eq!(settle(client).await, Turn::Read);
+        assert!(client.last().contains(r#""unsubscribe":{"code":2000"#));
+    }
+    nodes.node(1).refresh(&app, refresh).wait().await.unwrap();
+    assert!(is_closed(&settle(&mut clients[2]).await, 3005));
+    nodes.disconnect(2).await.unwrap();
+    assert!(is_closed(&settle(&mut clients[0]).await, 3503));
+    assert!(is_closed(&settle(&mut clients[1]).await, 3503));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_order_that_is_lost_comes_again_and_is_carried_out_once() {
+    let nodes = Nodes::new(2).await;
+    let client = nodes.worlds[1].join().await;
+    // Once the order is lost on its way, once its answer.
+    for kept in [0, 1] {
+        nodes.bus.lose(kept, 1);
+        nodes.disconnect(0).await.unwrap();
+        let signals = client.driver.link().take_signals();
+        assert_eq!(signals.len(), 1, "{kept}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_does_not_answer_delays_nobody_beyond_the_deadline_and_is_forgotten() {
+    let nodes = Nodes::new(3).await;
+    let mut clients = Vec::new();
+    for world in &nodes.worlds {
+        clients.push(world.join().await);
+    }
+    for client in &mut clients {
+        client
+            .say(r#"{"id":2,"subscribe":{"channel":"room"}}"#)
+            .await;
+    }
+    nodes.bus.cut(nodes.node(2).uid());
+    let begun = Instant::now();
+    assert_eq!(nodes.channels(0).await, [("room".to_owned(), 2)]);
+    assert_eq!(begun.elapsed(), ASK_TIMEOUT);
+    assert_eq!(nodes.metrics.unanswered(), 1);
+    nodes.disconnect(0).await.unwrap();
+    assert!(is_closed(&settle(&mut clients[1]).await, 3503));
+    let begun = Instant::now();
+    while nodes.clients(0).await.len() == 3 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() <= FORGOTTEN_AFTER);
+    // From then on nobody waits for it.
+    let begun = Instant::now();
+    nodes.disconnect(0).await.unwrap();
+    assert!(begun.elapsed() < ASK_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_leaves_says_so() {
+    let mut nodes = Nodes::new(2).await;
+    let leaving = nodes.worlds.remove(1);
+    leaving.stop.cancel();
+    let begun = Instant::now();
+    nodes.until_all_know(1).await;
+    assert!(begun.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_the_others_cannot_be_told_of_fails_and_counts_here() {
+    let nodes = Nodes::new(2).await;
+    let mut client = nodes.worlds[0].join().await;
+    nodes.bus.set_down(true);
+    let error = nodes.disconnect(0).await.unwrap_err();
+    assert_eq!(error.code, 100);
+    assert!(
+        error.message.contains("the other nodes"),
+        "{}",
+        error.message
+    );
+    assert!(is_closed(&settle(&mut client).await, 3503));
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_messages_are_messages_all_the_same() {
+    let nodes = Nodes::new(2).await;
+    let mut client = nodes.worlds[1].join().await;
+    nodes.bus.delay(Duration::from_millis(700));
+    nodes.disconnect(0).await.unwrap();
+    assert!(is_closed(&settle(&mut client).await, 3503));
+    assert_eq!(client.driver.link().take_signals().len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_understood_is_counted_and_has_no_effect() {
+    let nodes = Nodes::new(2).await;
+    let mut client = nodes.worlds[0].join().await;
+    let stranger = NodeUid::random();
+    for (text, reason) in [
+        ("not json".to_owned(), "syntax"),
+        (
+            format!(r#"{{"v":9,"from":"{stranger}","kind":"leave"}}"#),
+            "version",
+        ),
+        (
+            format!(r#"{{"v":1,"from":"{stranger}","kind":"dance","body":{{}}}}"#),
+            "unknown_kind",
+        ),
+        (
+            format!(
+                r#"{{"v":1,"from":"{stranger}","kind":"ask","body":{{"id":1,"app":"default","what":{{"order":{{"embrace":{{}}}}}}}}}}"#
+            ),
+            "unknown_kind",
+        ),
+        (
+            format!(
+                r#"{{"v":1,"from":"{stranger}","kind":"ask","body":{{"id":1,"app":"default","what":{{"order":{{"disconnect":{{"of":{{"user":"user"}},"code":7,"reason":""}}}}}}}}}}"#
+            ),
+            "unsound",
+        ),
+    ] {
+        let before = nodes.metrics.bad(reason);
+        nodes.bus.inject(text.as_bytes());
+        assert_eq!(nodes.metrics.bad(reason) - before, 2, "{text}");
+    }
+    assert_eq!(settle(&mut client).await, Turn::Read);
+    assert_eq!(nodes.clients(0).await.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_made_at_one_node_begins_at_the_sessions_of_another() {
+    let nodes = Nodes::new(2).await;
+    let mut client = nodes.worlds[1].join().await;
+    nodes
+        .subscribe(
+            0,
+            SubscribeRequest {
+                channel: "kept:room".into(),
+                data: r#"{"hello":1}"#.into(),
+                ..SubscribeRequest::default()
+            },
+        )
+        .await;
+    assert_eq!(settle(&mut client).await, Turn::Read);
+    let push: serde_json::Value = serde_json::from_str(&client.last()).unwrap();
+    let told = &push["push"]["subscribe"];
+    assert_eq!(push["push"]["channel"], "kept:room");
+    assert_eq!(
+        (&told["recoverable"], &told["data"]["hello"]),
+        (&true.into(), &1.into())
+    );
+    nodes.worlds[1].publish("kept:room", "7").await;
+    client
+        .wire
+        .until(|messages| messages.iter().any(|text| text.contains(r#""data":7"#)))
+        .await;
+    // A second one changes nothing.
+    nodes
+        .subscribe(
+            0,
+            SubscribeRequest {
+                channel: "kept:room".into(),
+                ..SubscribeRequest::default()
+            },
+        )
+        .await;
+    let num_messages = client.messages().len();
+    settle(&mut client).await;
+    assert_eq!(client.messages().len(), num_messages);
+    assert_eq!(client.driver.session().num_subscriptions(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_can_begin_where_the_caller_says() {
+    let nodes = Nodes::new(1).await;
+    let mut client = nodes.worlds[0].join().await;
+    let mut epoch = String::new();
+    for data in ["1", "2", "3"] {
+        epoch = nodes.worlds[0].publish("kept:room", data).await.epoch;
+    }
+    nodes
+        .subscribe(
+            0,
+            SubscribeRequest {
+                channel: "kept:room".into(),
+                recover_since: Some(Position { offset: 1, epoch }),
+                ..SubscribeRequest::default()
+            },
+        )
+        .await;
+    settle(&mut client).await;
+    let offsets: Vec<_> = client
+        .messages()
+        .iter()
+        .filter_map(|text| {
+            let message: serde_json::Value = serde_json::from_str(text).unwrap();
+            message["push"]["pub"]["offset"].as_u64()
+        })
+        .collect();
+    assert_eq!(offsets, [2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscription_that_cannot_be_is_refused_to_its_caller() {
+    let nodes = Nodes::new(1).await;
+    let call = |request| {
+        let done = nodes.node(0).subscribe(&AppId::default_app(), request);
+        done.wait()
+    };
+    let of = |channel: &str| SubscribeRequest {
+        channel: channel.to_owned(),
+        ..SubscribeRequest::default()
+    };
+    assert_eq!(call(of("nowhere:x")).await.unwrap_err().code, 102);
+    let recovering = SubscribeRequest {
+        r#override: Some(SubscribeOverride {
+            force_recovery: Some(BoolValue { value: true }),
+            ..SubscribeOverride::default()
+        }),
+        ..of("room")
+    };
+    let error = call(recovering).await.unwrap_err();
+    assert_eq!(error.code, 108);
+    assert!(error.message.contains("history"), "{}", error.message);
+    let past = SubscribeRequest {
+        expire_at: 1,
+        ..of("room")
+    };
+    assert_eq!(call(past).await.unwrap_err().code, 107);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_plugins_do_to_a_user_reaches_the_users_other_nodes() {
+    let (bus, metrics) = (TestBus::default(), ClusterMetrics::default());
+    let hooks = Scripted {
+        routes: Mutex::new(vec![Destination {
+            target: crate::hooks::Target::User("user".into()),
+            data: None,
+        }]),
+        effects: Mutex::new(vec![Effect::Disconnect {
+            target: crate::hooks::SessionTarget::User("user".into()),
+            code: 4001,
+            reason: "enough".into(),
+        }]),
+        ..Scripted::default()
+    };
+    let worlds = vec![World::new(hooks), World::new(Scripted::default())];
+    for world in &worlds {
+        let cluster = world.node.join_cluster(bus.handle(), metrics.clone());
+        world.node.spawn(cluster.run(world.stop.clone()));
+    }
+    let nodes = Nodes {
+        bus,
+        worlds,
+        metrics,
+    };
+    nodes.until_all_know(2).await;
+    let mut far = nodes.worlds[1].join().await;
+    let mut near = nodes.worlds[0].join().await;
+    near.say(r#"{"id":2,"publish":{"channel":"room","data":5}}"#)
+        .await;
+    let turn = settle(&mut far).await;
+    assert!(
+        far.messages()
+            .iter()
+            .any(|text| text.contains(r#""message":{"data":5}"#))
+    );
+    assert!(is_closed(&turn, 4001));
+}
