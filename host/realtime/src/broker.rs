@@ -107,6 +107,9 @@ pub enum BrokerError {
     /// More requests in flight than the node allows.
     #[error("too many requests to the broker are in flight")]
     Overloaded,
+    /// No replica has confirmed the publication in time: it may be stored, and may be lost with the primary.
+    #[error("no replica has confirmed the publication; it may be stored")]
+    Unreplicated,
 }
 
 /// Somebody came into a channel or left it. Told to who is there and wants to hear it; neither kept nor numbered.

@@ -153,6 +153,19 @@ impl ChannelKey {
         }
     }
 
+    /// Reads what [`ChannelKey::as_str`] gave to a store; `None` for anything else.
+    pub fn parse(encoded: &str) -> Option<Self> {
+        let (digits, rest) = encoded.split_at_checked(PREFIX_LEN)?;
+        if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        let (app, _) = rest.split_at_checked(digits.parse().ok()?)?;
+        AppId::parse(app).ok()?;
+        Some(Self {
+            encoded: encoded.into(),
+        })
+    }
+
     /// The whole key, for stores.
     pub fn as_str(&self) -> &str {
         &self.encoded
@@ -192,6 +205,24 @@ mod tests {
         ] {
             let key = ChannelKey::new(&AppId::parse(app).unwrap(), channel);
             assert_eq!((key.app(), key.channel()), (app, channel));
+            assert_eq!(ChannelKey::parse(key.as_str()), Some(key));
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_is_not_taken_for_one() {
+        for foreign in [
+            "",
+            "0",
+            "07",
+            "07defaul",
+            "x7default",
+            "00news",
+            "07Default",
+            "-1a",
+            "01é",
+        ] {
+            assert_eq!(ChannelKey::parse(foreign), None, "{foreign:?}");
         }
     }
 

@@ -35,6 +35,7 @@ use crate::{
         Pipe, RedisFailure, Route, Shards,
         value::{bytes, text},
     },
+    connect::Generation,
     envelope::{
         BadEnvelope, Envelope, encode_publication, parse_position, parse_publication, place,
     },
@@ -65,6 +66,8 @@ pub struct RedisBroker {
 
 struct Shared {
     shards: Shards,
+    /// Connections of their own for publications that wait for a replica; `None` where none does.
+    replicated: Option<Shards>,
     keys: Keys,
     scripts: Scripts,
     listening: Arc<dyn Listening>,
@@ -82,8 +85,11 @@ impl std::fmt::Debug for RedisBroker {
 }
 
 impl RedisBroker {
+    /// `replicated` are connections of their own for publications with history, which then count only when a replica
+    /// has them.
     pub fn new(
         shards: Shards,
+        replicated: Option<Shards>,
         keys: Keys,
         listening: Arc<dyn Listening>,
         metrics: EngineMetrics,
@@ -91,6 +97,7 @@ impl RedisBroker {
         Self {
             shared: Arc::new(Shared {
                 shards,
+                replicated,
                 keys,
                 scripts: Scripts::new(),
                 listening,
@@ -227,7 +234,8 @@ impl Shared {
         });
         let epoch = scripts::random_epoch();
         let script = self.scripts.publish(pipe.is_cluster());
-        let answer = pipe.invoke(script, Route::Key(&channel), |command, generation| {
+        let route = Route::Key(&channel);
+        let build = |command: &mut Cmd, generation: &Generation| {
             command.arg(if checks.is_some() { 5 } else { 3 });
             command.arg(&meta).arg(&stream).arg(&channel);
             if let Some(checks) = &checks {
@@ -239,8 +247,15 @@ impl Shared {
             if let Some(checks) = &checks {
                 checks.add_arguments(command);
             }
-        });
-        parse_published(&answer.await?)
+        };
+        let answer = match (&self.replicated, history) {
+            (Some(replicated), Some(_)) => {
+                let pipe = replicated.of(&key);
+                Box::pin(pipe.invoke_replicated(script, route, build)).await?
+            }
+            (Some(_), None) | (None, _) => pipe.invoke(script, route, build).await?,
+        };
+        parse_published(&answer)
     }
 
     /// Sends what nothing is kept of.
@@ -379,7 +394,12 @@ impl Shared {
                     tracing::error!(%error, "Redis does not do what it is told; publications are refused");
                 }
             }
-            Err(RedisFailure::Away | RedisFailure::Unanswered | RedisFailure::Overloaded) => {}
+            Err(
+                RedisFailure::Away
+                | RedisFailure::Unanswered
+                | RedisFailure::Overloaded
+                | RedisFailure::Unreplicated,
+            ) => {}
         }
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::in_flight::InFlight;
 use self::{
     cluster::Cluster,
-    link::{Link, Live},
+    link::{Asking, Link, Live},
 };
 use crate::{
     config::{Address, RedisConfig, Topology},
@@ -31,6 +31,9 @@ use crate::{
 
 /// How often a command that was not executed is sent again when a Cluster moves its slots or changes a primary.
 const MAX_REPEATS: u32 = 5;
+
+/// How long a replica has to confirm a publication (threat model R8).
+pub const REPLICA_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The first wait before a repeat; the next ones are longer.
 const REPEAT_DELAY: Duration = Duration::from_millis(20);
@@ -50,6 +53,9 @@ pub enum RedisFailure {
     /// Redis will not do it: out of memory, not allowed, wrong type of value.
     #[error("Redis refuses with {code}: {detail}")]
     Refused { code: Box<str>, detail: Box<str> },
+    /// It is done, and no replica has confirmed it in time.
+    #[error("no replica has confirmed the command in time")]
+    Unreplicated,
     /// The answer is not one to this command.
     #[error("Redis answered something else than was asked for")]
     Unexpected,
@@ -63,6 +69,7 @@ impl RedisFailure {
             Self::Unanswered => "unanswered",
             Self::Overloaded => "overloaded",
             Self::Refused { .. } => "refused",
+            Self::Unreplicated => "unreplicated",
             Self::Unexpected => "unexpected",
         }
     }
@@ -72,6 +79,7 @@ impl From<RedisFailure> for BrokerError {
     fn from(failure: RedisFailure) -> Self {
         match failure {
             RedisFailure::Overloaded => Self::Overloaded,
+            RedisFailure::Unreplicated => Self::Unreplicated,
             RedisFailure::Away
             | RedisFailure::Unanswered
             | RedisFailure::Refused { .. }
@@ -101,6 +109,22 @@ impl Script {
         Self {
             digest: redis::Script::new(&code).get_hash().into(),
             code,
+        }
+    }
+
+    fn request(
+        &self,
+        live: &Live,
+        build: impl Fn(&mut Cmd, &Generation),
+        confirmation: Confirmation,
+    ) -> Request<'_> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&*self.digest);
+        build(&mut command, &live.generation());
+        Request::Script {
+            command,
+            script: self,
+            confirmation,
         }
     }
 
@@ -283,13 +307,30 @@ impl Pipe {
         route: Route<'_>,
         build: impl Fn(&mut Cmd, &Generation),
     ) -> Result<Value, RedisFailure> {
-        let request = |live: &Live| {
-            let mut command = redis::cmd("EVALSHA");
-            command.arg(&*script.digest);
-            build(&mut command, &live.generation());
-            Request::Script(command, script)
-        };
-        self.send(route, request).await
+        self.send(route, |live: &Live| {
+            script.request(live, &build, Confirmation::None)
+        })
+        .await
+    }
+
+    /// The same, answered when a replica has confirmed that it has the result (threat model R8). Whatever follows on
+    /// the connection waits behind it, so this wants a pipe of its own.
+    ///
+    /// # Errors
+    /// As [`Pipe::run`], and [`RedisFailure::Unreplicated`] after [`REPLICA_TIMEOUT`].
+    ///
+    /// # Cancel safety
+    /// As [`Pipe::run`].
+    pub async fn invoke_replicated(
+        &self,
+        script: &Script,
+        route: Route<'_>,
+        build: impl Fn(&mut Cmd, &Generation),
+    ) -> Result<Value, RedisFailure> {
+        self.send(route, |live: &Live| {
+            script.request(live, &build, Confirmation::OfAReplica)
+        })
+        .await
     }
 
     async fn send<'a>(
@@ -322,7 +363,18 @@ impl Pipe {
 /// What is sent.
 enum Request<'a> {
     Command(&'a Cmd),
-    Script(Cmd, &'a Script),
+    Script {
+        command: Cmd,
+        script: &'a Script,
+        confirmation: Confirmation,
+    },
+}
+
+/// Who has to have the result before it is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Confirmation {
+    None,
+    OfAReplica,
 }
 
 /// What comes back.
@@ -336,19 +388,26 @@ impl Request<'_> {
     fn command(&self) -> &Cmd {
         match self {
             Self::Command(command) => command,
-            Self::Script(command, _) => command,
+            Self::Script { command, .. } => command,
+        }
+    }
+
+    fn confirmation(&self) -> Confirmation {
+        match self {
+            Self::Command(_) => Confirmation::None,
+            Self::Script { confirmation, .. } => *confirmation,
         }
     }
 
     /// The script to load when the server answers that it does not know it.
     fn unknown_script(&self, answer: &Value) -> Option<&Script> {
         match (self, answer) {
-            (Self::Script(_, script), Value::ServerError(error))
+            (Self::Script { script, .. }, Value::ServerError(error))
                 if error.kind() == Some(ServerErrorKind::NoScript) =>
             {
                 Some(script)
             }
-            (Self::Script(..) | Self::Command(_), _) => None,
+            (Self::Script { .. } | Self::Command(_), _) => None,
         }
     }
 }
@@ -356,35 +415,43 @@ impl Request<'_> {
 impl Live {
     /// One round trip; two more when the server does not know the script.
     async fn exchange(&self, request: &Request<'_>) -> Result<Answer, RedisFailure> {
-        let answer = self.roundtrip(request.command()).await?;
+        let answer = self.once(request, Asking::No).await?;
         match request.unknown_script(&answer) {
             None => judge(answer),
             // Boxed, since it happens once.
-            Some(script) => Box::pin(self.load_and_repeat(script, request.command())).await,
+            Some(script) => Box::pin(self.load_and_repeat(script, request, Asking::No)).await,
+        }
+    }
+
+    /// As `exchange`, with a server that is about to get the slot.
+    async fn exchange_asking(&self, request: &Request<'_>) -> Result<Answer, RedisFailure> {
+        let answer = self.once(request, Asking::Yes).await?;
+        match request.unknown_script(&answer) {
+            None => judge(answer),
+            Some(script) => self.load_and_repeat(script, request, Asking::Yes).await,
         }
     }
 
     async fn load_and_repeat(
         &self,
         script: &Script,
-        command: &Cmd,
+        request: &Request<'_>,
+        asking: Asking,
     ) -> Result<Answer, RedisFailure> {
         if let refusal @ Value::ServerError(_) = self.roundtrip(&script.load()).await? {
             return judge(refusal);
         }
-        judge(self.roundtrip(command).await?)
+        judge(self.once(request, asking).await?)
     }
 
-    /// As `exchange`, with a server that is about to get the slot.
-    async fn exchange_asking(&self, request: &Request<'_>) -> Result<Answer, RedisFailure> {
-        let answer = self.roundtrip_asking(request.command()).await?;
-        let Some(script) = request.unknown_script(&answer) else {
-            return judge(answer);
-        };
-        if let refusal @ Value::ServerError(_) = self.roundtrip(&script.load()).await? {
-            return judge(refusal);
+    async fn once(&self, request: &Request<'_>, asking: Asking) -> Result<Value, RedisFailure> {
+        match (asking, request.confirmation()) {
+            (Asking::No, Confirmation::None) => self.roundtrip(request.command()).await,
+            (asking, confirmation) => {
+                // Boxed, so that ordinary commands do not carry its state.
+                Box::pin(self.roundtrip_with(request.command(), asking, confirmation)).await
+            }
         }
-        judge(self.roundtrip_asking(request.command()).await?)
     }
 }
 

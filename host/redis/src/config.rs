@@ -87,7 +87,7 @@ impl Topology {
 }
 
 /// Where a server is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Address {
     pub host: Box<str>,
     pub port: u16,

@@ -11,6 +11,7 @@ pub mod broker;
 pub mod commands;
 pub mod config;
 pub mod connect;
+mod engine;
 pub mod envelope;
 pub mod keys;
 pub mod metrics;
@@ -20,6 +21,7 @@ pub use self::{
     broker::{Listening, RedisBroker},
     commands::{Pipe, RedisFailure, Route, Script, Shards},
     config::{RedisConfig, Topology},
+    engine::{EngineParts, RedisEngine, check_login},
     envelope::Envelope,
     keys::Keys,
     metrics::EngineMetrics,

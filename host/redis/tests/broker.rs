@@ -1,8 +1,8 @@
-//! The broker over a real Redis: what only a store that many share, and that outlives nodes, can do to streams.
+//! The broker over a real Redis: the contract of every broker, the documented user, and what only a store that many share, and that outlives nodes, can do to streams.
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tidegate_protocol::{Publication, Raw, StreamPosition};
 use tidegate_realtime::{
@@ -10,12 +10,19 @@ use tidegate_realtime::{
         Broker, BrokerError, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage, HistoryQuery,
         PublishRequest,
     },
+    broker_contract::{self, Recorder},
     ids::{AppId, ChannelKey},
 };
-use tidegate_redis::RedisConfig;
-use tidegate_test_redis::{MinReplicas, RedisOptions, RedisServer};
+use tidegate_redis::{
+    RedisConfig, Topology,
+    config::{Ack, Login},
+};
+use tidegate_test_redis::{
+    ClusterOptions, MinReplicas, RedisCluster, RedisOptions, RedisServer, SentinelOptions,
+    Sentinels, until,
+};
 
-use self::common::{Engine, standalone, within};
+use self::common::{Engine, cluster, sentinel, standalone, within};
 
 fn key(name: &str) -> ChannelKey {
     ChannelKey::new(&AppId::default_app(), name)
@@ -70,12 +77,126 @@ fn offsets(page: &HistoryPage) -> Vec<u64> {
 }
 
 #[tokio::test]
+async fn a_standalone_redis_keeps_the_contract() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let events = Arc::new(Recorder::default());
+    let config = RedisConfig::new(standalone(server.port()));
+    let engine = Engine::heard_by(&config, Arc::clone(&events) as Arc<_>).await;
+    broker_contract::check_all(&engine.broker, &events, "").await;
+}
+
+#[tokio::test]
+async fn several_shards_keep_the_contract_and_share_the_channels() {
+    let servers = [(); 3].map(|()| RedisServer::start(&RedisOptions::default()));
+    let config = RedisConfig {
+        shards: servers
+            .iter()
+            .map(|server| standalone(server.port()))
+            .collect(),
+        ..RedisConfig::new(standalone(0))
+    };
+    let events = Arc::new(Recorder::default());
+    let engine = Engine::heard_by(&config, Arc::clone(&events) as Arc<_>).await;
+    broker_contract::check_all(&engine.broker, &events, "").await;
+    for server in &servers {
+        assert_ne!(server.command(&["DBSIZE"]).text(), "0");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_behind_sentinels_keeps_the_contract() {
+    let sentinels = Sentinels::start(&SentinelOptions::default());
+    let events = Arc::new(Recorder::default());
+    let engine = Engine::heard_by(
+        &RedisConfig::new(sentinel(&sentinels)),
+        Arc::clone(&events) as Arc<_>,
+    )
+    .await;
+    broker_contract::check_all(&engine.broker, &events, "").await;
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_the_contract() {
+    let mut nodes = RedisCluster::start(&ClusterOptions::default());
+    let events = Arc::new(Recorder::default());
+    let engine = Engine::heard_by(
+        &RedisConfig::new(cluster(&mut nodes)),
+        Arc::clone(&events) as Arc<_>,
+    )
+    .await;
+    broker_contract::check_all(&engine.broker, &events, "").await;
+}
+
+/// The lines of the ACL example in the guide that are about our user.
+fn documented_acl() -> Vec<String> {
+    let guide = include_str!("../../../docs/redis.md");
+    let (_, rest) = guide.split_once("```acl\n").expect("an ACL example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let lines = example
+        .lines()
+        .filter(|line| line.starts_with("user tidegate "));
+    lines.map(str::to_owned).collect()
+}
+
+fn as_tidegate(topology: Topology) -> Topology {
+    let login = Login {
+        user: "tidegate".into(),
+        password: "secret".into(),
+        client_name: "tidegate-test".into(),
+        ..Login::default()
+    };
+    match topology {
+        Topology::Standalone { address, .. } => Topology::Standalone { address, login },
+        Topology::Cluster { seeds, .. } => Topology::Cluster { seeds, login },
+        Topology::Sentinel { .. } => unreachable!("not asked for"),
+    }
+}
+
+#[tokio::test]
+async fn r1_the_documented_user_is_enough_and_has_no_more() {
+    let options = RedisOptions {
+        acl: documented_acl(),
+        ..RedisOptions::default()
+    };
+    let server = RedisServer::start(&options);
+    let events = Arc::new(Recorder::default());
+    let config = RedisConfig::new(as_tidegate(standalone(server.port())));
+    let engine = Engine::heard_by(&config, Arc::clone(&events) as Arc<_>).await;
+    broker_contract::check_all(&engine.broker, &events, "").await;
+    // What is not the engine's is refused.
+    let mut client = server.connect().expect("a connection");
+    let login = client
+        .call(&["AUTH", "tidegate", "secret"])
+        .expect("a reply");
+    assert_eq!(login.text(), "OK");
+    for command in [
+        &["FLUSHALL"][..],
+        &["KEYS", "*"],
+        &["CONFIG", "GET", "*"],
+        &["DEBUG", "SLEEP", "0"],
+        &["GET", "other:key"],
+        &["PUBLISH", "other:channel", "x"],
+    ] {
+        let reply = client.call(command).expect("a reply");
+        assert!(reply.is_error(), "{command:?}: {reply:?}");
+    }
+    let mut nodes = RedisCluster::start(&ClusterOptions {
+        redis: options,
+        ..ClusterOptions::default()
+    });
+    let events = Arc::new(Recorder::default());
+    let config = RedisConfig::new(as_tidegate(cluster(&mut nodes)));
+    let engine = Engine::heard_by(&config, Arc::clone(&events) as Arc<_>).await;
+    broker_contract::check_all(&engine.broker, &events, "").await;
+}
+
+#[tokio::test]
 async fn r3_after_a_restart_the_stream_has_another_epoch_and_keeps_what_it_has() {
     let mut server = RedisServer::start(&RedisOptions {
         append_only: true,
         ..RedisOptions::default()
     });
-    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let engine = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
     let (one, other) = (key("one"), key("other"));
     let before = publish(&engine, &one, "1").await;
     publish(&engine, &other, "1").await;
@@ -97,7 +218,7 @@ async fn r3_after_a_restart_the_stream_has_another_epoch_and_keeps_what_it_has()
 #[tokio::test]
 async fn r3_a_replica_that_attaches_changes_no_epoch() {
     let server = RedisServer::start(&RedisOptions::default());
-    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let engine = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
     let channel = key("kept");
     let before = publish(&engine, &channel, "1").await;
     let id = server.info("replication", "master_replid");
@@ -107,7 +228,7 @@ async fn r3_a_replica_that_attaches_changes_no_epoch() {
     });
     let changed = server.info("replication", "master_replid");
     // One node knows the old id, another one the new: neither takes the stream away from the other for good.
-    let newer = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let newer = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
     let first = publish(&newer, &channel, "2").await;
     assert_eq!(first.epoch == before.epoch, id == changed);
     let mut last = first.clone();
@@ -122,7 +243,7 @@ async fn r3_a_replica_that_attaches_changes_no_epoch() {
 #[tokio::test]
 async fn streams_that_lost_a_part_of_themselves_are_never_whole_again() {
     let server = RedisServer::start(&RedisOptions::default());
-    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let engine = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
     for (name, damage) in [
         (
             "meta deleted",
@@ -171,7 +292,7 @@ async fn streams_that_lost_a_part_of_themselves_are_never_whole_again() {
 #[tokio::test]
 async fn a_stream_without_its_entries_goes_on_and_what_is_missing_is_missing() {
     let server = RedisServer::start(&RedisOptions::default());
-    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let engine = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
     let channel = key("entries");
     for _ in 0..3 {
         publish(&engine, &channel, "1").await;
@@ -199,7 +320,7 @@ async fn a_stream_without_its_entries_goes_on_and_what_is_missing_is_missing() {
 #[tokio::test]
 async fn lives_are_those_that_were_asked_for() {
     let server = RedisServer::start(&RedisOptions::default());
-    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let engine = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
     let channel = key("lives");
     for _ in 0..20 {
         publish(&engine, &channel, "1").await;
@@ -223,7 +344,7 @@ async fn a_redis_that_refuses_makes_publishing_fail_and_nothing_else() {
         }),
         ..RedisOptions::default()
     });
-    let engine = Engine::deaf(&RedisConfig::new(standalone(server.port()))).await;
+    let engine = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
     let channel = key("refused");
     let refused = try_publish(&engine, &channel).await;
     assert_eq!(refused, Err(BrokerError::Unavailable));
@@ -237,4 +358,41 @@ async fn a_redis_that_refuses_makes_publishing_fail_and_nothing_else() {
     assert_eq!(offsets(&history(&engine, &channel).await), [1]);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(publish(&engine, &channel, "2").await.offset, 2);
+}
+
+#[tokio::test]
+async fn r8_a_replicated_publish_counts_only_when_a_replica_has_it() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let config = RedisConfig {
+        ack: Ack::Replicated,
+        ..RedisConfig::new(standalone(server.port()))
+    };
+    let engine = Engine::start(&config).await;
+    let channel = key("replicated");
+    let alone = try_publish(&engine, &channel).await;
+    assert_eq!(alone, Err(BrokerError::Unreplicated));
+    // What has no history has no replica to wait for.
+    let plain = PublishRequest {
+        history: None,
+        ..request(&channel, "{}")
+    };
+    within(engine.broker.publish(plain).wait())
+        .await
+        .expect("published");
+    let replica = RedisServer::start(&RedisOptions {
+        replica_of: Some(server.port()),
+        ..RedisOptions::default()
+    });
+    until("the replica follows", || {
+        (replica.info("replication", "master_link_status") == "up").then_some(())
+    });
+    let offset = publish(&engine, &channel, "2").await.offset;
+    let entries = replica.command(&["XLEN", "tg:stream:{07defaultreplicated}"]);
+    assert_eq!(entries.text(), offset.to_string());
+    // A replica that stands still confirms nothing; others are read and published meanwhile.
+    replica.pause();
+    let refused = try_publish(&engine, &channel).await;
+    assert_eq!(refused, Err(BrokerError::Unreplicated));
+    assert_eq!(history(&engine, &channel).await.top.offset, offset + 1);
+    replica.resume();
 }

@@ -99,8 +99,16 @@ impl From<HookFailure> for Failure {
 }
 
 impl From<BrokerError> for Failure {
-    fn from(_: BrokerError) -> Self {
-        ErrorCode::Internal.into()
+    fn from(error: BrokerError) -> Self {
+        match error {
+            BrokerError::Unavailable => ErrorCode::Internal.into(),
+            BrokerError::Overloaded => ErrorCode::TooManyRequests.into(),
+            BrokerError::Unreplicated => {
+                let text = ErrorCode::Internal.text();
+                let text = format!("{text}: no replica has confirmed it, it may be stored");
+                Self::error(ErrorCode::Internal, text)
+            }
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::RedisFailure;
+use super::{Confirmation, REPLICA_TIMEOUT, RedisFailure, value::number};
 use crate::{
     config::Address,
     connect::{ConnectError, Connector, Generation, Opened, ServerRole, role},
@@ -76,18 +76,60 @@ impl Live {
         })
     }
 
-    /// The same for a command that belongs elsewhere as a rule: Redis must be told that we know.
-    pub(super) async fn roundtrip_asking(&self, command: &Cmd) -> Result<Value, RedisFailure> {
+    /// The same for a command that belongs elsewhere as a rule, where Redis must be told that we know, or that counts
+    /// only when a replica has it. `WAIT` counts what its own connection has written, so it goes right behind.
+    pub(super) async fn roundtrip_with(
+        &self,
+        command: &Cmd,
+        asking: Asking,
+        confirmation: Confirmation,
+    ) -> Result<Value, RedisFailure> {
         let mut pipeline = redis::pipe();
-        pipeline.cmd("ASKING").add_command(command.clone());
+        let num_skipped = match asking {
+            Asking::No => 0,
+            Asking::Yes => {
+                pipeline.cmd("ASKING");
+                1
+            }
+        };
+        pipeline.add_command(command.clone());
+        let num_answers = match confirmation {
+            Confirmation::None => 1,
+            Confirmation::OfAReplica => {
+                let millis = REPLICA_TIMEOUT.as_millis().to_string();
+                pipeline.cmd("WAIT").arg(1).arg(millis);
+                2
+            }
+        };
         let mut connection = self.connection.clone();
-        let answer = connection.send_packed_commands(&pipeline, 1, 1).await;
-        let mut answers = answer.map_err(|error| {
+        let answers = connection
+            .send_packed_commands(&pipeline, num_skipped, num_answers)
+            .await;
+        let answers = answers.map_err(|error| {
             tracing::debug!(%error, "a command to Redis got no answer");
             RedisFailure::Unanswered
         })?;
-        answers.pop().ok_or(RedisFailure::Unexpected)
+        let mut answers = answers.into_iter();
+        let answer = answers.next().ok_or(RedisFailure::Unexpected)?;
+        let is_refused = matches!(answer, Value::ServerError(_));
+        match confirmation {
+            Confirmation::OfAReplica if !is_refused => {
+                let num_replicas = answers.next().as_ref().and_then(number);
+                match num_replicas.ok_or(RedisFailure::Unexpected)? {
+                    0 => Err(RedisFailure::Unreplicated),
+                    1.. => Ok(answer),
+                }
+            }
+            Confirmation::OfAReplica | Confirmation::None => Ok(answer),
+        }
     }
+}
+
+/// Whether the server is not the owner of the slot yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asking {
+    No,
+    Yes,
 }
 
 impl Link {

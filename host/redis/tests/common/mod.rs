@@ -1,74 +1,52 @@
-//! A broker against a server of the test.
+//! An engine against a server of the test.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc};
 
-use tidegate_realtime::{
-    broker::{BrokerError, EngineHealth},
-    hooks::Progress,
-    ids::ChannelKey,
-};
+use tidegate_realtime::{broker::BrokerEvents, broker_contract::Recorder};
 use tidegate_redis::{
-    EngineMetrics, Keys, Listening, RedisBroker, RedisConfig, Route, Shards, Topology,
+    EngineParts, RedisBroker, RedisConfig, RedisEngine, Route, Topology,
     config::{Address, Login},
 };
-use tidegate_test_redis::PATIENCE;
+use tidegate_test_redis::{PATIENCE, RedisCluster, Sentinels};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// A broker and the tasks that keep its connections; they end with it.
+/// An engine and the tasks that keep its connections; they end with it.
 pub(crate) struct Engine {
     pub(crate) broker: RedisBroker,
-    shards: Shards,
+    engine: RedisEngine,
     stop: CancellationToken,
 }
 
-/// Hears nothing: for what is read back.
-struct Deaf;
-
-impl Listening for Deaf {
-    fn subscribe(&self, _: &ChannelKey) -> Progress<Result<(), BrokerError>> {
-        Progress::Ready(Ok(()))
-    }
-
-    fn unsubscribe(&self, _: &ChannelKey) {}
-
-    fn health(&self) -> EngineHealth {
-        EngineHealth::Able
-    }
-
-    fn max_unconfirmed(&self) -> Duration {
-        Duration::MAX
-    }
-}
-
 impl Engine {
-    /// A broker that publishes and reads, connected.
-    pub(crate) async fn deaf(config: &RedisConfig) -> Self {
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let shards = Shards::start(config, &tracker, &stop);
-        let metrics =
-            EngineMetrics::register(&mut prometheus_client::registry::Registry::default());
-        let keys = Keys::new(config.prefix.clone());
-        let engine = Self {
-            broker: RedisBroker::new(shards.clone(), keys, Arc::new(Deaf), metrics),
-            shards,
-            stop,
-        };
-        engine.connected().await;
-        engine
+    /// For what is read back; nobody listens.
+    pub(crate) async fn start(config: &RedisConfig) -> Self {
+        Self::heard_by(config, Arc::new(Recorder::default())).await
     }
 
-    async fn connected(&self) {
-        for pipe in self.shards.all() {
+    pub(crate) async fn heard_by(config: &RedisConfig, events: Arc<dyn BrokerEvents>) -> Self {
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let engine = RedisEngine::start(EngineParts {
+            config,
+            node: "test",
+            events,
+            registry: &mut prometheus_client::registry::Registry::default(),
+            tracker: &tracker,
+            stop: &stop,
+        });
+        for pipe in engine.shards().all() {
             within(pipe.connected()).await;
         }
+        Self {
+            broker: engine.broker().clone(),
+            engine,
+            stop,
+        }
     }
-}
 
-impl Engine {
     /// Waits until commands are answered after the test has stopped servers without giving way to our tasks.
     pub(crate) async fn noticed_restart(&self) {
         let ping = redis::cmd("PING");
-        for pipe in self.shards.all() {
+        for pipe in self.engine.shards().all() {
             let answered = async {
                 while pipe.run(&ping, Route::Any).await.is_err() {
                     tokio::task::yield_now().await;
@@ -94,6 +72,23 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 pub(crate) fn standalone(port: u16) -> Topology {
     Topology::Standalone {
         address: Address::new("127.0.0.1", port),
+        login: Login::default(),
+    }
+}
+
+pub(crate) fn sentinel(sentinels: &Sentinels) -> Topology {
+    let ports = sentinels.ports().into_iter();
+    Topology::Sentinel {
+        sentinels: ports.map(|port| Address::new("127.0.0.1", port)).collect(),
+        sentinel_login: Login::default(),
+        master_name: Sentinels::NAME.into(),
+        login: Login::default(),
+    }
+}
+
+pub(crate) fn cluster(nodes: &mut RedisCluster) -> Topology {
+    Topology::Cluster {
+        seeds: vec![Address::new("127.0.0.1", nodes.nodes()[0].port())],
         login: Login::default(),
     }
 }
