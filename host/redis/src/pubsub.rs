@@ -40,6 +40,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::metrics::PubSubMetrics;
 use self::{
     line::Line,
+    probe::UNREADY_AFTER,
     registry::{LineId, Registry, Wanted},
 };
 use crate::{
@@ -101,6 +102,8 @@ struct Shard {
     /// Taken alone, or before the registry's lock.
     lines: Mutex<HashMap<LineId, Arc<Line>>>,
     next_line: AtomicU64,
+    /// A Cluster whose primaries nobody names is deaf from then on.
+    started: Instant,
     /// Some names have no line.
     has_homeless: Notify,
 }
@@ -131,6 +134,7 @@ impl Subscriptions {
                 registry: Mutex::default(),
                 lines: Mutex::default(),
                 next_line: AtomicU64::new(0),
+                started: Instant::now(),
                 has_homeless: Notify::new(),
             });
             if pipe.is_cluster() {
@@ -176,7 +180,8 @@ impl Subscriptions {
         let now = Instant::now();
         let is_deaf = |shard: &Arc<Shard>| {
             let lines = shard.lines.lock();
-            lines.values().any(|line| line.is_deaf(now))
+            let has_none = lines.is_empty() && now - shard.started >= UNREADY_AFTER;
+            has_none || lines.values().any(|line| line.is_deaf(now))
         };
         if self.shards.iter().any(is_deaf) {
             return EngineHealth::Unable(

@@ -11,7 +11,11 @@ use crate::config::Address;
 /// How often the primaries are compared with the lines. A moved name needs no such look: the server says where to.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long a server that is no primary of the map keeps its line: the map may be behind the server's own word.
+/// Pause after each look, so that names which no server takes for now are not offered in a circle.
+const REST: Duration = Duration::from_millis(100);
+
+/// Looks after which a server that is no primary of the map loses its line, ten seconds or so: the map may be behind
+/// the server's own word.
 const GRACE: u32 = 40;
 
 /// Keeps the lines of a Cluster until the shard stops.
@@ -31,6 +35,10 @@ pub(super) async fn steer(shard: Arc<Shard>) {
         };
         follow(&shard, &primaries);
         house(&shard);
+        tokio::select! {
+            () = shard.stop.cancelled() => return,
+            () = tokio::time::sleep(REST) => {}
+        }
     }
 }
 
