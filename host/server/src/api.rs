@@ -224,6 +224,10 @@ fn transport_status(error: &ApiError) -> StatusCode {
     if error.code == ErrorCode::PermissionDenied.code() {
         return StatusCode::FORBIDDEN;
     }
+    // The node or its engine has too much on its hands, not the caller.
+    if error.code == ErrorCode::TooManyRequests.code() {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    }
     ApiErrorCode::from_code(error.code)
         .and_then(|code| StatusCode::from_u16(code.http_status()).ok())
         .unwrap_or(StatusCode::BAD_REQUEST)

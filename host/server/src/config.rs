@@ -33,6 +33,7 @@ use std::{
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
+use tidegate_redis::RedisConfig;
 use tidegate_sandbox::StateQuotas;
 
 pub use self::{
@@ -69,8 +70,7 @@ pub struct Config {
     pub client: ClientConfig,
     pub token: TokenConfig,
     pub channels: ChannelsConfig,
-    /// Bytes that the memory engine may hold.
-    pub engine_max_bytes: usize,
+    pub engine: EngineConfig,
     pub http_api: HttpApiConfig,
     pub websocket: WebsocketConfig,
     pub plugins: PluginsConfig,
@@ -81,6 +81,16 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// `None` unless `demo.enabled`.
     pub demo: Option<DemoConfig>,
+}
+
+/// Where publications and history live.
+#[derive(Debug, Clone)]
+pub enum EngineConfig {
+    /// On this node, up to so many bytes.
+    Memory {
+        max_bytes: usize,
+    },
+    Redis(Box<RedisConfig>),
 }
 
 /// The listener for clients and the server API.

@@ -5,6 +5,7 @@
 //! when `build` fails nothing was accepted, and `run` returns only when every task it started has ended or the
 //! grace period is over.
 
+mod engine;
 mod files;
 mod services;
 #[cfg(test)]
@@ -26,19 +27,21 @@ use prometheus_client::registry::Registry;
 use tidegate_control::{Actor, FirstKeys, OpenError, Store, StoreError};
 use tidegate_realtime::{
     hub::Hub,
-    ids::AppId,
-    memory::MemoryBroker,
+    ids::{AppId, ClientId},
     metrics::RealtimeMetrics,
     node::{Node as RealtimeNode, NodeParts},
-    presence::MemoryPresence,
 };
+use tidegate_redis::connect::ConnectError;
 use tidegate_sandbox::{
     CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, UnfitSender, UnfitVersion,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::services::{Services, checkpoint, sweep, sweep_presence, sweep_state, warn_insecure};
+use self::{
+    engine::Engine,
+    services::{Services, checkpoint, sweep_state, warn_insecure},
+};
 use crate::{
     admin::{Admin, AdminConfig, StartError},
     api::{self, ApiConfig, ConfiguredKey},
@@ -46,7 +49,7 @@ use crate::{
     config::{self, Config, InsecureSwitch},
     demo::{self, DemoError},
     health::{self, Readiness},
-    metrics::{self, HubCollector, MemoryCollector},
+    metrics::{self, HubCollector},
     plugin_host::{self, SandboxHost, return_unfit},
     transport::{
         address::{ClientAddress, TrustedProxies},
@@ -105,6 +108,8 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+    #[error("the engine cannot start")]
+    Redis(#[source] ConnectError),
     #[error("the demonstration page cannot be served")]
     Demo(#[from] DemoError),
 }
@@ -120,8 +125,7 @@ pub enum RunError {
 #[derive(Debug)]
 pub struct Node {
     realtime: Arc<RealtimeNode>,
-    broker: Arc<MemoryBroker>,
-    presence: MemoryPresence,
+    engine: Engine,
     presence_update_interval: Duration,
     sandbox: Arc<Sandbox>,
     client: Bound,
@@ -170,16 +174,13 @@ impl Node {
         let tracker = TaskTracker::new();
         let hub = Hub::new(config.hub());
         registry.register_collector(Box::new(HubCollector(Arc::clone(&hub))));
-        let broker = Arc::new(MemoryBroker::with_config(
-            Arc::clone(&hub) as Arc<_>,
-            config.memory(),
-        ));
-        registry.register_collector(Box::new(MemoryCollector(Arc::clone(&broker))));
-        let presence = MemoryPresence::default();
+        let engine_name = ClientId::random().to_string();
+        let events = Arc::clone(&hub) as Arc<_>;
+        let engine = Engine::open(&config.engine, &engine_name, events, &mut registry).await?;
         let realtime = RealtimeNode::new(NodeParts {
             hub,
-            broker: Arc::clone(&broker) as Arc<_>,
-            presence: Arc::new(presence.clone()),
+            broker: engine.broker(),
+            presence: engine.presence(),
             hooks: Arc::clone(&sandbox) as Arc<_>,
             metrics: RealtimeMetrics::register(&mut registry),
             tracker: tracker.clone(),
@@ -266,8 +267,7 @@ impl Node {
         tracing::info!(client.addr = %client.address, data_dir = %data_dir.display(), "the node is bound");
         Ok(Self {
             realtime,
-            broker,
-            presence,
+            engine,
             presence_update_interval: config.client.presence_update_interval,
             sandbox,
             client,
@@ -305,8 +305,7 @@ impl Node {
     ) -> Result<(), RunError> {
         let Self {
             realtime,
-            broker,
-            presence,
+            engine,
             presence_update_interval,
             sandbox,
             client,
@@ -332,11 +331,7 @@ impl Node {
         for (name, service) in roster.services(presence_update_interval, &services_stop) {
             services.spawn(name, service);
         }
-        services.spawn(
-            "presence sweep",
-            sweep_presence(presence, services_stop.clone()),
-        );
-        services.spawn("history sweep", sweep(broker, services_stop.clone()));
+        engine.spawn_services(&services);
         let returning = return_unfit(Arc::clone(&control), unfit, services_stop.clone());
         services.spawn("return of unfit plugins", returning);
         let retrying = Arc::clone(&control).retry_after_changes(services_stop.clone());
@@ -370,6 +365,7 @@ impl Node {
             tracker.close();
             tracker.wait().await;
             services.end().await;
+            engine.close().await;
         };
         tokio::select! {
             biased; // A finished drain is not a hurried one.

@@ -4,6 +4,7 @@
 //! value, so that all problems are found. The result is thrown away when there is one.
 
 mod channels;
+mod engine;
 
 use std::{
     net::IpAddr,
@@ -28,7 +29,6 @@ use super::{
 /// Builds the configuration; problems are appended to `problems`.
 pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config {
     let root = &settings.root;
-    engine(root, problems);
     let config = Config {
         data_dir: PathBuf::from(root.text("data_dir")),
         http_server: http_server(root, problems),
@@ -37,7 +37,7 @@ pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config 
         client: client(root, problems),
         token: token(root, problems),
         channels: channels::channels(settings, problems),
-        engine_max_bytes: root.size("engine.memory.max_bytes"),
+        engine: engine::engine(root, problems),
         http_api: http_api(root, problems),
         websocket: WebsocketConfig {
             is_enabled: !root.flag("websocket.disabled"),
@@ -66,22 +66,6 @@ pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config 
     distinct_prefixes(&config, root, problems);
     distinct_ports(&config, root, problems);
     config
-}
-
-fn engine(root: &Scope, problems: &mut Vec<Problem>) {
-    let engine = root.text("engine.type");
-    match engine.as_str() {
-        "memory" => {}
-        "redis" => problems.push(root.problem(
-            "engine.type",
-            "the Redis engine is not part of this release; use \"memory\"",
-        )),
-        "" => problems.push(root.problem("engine.type", "use \"memory\"")),
-        _ => problems.push(root.problem(
-            "engine.type",
-            format!("`{engine}` is not an engine; use \"memory\""),
-        )),
-    }
 }
 
 fn http_server(root: &Scope, problems: &mut Vec<Problem>) -> HttpServerConfig {

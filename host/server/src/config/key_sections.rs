@@ -14,8 +14,8 @@ use self::{
     channel::{CHANNEL, NAMESPACE, RPC, SHARED_POLL_KEYS},
     client::{CLIENT, SUBSCRIPTION_TOKEN, TOKEN},
     node::{
-        ADMIN, ADMIN_API, DEMO, ENGINE, HEALTH, HTTP_API, HTTP_SERVER, INIT, LOG, NODE,
-        OPENTELEMETRY, OURS, PLUGINS, PROMETHEUS, SHUTDOWN, SWAGGER,
+        ADMIN, ADMIN_API, CLIENT_TLS, DEMO, ENGINE, HEALTH, HTTP_API, HTTP_SERVER, INIT, LOG, NODE,
+        OPENTELEMETRY, OURS, PLUGINS, PROMETHEUS, PUBLISH, SHUTDOWN, SWAGGER,
     },
     transports::{EMULATION_KEYS, UNI_WEBSOCKET, WEBSOCKET},
 };
@@ -41,7 +41,14 @@ const SIZE: Kind = Kind::Size {
 };
 
 const TLS: Status = Later("TLS is");
-const REDIS: Status = Later("the Redis engine is");
+const RESP2: Status = Never("Tidegate speaks RESP2 with Redis; remove the key.");
+const SENTINEL_NAME: Status =
+    Never("connections to sentinels end with their answer and have no name; remove the key.");
+const REPLICA: Status =
+    Never("reading from replicas would show the past as the present; remove the key.");
+const LISTS: Status = Never("history is kept in streams; remove the key.");
+const CLIENT_CA: Status = Never("Redis checks our certificate with its own CA; remove the key.");
+const PRESENCE: Status = Later("presence over Redis is");
 const CACHE: Status = Later("cache recovery is");
 const DELTA: Status = Later("delta compression is");
 const TAGS_FILTER: Status = Later("the tags filter is");
@@ -77,8 +84,9 @@ pub(super) fn build() -> Vec<Key> {
     table.section("admin_api", ADMIN_API);
     table.section("log", LOG);
     table.section("engine", ENGINE);
-    table.tls("engine.redis.tls", REDIS);
-    table.tls("engine.redis.sentinel_tls", REDIS);
+    table.section("engine.redis.tls", CLIENT_TLS);
+    table.section("engine.redis.sentinel_tls", CLIENT_TLS);
+    table.section("publish", PUBLISH);
     table.section("client", CLIENT);
     table.section("client.token", TOKEN);
     table.section("client.subscription_token", SUBSCRIPTION_TOKEN);
@@ -138,6 +146,8 @@ pub(super) fn build() -> Vec<Key> {
             "",
         )],
     );
+    // The prefix of the ACL example.
+    table.reference_default("engine.redis.prefix", Json::from("centrifugo"));
     // The reference means "unlimited" by 0; a bound is always there with us.
     table.reference_default("client.connection_limit", Json::from(0));
     table.reference_default("health.enabled", Json::from(false));

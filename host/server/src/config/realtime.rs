@@ -7,7 +7,6 @@ use std::{sync::Arc, time::Duration};
 use tidegate_realtime::{
     config::{ClientConfig as RealtimeClient, RealtimeConfig, TextRule},
     hub::HubConfig,
-    memory::MemoryConfig,
     namespace::{
         ChannelConfig, HistoryConfig as RealtimeHistory, NamespaceOptions,
         Permission as RealtimePermission, PublicationDataFormat as DataFormat,
@@ -28,14 +27,6 @@ impl Config {
             client: self.client.into(),
             token: self.token.into(),
             channel: self.channels.into(),
-        }
-    }
-
-    /// What the memory engine may hold.
-    pub fn memory(&self) -> MemoryConfig {
-        MemoryConfig {
-            max_bytes: self.engine_max_bytes,
-            ..MemoryConfig::default()
         }
     }
 

@@ -1,3 +1,5 @@
+mod engine;
+
 use std::io::Write as _;
 
 use super::*;
@@ -237,10 +239,10 @@ fn keys_of_later_releases_are_refused_by_name_unless_at_their_default() {
     refused(
         r#"
 [engine]
-type = "redis"
+type = "nats"
 [engine.redis]
-address = "redis://redis:6379"
-prefix = "centrifugo"
+history_use_lists = true
+force_resp2 = false
 presence_ttl = "60s"
 [admin]
 enabled = true
@@ -255,8 +257,8 @@ delta_publish = false
 name = "backend"
 "#,
         &[
-            (3, "engine.type", "Redis"),
-            (5, "engine.redis.address", "Redis"),
+            (3, "engine.type", "not an engine"),
+            (5, "engine.redis.history_use_lists", "streams"),
             (9, "admin.enabled", "admin_api"),
             (
                 11,
