@@ -261,10 +261,15 @@ impl Load {
     }
 
     async fn audit_of(&self, channel: u32) -> Result<Audit> {
-        let nodes = self.shared.balancer.nodes_from(channel as usize);
-        let (_, addr) = *nodes.first().context("a node is there")?;
         let mut api = Api::new();
         let name = Shared::channel(channel);
+        let mut living = None;
+        for (_, addr) in self.shared.balancer.nodes_from(channel as usize) {
+            if living.is_none() && api.is_ready(addr).await {
+                living = Some(addr);
+            }
+        }
+        let addr = living.context("no node is ready")?;
         let top = api
             .result(addr, "history", &json!({"channel": name, "limit": 0}))
             .await?;

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     checker::{Expectation, Verdict, check},
+    node::NodeProcess,
     record::{Event, Outcome, Record},
     stage::{Size, Stage},
 };
@@ -209,11 +210,13 @@ async fn finish(stage: Stage, count: impl FnOnce(&Record) -> u64) -> Result<Reco
         load,
     } = stage;
     let record = load.finish(0).await;
-    let logs = || {
-        let logs = nodes.iter().map(|node| node.log_tail());
-        logs.collect::<Vec<_>>().join("\n--- the next node\n")
+    let mut record = match record {
+        Ok(record) => record,
+        Err(error) => {
+            let logs: Vec<String> = nodes.iter().map(NodeProcess::log_tail).collect();
+            anyhow::bail!("{error:#}; the nodes logged\n{}", logs.join("\n---\n"));
+        }
     };
-    let mut record = record.with_context(logs)?;
     record.effects = count(&record);
     Ok(record)
 }

@@ -35,3 +35,43 @@ async fn a_node_of_the_memory_engine_that_was_killed_says_that_its_streams_ended
 async fn a_storm_of_reconnects_recovers_everybody() {
     passes(Row::MemoryStorm).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_node_loses_nothing_and_its_clients_recover_on_the_other() {
+    passes(Row::NodeKill).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_back_with_its_file_has_lost_nothing() {
+    passes(Row::RedisKillWithFile).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_comes_back_empty_is_another_stream_for_everybody() {
+    passes(Row::RedisKillWithoutFile).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promoted_replica_that_lagged_is_another_stream_for_everybody() {
+    passes(Row::Fork).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_subscriptions_of_a_node_cost_nobody_a_publication() {
+    passes(Row::KillSubscribers).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flushed_redis_is_another_stream_for_everybody() {
+    passes(Row::FlushAll).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_nodes_are_replaced_under_load_and_nothing_is_lost() {
+    passes(Row::RollingRestart).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poison_in_redis_reaches_nobody_and_ends_nothing() {
+    passes(Row::Poison).await;
+}

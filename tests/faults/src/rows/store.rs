@@ -253,7 +253,7 @@ fn in_sync(replica: &RedisServer) {
 }
 
 fn cluster_engine(cluster: &RedisCluster) -> Value {
-    json!({ "type": "redis", "redis": { "cluster_address": [cluster.addrs()] } })
+    json!({ "type": "redis", "redis": { "cluster_address": cluster.addrs() } })
 }
 
 pub(super) async fn cluster_failover(size: Size) -> Played {
