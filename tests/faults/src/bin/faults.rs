@@ -91,9 +91,10 @@ async fn play(options: &Options) -> Result<bool> {
         };
         let line = format!("| {} | {} | {result} | `{seen}` |\n", row.id(), row.fault());
         table.push_str(&line);
-    }
-    if let Some(path) = &options.markdown {
-        write(path, options, &table)?;
+        // After each row: who stops the program keeps what it has shown.
+        if let Some(path) = &options.markdown {
+            write(path, options, &table)?;
+        }
     }
     Ok(all_passed)
 }

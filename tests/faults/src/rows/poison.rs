@@ -1,7 +1,7 @@
 //! Somebody else writes into our Redis: garbage and forgeries on the pub/sub channels, wrong types at the keys,
 //! scripts flushed. Nothing of it may end a node, reach a subscriber as a publication, or lose one.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
 use tidegate_test_redis::{Connection, RedisOptions, RedisServer, Reply};
 use tokio::task::block_in_place;
@@ -83,18 +83,19 @@ fn listen(server: &RedisServer, channel: &str) -> Result<Vec<u8>> {
     connection.call(&["SUBSCRIBE", channel])?;
     match connection.reply()?.list() {
         [_, _, Reply::Bytes(message)] => Ok(message.clone()),
-        other => anyhow::bail!("not a message: {other:?}"),
+        other => bail!("not a message: {other:?}"),
     }
 }
 
-/// A channel of its own whose keys hold something else: calls of it fail, and nothing else does.
+/// A channel of its own whose keys hold something else: calls of it are answered, be it by a refusal or with another
+/// stream, and never as if it were the old one.
 async fn wrong_types(server: &RedisServer, stage: &Stage) -> Result<()> {
     let channel = "flow:spoiled";
     let nodes = stage.balancer.nodes_from(0);
     let mut api = Api::new();
     let addr = nodes.first().context("a node is there")?.1;
     let publish = json!({ "channel": channel, "data": 1 });
-    api.result(addr, "publish", &publish).await?;
+    let before = api.result(addr, "publish", &publish).await?;
     for kind in ["stream", "meta"] {
         let found = server.command(&["KEYS", &format!("tg:{kind}:*spoiled*")]);
         let key = found.list().first().map(Reply::text);
@@ -106,11 +107,14 @@ async fn wrong_types(server: &RedisServer, stage: &Stage) -> Result<()> {
             ("publish", publish.clone()),
             ("history", json!({ "channel": channel, "limit": 1 })),
         ] {
-            let answer = api.call(addr, method, &body).await;
-            ensure!(
-                matches!(answer, Answer::Error { .. } | Answer::Status(500..)),
-                "{method} of a spoiled channel answered {answer:?}"
-            );
+            match api.call(addr, method, &body).await {
+                Answer::Error { .. } | Answer::Status(500..) => {}
+                Answer::Result(result) => ensure!(
+                    result["epoch"] != before["epoch"],
+                    "{method} of a spoiled channel goes on as if nothing were: {result}"
+                ),
+                other => bail!("{method} of a spoiled channel: {other:?}"),
+            }
         }
         ensure!(api.is_ready(addr).await, "a spoiled channel is one channel");
     }
