@@ -193,12 +193,15 @@ impl Broker for RedisBroker {
         self.shared.listening.max_unconfirmed()
     }
 
+    /// The word of the probes, which go through the pipes. A connection that is lost for a moment is no reason to
+    /// take every node of the service off its balancer at once.
     fn health(&self) -> EngineHealth {
+        let health = self.shared.listening.health();
         let mut pipes = self.shared.shards.all().iter();
-        if !pipes.all(Pipe::is_connected) {
+        if health != EngineHealth::Able && !pipes.all(Pipe::is_connected) {
             return EngineHealth::Unable("Redis cannot be reached".into());
         }
-        self.shared.listening.health()
+        health
     }
 }
 

@@ -22,7 +22,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -40,7 +40,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::metrics::PubSubMetrics;
 use self::{
     line::Line,
-    probe::UNREADY_AFTER,
     registry::{LineId, Registry, Wanted},
 };
 use crate::{
@@ -102,8 +101,8 @@ struct Shard {
     /// Taken alone, or before the registry's lock.
     lines: Mutex<HashMap<LineId, Arc<Line>>>,
     next_line: AtomicU64,
-    /// A Cluster whose primaries nobody names is deaf from then on.
-    started: Instant,
+    /// A probe has come back: until then nobody knows whether anything ever will. Written by the lines.
+    has_delivered: AtomicBool,
     /// Some names have no line.
     has_homeless: Notify,
 }
@@ -134,7 +133,7 @@ impl Subscriptions {
                 registry: Mutex::default(),
                 lines: Mutex::default(),
                 next_line: AtomicU64::new(0),
-                started: Instant::now(),
+                has_delivered: AtomicBool::new(false),
                 has_homeless: Notify::new(),
             });
             if pipe.is_cluster() {
@@ -180,8 +179,8 @@ impl Subscriptions {
         let now = Instant::now();
         let is_deaf = |shard: &Arc<Shard>| {
             let lines = shard.lines.lock();
-            let has_none = lines.is_empty() && now - shard.started >= UNREADY_AFTER;
-            has_none || lines.values().any(|line| line.is_deaf(now))
+            !shard.has_delivered.load(Ordering::Relaxed)
+                || lines.values().any(|line| line.is_deaf(now))
         };
         if self.shards.iter().any(is_deaf) {
             return EngineHealth::Unable(

@@ -491,6 +491,7 @@ impl<'a> Conversation<'a> {
             self.shard.metrics.count_probe(ProbeOutcome::answered);
             self.probe.on_answer(now);
             self.line.is_heard();
+            self.shard.has_delivered.store(true, Ordering::Relaxed);
             self.has_delivered = true;
             return;
         }
@@ -519,6 +520,11 @@ impl<'a> Conversation<'a> {
         let Ok(name) = std::str::from_utf8(name) else {
             return;
         };
+        if self.probe_name.as_deref() == Some(name) {
+            // The first try may have overtaken the subscription.
+            self.probe.try_now(Instant::now());
+            return;
+        }
         let confirmed = {
             let mut registry = self.shard.registry.lock();
             registry.on_subscribed(self.line.id, name)

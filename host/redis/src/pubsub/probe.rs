@@ -54,6 +54,11 @@ impl Probe {
         self.last_message = now;
     }
 
+    /// What was published so far need not have been heard: it is tried again at once.
+    pub(super) fn try_now(&mut self, now: Instant) {
+        self.next_at = now;
+    }
+
     /// The probe came back.
     pub(super) fn on_answer(&mut self, now: Instant) {
         self.since = None;

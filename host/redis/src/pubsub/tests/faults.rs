@@ -124,6 +124,8 @@ async fn a_user_who_may_not_subscribe_is_refused_and_hears_when_it_may() {
 async fn a_server_that_talks_nonsense_is_left_and_tried_again() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let world = World::on(listener.local_addr().unwrap().port());
+    let health = world.subscriptions.health();
+    assert_ne!(health, EngineHealth::Able, "nothing was ever heard");
     for _ in 0..6 {
         let accepted = tokio::time::timeout(PATIENCE, listener.accept()).await;
         let (mut socket, _) = accepted.expect("it tries again").unwrap();
