@@ -240,6 +240,20 @@ async fn o3_a_draining_listener_refuses_with_503() {
 }
 
 #[tokio::test]
+async fn a_refusal_comes_after_the_question() {
+    let running = Running::start(AdmissionConfig::default()).await;
+    running.admission.drain();
+    let mut early = running.connect().await;
+    // Whoever came later has been answered, so this one could have been.
+    assert_status(&running.ask("GET / HTTP/1.1\r\nhost: x\r\n\r\n").await, 503);
+    let unasked = early.try_read(&mut [0; 16]);
+    assert_eq!(unasked.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let question = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    early.write_all(question.as_bytes()).await.unwrap();
+    assert_status(&read_to_end(&mut early).await, 503);
+}
+
+#[tokio::test]
 async fn stopping_finishes_the_request_under_way() {
     let running = Running::start(AdmissionConfig::default()).await;
     let mut stream = running.connect().await;
