@@ -50,13 +50,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (include "tidegate.isMany" .) (ne $engine "redis") -}}
 {{- fail (printf "more than one node needs an engine that they share: set config.engine.type to \"redis\" (it is %q), or replicaCount to 1 and autoscaling.enabled to false" $engine) -}}
 {{- end -}}
-{{- range $path := list "client.token.hmac_secret_key" "client.token.hmac_previous_secret_key" "http_api.key" "admin_api.key" "engine.redis.password" "engine.redis.sentinel_password" "engine.redis.tls.key_pem" -}}
+{{- range $path := list "client.token.hmac_secret_key" "client.token.hmac_previous_secret_key" "http_api.key" "admin_api.key" "engine.redis.password" "engine.redis.sentinel_password" -}}
 {{- $place := $.Values.config -}}
 {{- range $part := splitList "." $path -}}
 {{- if kindIs "map" $place -}}{{- $place = get $place $part -}}{{- else -}}{{- $place = "" -}}{{- end -}}
 {{- end -}}
 {{- if $place -}}
 {{- fail (printf "config.%s is a secret, and a ConfigMap is no place for it: put it into existingSecret as %s" $path (printf "TIDEGATE_%s" ($path | upper | replace "." "_"))) -}}
+{{- end -}}
+{{- end -}}
+{{- range $address := dig "engine" "redis" "address" list .Values.config -}}
+{{- if contains "@" $address -}}
+{{- fail "config.engine.redis.address has a password in it, and a ConfigMap is no place for it: put user and address into config, and the password into existingSecret as TIDEGATE_ENGINE_REDIS_PASSWORD" -}}
 {{- end -}}
 {{- end -}}
 {{- $timeout := dig "shutdown" "timeout" "30s" .Values.config -}}
