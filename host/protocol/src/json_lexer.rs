@@ -83,6 +83,35 @@ impl Nesting {
     }
 }
 
+/// How many bytes of JSON text come before the next quote, backslash or control character: the part of a string that
+/// stands for itself. Looks at eight bytes at a time.
+#[must_use]
+pub fn plain_prefix(text: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHS: u64 = ONES << 7;
+    let mut skipped = 0;
+    let (words, tail) = text.as_chunks::<8>();
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        let quote = word ^ (ONES * b'"' as u64);
+        let backslash = word ^ (ONES * b'\\' as u64);
+        let controls = word.wrapping_sub(ONES * 0x20) & !word;
+        let quotes = quote.wrapping_sub(ONES) & !quote;
+        let backslashes = backslash.wrapping_sub(ONES) & !backslash;
+        let found = (controls | quotes | backslashes) & HIGHS;
+        if found != 0 {
+            // Borrows run upwards only, so the lowest bit found is never a false one.
+            return skipped + found.trailing_zeros() as usize / 8;
+        }
+        skipped += 8;
+    }
+    let plain = tail
+        .iter()
+        .take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f))
+        .count();
+    skipped + plain
+}
+
 /// What follows in [`Lexer::skip_value`].
 enum Next {
     Value,
@@ -252,33 +281,10 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// Moves to the next byte that is a quote, a backslash or a control character; eight bytes at a time.
+    /// Moves to the next byte that is a quote, a backslash or a control character.
     fn skip_plain(&mut self) {
-        const ONES: u64 = u64::MAX / 255;
-        const HIGHS: u64 = ONES << 7;
         let rest = self.text.get(self.position..).unwrap_or_default();
-        let mut skipped = 0;
-        let (words, tail) = rest.as_chunks::<8>();
-        for word in words {
-            let word = u64::from_le_bytes(*word);
-            let quote = word ^ (ONES * b'"' as u64);
-            let backslash = word ^ (ONES * b'\\' as u64);
-            let controls = word.wrapping_sub(ONES * 0x20) & !word;
-            let quotes = quote.wrapping_sub(ONES) & !quote;
-            let backslashes = backslash.wrapping_sub(ONES) & !backslash;
-            let found = (controls | quotes | backslashes) & HIGHS;
-            if found != 0 {
-                // Borrows run upwards only, so the lowest bit found is never a false one.
-                self.position += skipped + found.trailing_zeros() as usize / 8;
-                return;
-            }
-            skipped += 8;
-        }
-        let plain = tail
-            .iter()
-            .take_while(|byte| !matches!(byte, b'"' | b'\\' | 0..=0x1f))
-            .count();
-        self.position += skipped + plain;
+        self.position += plain_prefix(rest);
     }
 
     fn skip_escape(&mut self) -> Result<(), JsonFault> {

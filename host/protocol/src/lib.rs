@@ -20,6 +20,7 @@ pub use codec::*;
 pub use codes::{ApiErrorCode, DisconnectCode, ErrorCode, UnsubscribeCode};
 pub use filter::{Filter, FilterError};
 pub use frame::{Frame, Framing};
+pub use json_lexer::plain_prefix;
 pub use messages::*;
 pub use raw::{InvalidJson, Raw};
 pub use schema::{TextBytes, ZigZag};

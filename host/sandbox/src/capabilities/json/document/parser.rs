@@ -1,5 +1,7 @@
 //! The grammar of RFC 8259, byte by byte. Recursion is bounded by the depth that is allowed.
 
+use tidegate_protocol::plain_prefix;
+
 use super::{MAX_DEPTH, Node, NotJson};
 use crate::generated::tidegate::plugin::json::Kind;
 
@@ -149,6 +151,7 @@ impl Parser<'_> {
     fn text(&mut self) -> Parse {
         self.expect(b'"')?;
         loop {
+            self.at += plain_prefix(self.data.get(self.at..).unwrap_or_default());
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -158,8 +161,8 @@ impl Parser<'_> {
                     self.at += 1;
                     self.escape()?;
                 }
-                None | Some(0..=0x1f) => return Err(self.here()),
-                Some(_) => self.at += 1,
+                // A control character.
+                None | Some(_) => return Err(self.here()),
             }
         }
     }
