@@ -3,12 +3,14 @@
 //! Each folder module adds the calls of one kind of object. None of them commits: a change goes through
 //! [`Store::mutate`], which writes the audit entry in the same transaction.
 
+mod activations;
 mod apps;
 mod audit;
 mod bindings;
 mod check;
 mod keys;
 mod plugins;
+mod retention;
 #[cfg(test)]
 mod tests;
 

@@ -31,7 +31,7 @@ mod tests;
 mod turns;
 mod watch;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use axum::Router;
 use sha2::{Digest as _, Sha256};
@@ -53,6 +53,8 @@ pub struct AdminConfig {
     pub key: Option<String>,
     /// Namespaces of the configuration; binding to another one is answered with a warning.
     pub namespaces: BTreeSet<String>,
+    /// Versions of a plugin that are kept beside those that a rollback can reach.
+    pub keep_versions: Option<NonZeroU32>,
     /// Runs the changes; the node waits for it when it stops.
     pub tracker: TaskTracker,
 }
@@ -72,6 +74,7 @@ pub struct Admin {
     /// SHA-256 of the configured key.
     configured_key: Option<[u8; 32]>,
     namespaces: BTreeSet<String>,
+    keep_versions: Option<NonZeroU32>,
     tracker: TaskTracker,
     started: Instant,
 }
@@ -104,6 +107,7 @@ impl Admin {
             followers: Followers::default(),
             configured_key: config.key.map(|key| Sha256::digest(key).into()),
             namespaces: config.namespaces,
+            keep_versions: config.keep_versions,
             tracker: config.tracker,
             started: Instant::now(),
         })

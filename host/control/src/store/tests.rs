@@ -7,6 +7,7 @@ mod closing;
 mod files;
 mod keys;
 mod plugins;
+mod retention;
 
 use std::{collections::BTreeSet, sync::Arc, thread};
 

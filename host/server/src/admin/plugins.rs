@@ -129,7 +129,7 @@ pub(super) async fn upload(call: Call) -> Result<Answer, Problem> {
     };
     let _turn = call.admin.turns.of(&app).await;
     let note = call.query.get("note").unwrap_or_default().to_owned();
-    let shown = name.clone();
+    let (shown, keep) = (name.clone(), call.admin.keep_versions);
     let uploaded = call
         .ask(move |store| {
             let new = NewVersion {
@@ -138,7 +138,11 @@ pub(super) async fn upload(call: Call) -> Result<Answer, Problem> {
                 imports: &imports,
                 note: &note,
             };
-            store.add_version(&actor, &app, &name, new)
+            let uploaded = store.add_version(&actor, &app, &name, new)?;
+            if let (true, Some(keep)) = (uploaded.is_new, keep) {
+                store.prune_versions(&actor, &app, &name, keep)?;
+            }
+            Ok(uploaded)
         })
         .await?;
     let mut body = json!(uploaded.version);
