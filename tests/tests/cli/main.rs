@@ -464,7 +464,8 @@ async fn explain_tells_the_story_of_a_trace_id_that_a_client_got() {
         (&json!(trace), &json!("guest-trap"))
     );
 
-    let unknown = node.cli(&["explain", "nothing"]).await;
+    assert_eq!(node.cli(&["explain", "nothing"]).await.code, Some(2));
+    let unknown = node.cli(&["explain", "000000000000"]).await;
     assert_eq!(unknown.code, Some(1));
     assert!(
         unknown.stderr.contains("recent failures"),
@@ -527,7 +528,7 @@ const ASKING: [&[&str]; 18] = [
     &["plugin", "logs", "nope"],
     &["plugin", "logs", "nope", "--follow"],
     &["plugin", "delete", "nope"],
-    &["explain", "nope"],
+    &["explain", "a71cd982164b"],
     &["app", "list"],
     &["app", "create", "nope"],
     &["app", "delete", "nope"],

@@ -25,26 +25,25 @@ that failed, up to ten refused ones a second, and of those that went well one a 
 plugin and hook.")]
 pub struct Explain {
     /// The trace id of the error's text
-    #[arg(required_unless_present = "recent")]
     id: Option<String>,
     /// List the last commands in place of one
-    #[arg(long, conflicts_with_all = ["id", "verbose"])]
+    #[arg(long)]
     recent: bool,
     /// Only commands of this user
-    #[arg(long, requires = "recent")]
+    #[arg(long)]
     user: Option<String>,
     /// Only about this channel, or this rpc method
-    #[arg(long, requires = "recent")]
+    #[arg(long)]
     channel: Option<String>,
     /// Only those in which a plugin failed
-    #[arg(long, requires = "recent")]
+    #[arg(long)]
     failed: bool,
     /// Only those that a plugin refused
-    #[arg(long, requires = "recent", conflicts_with = "failed")]
+    #[arg(long, conflicts_with = "failed")]
     refused: bool,
-    /// How many, 1 to 200
-    #[arg(long, requires = "recent", default_value_t = 50)]
-    limit: u32,
+    /// How many, 1 to 200; 50 if not said
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=200))]
+    limit: Option<u32>,
     /// Show where in its code the plugin was
     #[arg(long)]
     verbose: bool,
@@ -52,12 +51,76 @@ pub struct Explain {
     server: AdminServer,
 }
 
+/// Characters of a trace id.
+const ID_DIGITS: usize = 12;
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted<'a> {
+    Story(&'a str),
+    Recent,
+}
+
+impl Explain {
+    /// One command or the last ones. Said here and not by attributes, whose messages know one of the two ways only.
+    fn wanted(&self) -> Result<Wanted<'_>, Failure> {
+        let filters = [
+            ("--user", self.user.is_some()),
+            ("--channel", self.channel.is_some()),
+            ("--failed", self.failed),
+            ("--refused", self.refused),
+            ("--limit", self.limit.is_some()),
+        ];
+        let filter = filters.into_iter().find(|(_, is_given)| *is_given);
+        let usage = |text: String, hint: &str| Err(Failure::usage(text).hint(hint));
+        match (&self.id, self.recent, filter) {
+            (Some(_), true, _) => usage(
+                "a trace id and --recent were given".to_owned(),
+                "name one command by its id, or list the last ones with --recent",
+            ),
+            (Some(_), false, Some((filter, _))) => usage(
+                format!(
+                    "{filter} picks from the list of --recent, and a trace id is one command already"
+                ),
+                "leave it out, or the id",
+            ),
+            (Some(id), false, None) => {
+                let id = id.trim();
+                if id.len() == ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+                    return Ok(Wanted::Story(id));
+                }
+                usage(
+                    format!(
+                        "`{}` is no trace id, which has {ID_DIGITS} hex digits",
+                        word(id)
+                    ),
+                    "it is in the text of the error that the client got; --recent lists the last commands",
+                )
+            }
+            (None, true, _) if self.verbose => usage(
+                "--verbose shows the stack of one command".to_owned(),
+                "give its trace id in place of --recent",
+            ),
+            (None, true, _) => Ok(Wanted::Recent),
+            (None, false, Some((filter, _))) => usage(
+                format!("{filter} picks from a list that was not asked for"),
+                "add --recent",
+            ),
+            (None, false, None) => usage(
+                "no command was named".to_owned(),
+                "give the trace id of its error, or --recent for the last commands",
+            ),
+        }
+    }
+}
+
 pub(super) fn run(command: &Explain, output: Output) -> Result<(), Failure> {
+    let wanted = command.wanted()?;
     let client = command.server.client(output)?;
-    let Some(id) = &command.id else {
-        return recent(command, &client, output);
+    let id = match wanted {
+        Wanted::Recent => return recent(command, &client, output),
+        Wanted::Story(id) => utf8_percent_encode(id, NON_ALPHANUMERIC),
     };
-    let id = utf8_percent_encode(id.trim(), NON_ALPHANUMERIC);
     let path = format!("/admin/v1/explain/{id}");
     let story = block_on(client.call(Method::GET, &path, &Value::Null)).map_err(|failure| {
         if failure.details["status"] == 404 {
@@ -74,7 +137,7 @@ fn recent(command: &Explain, client: &Client, output: Output) -> Result<(), Fail
     let mut path = format!(
         "/admin/v1/apps/{}/stories?limit={}",
         encode(&command.server.app),
-        command.limit
+        command.limit.unwrap_or(50)
     );
     for (name, value) in [("user", &command.user), ("channel", &command.channel)] {
         if let Some(value) = value {
@@ -137,13 +200,16 @@ fn summary(step: &Value) -> String {
     format!("{}@{} {end}{took}", text(&step["plugin"]), step["version"])
 }
 
-/// What a call took, if it was timed.
+/// What a call took, if that is known.
 fn measured(step: &Value) -> Option<String> {
-    let nanos = step["took_ns"].as_u64()?;
+    let (under, nanos) = match step["took_ns"].as_u64() {
+        Some(nanos) => ("", nanos),
+        None => ("under ", step["took_under_ns"].as_u64()?),
+    };
     let memory = step["memory_bytes"].as_u64().unwrap_or(0) >> 10;
     let lane = text(&step["lane"]);
     Some(format!(
-        "{lane}, {}.{} us, {memory} KiB",
+        "{lane}, {under}{}.{} us, {memory} KiB",
         nanos / 1_000,
         nanos % 1_000 / 100
     ))
@@ -219,6 +285,74 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        explain: Explain,
+    }
+
+    fn parsed(line: &str) -> Explain {
+        use clap::Parser as _;
+        Line::parse_from(["tidegate"].into_iter().chain(line.split_whitespace())).explain
+    }
+
+    #[test]
+    fn one_command_or_the_last_ones_and_nothing_is_ignored() {
+        assert_eq!(
+            parsed("a71cd982164b --verbose").wanted().unwrap(),
+            Wanted::Story("a71cd982164b")
+        );
+        assert_eq!(
+            parsed("--recent --user ann --limit 3").wanted().unwrap(),
+            Wanted::Recent
+        );
+        for (line, said) in [
+            ("", "--recent for the last commands"),
+            ("--refused", "add --recent"),
+            ("a71cd982164b --user ann", "leave it out, or the id"),
+            ("a71cd982164b --recent", "one command by its id"),
+            ("a71cd982164b --limit 2", "leave it out"),
+            ("--recent --verbose", "give its trace id"),
+            ("abc", "--recent lists"),
+            ("zzzzzzzzzzzz", "--recent lists"),
+        ] {
+            let failure = parsed(line).wanted().unwrap_err();
+            assert!(failure.hint.contains(said), "{line}: {}", failure.hint);
+        }
+    }
+
+    #[test]
+    fn what_clients_chose_can_neither_steer_the_terminal_nor_forge_a_row() {
+        let chosen = "\u{1b}]0;owned\u{7}\nforged row";
+        let story = json!({
+            "at": "2026-11-21T15:00:00.000Z", "hook": "rpc", "subject": chosen, "user": chosen,
+            "outcome": "answered", "plugins": [],
+        });
+        let listed =
+            list(&json!({ "items": [{ "trace": "a71c", "app": "default", "story": story }] }));
+        let told = tell(
+            &json!({ "trace": "a71c", "app": "default", "story": story }),
+            false,
+        );
+        for text in [listed, told] {
+            assert!(
+                !text.contains('\u{1b}') && !text.contains('\u{7}'),
+                "{text:?}"
+            );
+            assert!(
+                !text.lines().any(|line| line.starts_with("forged")),
+                "{text}"
+            );
+            assert!(text.contains("owned"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_failed_call_that_was_not_timed_has_a_bound() {
+        let step = json!({ "lane": "inline", "took_under_ns": 1_000_000, "memory_bytes": 65_536 });
+        assert_eq!(measured(&step).unwrap(), "inline, under 1000.0 us, 64 KiB");
+    }
 
     #[test]
     fn stories_are_listed_with_who_did_what_and_how_long_it_took() {

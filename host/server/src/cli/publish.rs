@@ -95,6 +95,10 @@ pub(super) fn api_result(answer: &Value) -> Result<&Value, Failure> {
             100 => "if the message has a trace id, `tidegate explain ID` tells its story",
             102 => "name a namespace that the configuration has",
             107 => "check channel name and data",
+            // Codes of the protocol end below; from here on they are those of plugins.
+            400.. => {
+                "a plugin said so: `tidegate explain --recent --refused` tells which, and what else it knows"
+            }
             _ => "",
         };
         return Err(
@@ -115,6 +119,13 @@ mod tests {
         let answer = json!({"error": {"code": 102, "message": "unknown channel"}});
         let failure = api_result(&answer).unwrap_err();
         assert!(failure.message.contains("unknown channel (code 102)"));
+        let answer = json!({"error": {"code": 451, "message": "not that word"}});
+        assert!(
+            api_result(&answer)
+                .unwrap_err()
+                .hint
+                .contains("explain --recent --refused")
+        );
         assert_eq!(
             api_result(&json!({"result": {"offset": 1}})).unwrap()["offset"],
             1

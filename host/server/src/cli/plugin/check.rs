@@ -212,7 +212,7 @@ fn refused(refusal: &AdmissionRefused) -> Failure {
 impl Checked {
     /// Why this input alone makes the check fail.
     fn problem(&self) -> Option<String> {
-        if let Came::Failed { kind, detail } = &self.came {
+        if let Came::Failed { kind, detail, .. } = &self.came {
             return Some(format!("{kind}: {detail}"));
         }
         self.expect.as_ref()?.missed_by(&self.came)
@@ -270,7 +270,9 @@ impl Report<'_> {
         let inputs = self.checked.iter().map(|one| {
             let detail = match &one.came {
                 Came::Verdict { detail, .. } => detail.clone(),
-                Came::Failed { kind, detail } => json!({ "kind": kind, "detail": detail }),
+                Came::Failed { kind, detail, log } => {
+                    json!({ "kind": kind, "detail": detail, "log": log })
+                }
             };
             json!({
                 "name": one.name,
@@ -312,7 +314,11 @@ impl Report<'_> {
             .checked
             .iter()
             .map(|one| {
-                let note = one.problem().or_else(|| one.warning());
+                let note = one.problem().unwrap_or_else(|| {
+                    let mut words = vec![one.warning().unwrap_or_else(|| "ok".to_owned())];
+                    words.extend(one.came.effects());
+                    words.join(", ")
+                });
                 vec![
                     one.name.clone(),
                     one.hook.to_string(),
@@ -320,7 +326,7 @@ impl Report<'_> {
                     format!("{} µs", one.took.as_micros()),
                     format!("{} %", one.percent_of_deadline()),
                     format!("{} KiB", one.memory_bytes >> 10),
-                    note.unwrap_or_else(|| "ok".to_owned()),
+                    note,
                 ]
             })
             .collect();
@@ -336,6 +342,14 @@ impl Report<'_> {
             ],
             &rows,
         ));
+        for one in self.checked {
+            if let Came::Failed { log, .. } = &one.came
+                && !log.is_empty()
+            {
+                lines.push(format!("what it logged last at {}:", one.name));
+                lines.extend(log.iter().map(|line| format!("  {line}")));
+            }
+        }
         lines.join("\n")
     }
 }
@@ -381,10 +395,32 @@ mod tests {
             came: Came::Failed {
                 kind: "trap".to_owned(),
                 detail: "unreachable".to_owned(),
+                log: vec!["error: panicked at src/lib.rs:1:2: `rules` is empty".to_owned()],
             },
             expect: None,
             ..checked(0, 0)
         };
         assert_eq!(failed.problem().unwrap(), "trap: unreachable");
+        let admitted = Admitted {
+            component: Vec::new(),
+            digest: [0; 32],
+            hooks: vec![Hook::Filtering],
+            imports: Vec::new(),
+            size: 1,
+        };
+        let report = Report {
+            name: "alerts",
+            admitted: &admitted,
+            compiled_in: Duration::ZERO,
+            checked: &[failed],
+        };
+        let text = report.to_text();
+        assert!(
+            text.contains(
+                "logged last at one:\n  error: panicked at src/lib.rs:1:2: `rules` is empty"
+            ),
+            "{text}"
+        );
+        assert!(report.to_json()["inputs"][0]["detail"]["log"][0].is_string());
     }
 }

@@ -8,6 +8,7 @@ use tidegate_realtime::hooks::{
 use tidegate_sandbox::{Sandbox, StepEnd};
 
 use super::input::{Expectation, Question};
+use crate::cli::output::word;
 
 /// A verdict, or a failure of the plugin.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +21,8 @@ pub(super) enum Came {
     Failed {
         kind: String,
         detail: String,
+        /// What the plugin logged last in this call: a panic's message, above all.
+        log: Vec<String>,
     },
 }
 
@@ -119,13 +122,17 @@ fn failed(sandbox: &Sandbox, failure: &HookFailure) -> Came {
     let story = sandbox.explain(&failure.trace_id);
     let step = story.as_ref().and_then(|story| story.steps.last());
     match step.map(|step| &step.ended) {
-        Some(StepEnd::Failed { kind, detail, .. }) => Came::Failed {
+        Some(StepEnd::Failed {
+            kind, detail, log, ..
+        }) => Came::Failed {
             kind: kind.as_str().to_owned(),
             detail: detail.to_string(),
+            log: log.iter().map(|line| line.to_string()).collect(),
         },
         Some(StepEnd::Answered(_)) | None => Came::Failed {
             kind: "unknown".to_owned(),
             detail: failure.to_string(),
+            log: Vec::new(),
         },
     }
 }
@@ -193,6 +200,32 @@ fn sessions(target: &SessionTarget) -> Value {
     }
 }
 
+impl Came {
+    /// What the call would have had done elsewhere, in a few words; nothing for most.
+    pub(super) fn effects(&self) -> Vec<String> {
+        let Self::Verdict { detail, .. } = self else {
+            return Vec::new();
+        };
+        let effects = detail["effects"].as_array().into_iter().flatten();
+        effects
+            .filter_map(|effect| {
+                let (what, effect) = effect.as_object()?.iter().next()?;
+                let of = |target: &Value| match (target["user"].as_str(), target["client"].as_str())
+                {
+                    (Some(user), _) => format!("user {}", word(user)),
+                    (None, client) => format!("session {}", word(client.unwrap_or_default())),
+                };
+                let channel = word(effect["channel"].as_str().unwrap_or_default());
+                Some(match what.as_str() {
+                    "publish" => format!("publishes to {channel}"),
+                    "unsubscribe" => format!("unsubscribes {} from {channel}", of(&effect["of"])),
+                    _ => format!("disconnects {}", of(&effect["of"])),
+                })
+            })
+            .collect()
+    }
+}
+
 impl Expectation {
     /// What came differently; `None` if all is as expected.
     pub(super) fn missed_by(&self, came: &Came) -> Option<String> {
@@ -230,6 +263,39 @@ impl Expectation {
 mod tests {
     use super::*;
     use crate::cli::plugin::check::input::ExpectedDetail;
+
+    #[test]
+    fn effects_are_told_in_words() {
+        let user: SessionTarget = SessionTarget::User("ann".into());
+        let effects = [
+            Effect::Publish {
+                channel: "alerts:overheat".into(),
+                data: "{}".into(),
+            },
+            Effect::Disconnect {
+                target: user.clone(),
+                code: 4_500,
+                reason: "no".into(),
+            },
+            Effect::Unsubscribe {
+                target: user,
+                channel: "chat:a".into(),
+            },
+        ];
+        let effects: Vec<Value> = effects.iter().map(effect).collect();
+        let came = Came::Verdict {
+            word: "keep",
+            detail: json!({ "effects": effects }),
+        };
+        assert_eq!(
+            came.effects(),
+            [
+                "publishes to alerts:overheat",
+                "disconnects user ann",
+                "unsubscribes user ann from chat:a"
+            ]
+        );
+    }
 
     #[test]
     fn what_is_not_as_expected_is_said() {
