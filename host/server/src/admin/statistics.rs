@@ -1,9 +1,12 @@
 //! What plugins did: counters, times and memory by version and hook.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tidegate_control::PluginName;
 
 use super::{
+    host::PluginHost,
     problem::Problem,
     routes::{Answer, Call},
 };
@@ -18,14 +21,14 @@ const ORDERS: &[(&str, &str)] = &[
 ];
 
 pub(super) async fn of_node(call: Call) -> Result<Answer, Problem> {
-    Ok(Answer::ok(
-        json!({ "plugins": call.admin.host.statistics() }),
-    ))
+    let found = counted(&call, |host| host.statistics()).await;
+    Ok(Answer::ok(json!({ "plugins": found })))
 }
 
 pub(super) async fn of_app(call: Call) -> Result<Answer, Problem> {
     let app = call.app()?;
-    answer(&call, call.admin.host.statistics_of(&app, None))
+    let items = counted(&call, move |host| host.statistics_of(&app, None)).await;
+    answer(&call, items)
 }
 
 pub(super) async fn of_plugin(call: Call) -> Result<Answer, Problem> {
@@ -33,7 +36,21 @@ pub(super) async fn of_plugin(call: Call) -> Result<Answer, Problem> {
     let name = PluginName::parse(call.param("plugin"))?;
     let (place, plugin) = (app.clone(), name.clone());
     call.ask(move |store| store.plugin(&place, &plugin)).await?;
-    answer(&call, call.admin.host.statistics_of(&app, Some(&name)))
+    let items = counted(&call, move |host| host.statistics_of(&app, Some(&name))).await;
+    answer(&call, items)
+}
+
+/// Sums the counters on a thread of its own: those of a thousand plugins take longer than a session's worker may be
+/// held.
+async fn counted<T: Send + 'static>(
+    call: &Call,
+    count: impl FnOnce(&dyn PluginHost) -> T + Send + 'static,
+) -> T {
+    let host = Arc::clone(&call.admin.host);
+    match tokio::task::spawn_blocking(move || count(&*host)).await {
+        Ok(counted) => counted,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
 }
 
 fn answer(call: &Call, mut items: Vec<Value>) -> Result<Answer, Problem> {
