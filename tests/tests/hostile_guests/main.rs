@@ -9,12 +9,12 @@ mod rows;
 mod stage;
 mod wat;
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use serde_json::{Value, json};
 use tidegate_sandbox::Hook;
 use tidegate_tests::{Node, within};
-use tokio::task::JoinSet;
+use tokio::{sync::Barrier, task::JoinSet};
 
 use bystanders::Bystanders;
 use rows::{Outcome, Row};
@@ -268,7 +268,7 @@ const AT_ONCE_BYTES: u64 = 256 << 20;
 async fn fifty_bombs_and_fifty_loops_at_once_end_all_and_take_the_memory_of_few() {
     let node = node();
     let mut stages = Vec::new();
-    let mut calls = JoinSet::new();
+    let mut clients = Vec::new();
     let before = node.peak_bytes();
     for guest in ["memory-bomb-that-writes", "loop-in-rpc"] {
         let rows = rows::all();
@@ -278,10 +278,19 @@ async fn fifty_bombs_and_fifty_loops_at_once_end_all_and_take_the_memory_of_few(
         assert_eq!(answer.await.status, 201);
         stage.bind("guest", Hook::Rpc).await;
         for nth in 0..AT_ONCE {
-            let mut client = stage.connect(&format!("user-{nth}")).await;
-            calls.spawn(async move { client.rpc("method", &json!({})).await });
+            clients.push(stage.connect(&format!("user-{nth}")).await);
         }
-        stages.push(stage);
+        stages.push((guest, stage));
+    }
+    // All are connected before the first of them asks.
+    let begin = Arc::new(Barrier::new(clients.len()));
+    let mut calls = JoinSet::new();
+    for mut client in clients {
+        let begin = Arc::clone(&begin);
+        calls.spawn(async move {
+            begin.wait().await;
+            client.rpc("method", &json!({})).await
+        });
     }
     while let Some(reply) = calls.join_next().await {
         let reply = reply.expect("every call is answered");
@@ -289,7 +298,18 @@ async fn fifty_bombs_and_fifty_loops_at_once_end_all_and_take_the_memory_of_few(
     }
     let taken = node.peak_bytes() - before;
     assert!(taken < AT_ONCE_BYTES, "{taken} bytes");
-    for stage in stages {
+    let metrics = node.metrics().await;
+    for (guest, stage) in stages {
+        // A breaker answered most of them, but only because as many as it takes had really run.
+        let ran: u64 = ["memory", "timeout"]
+            .iter()
+            .map(|end| {
+                metrics.get(&format!(
+                    "tidegate_plugin_calls_total{{app=\"{guest}\",plugin=\"guest\",hook=\"rpc\",end=\"{end}\"}}"
+                ))
+            })
+            .sum();
+        assert!(ran >= 3, "{guest}: {ran}");
         Box::pin(stage.is_none_the_worse()).await;
     }
 }
