@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
+use rustix::time::{ClockId, clock_gettime};
 use tidegate_realtime::hooks::{AuthenticationQuestion, AuthenticationReason, Hooks, TokenCheck};
 use tidegate_sandbox::{Hook, Isolation};
 
@@ -75,18 +76,18 @@ pub fn bars(effort: Effort, folder: &Path, only: Option<&str>) -> Result<Vec<Bar
 
 /// What no call can be quicker than: a function without arguments, called by the engine alone.
 fn empty(effort: Effort) -> Result<Vec<Bar>> {
+    let text = wat::parse_str(
+        r#"(component
+             (core module $m (func (export "f")))
+             (core instance $i (instantiate $m))
+             (func (export "f") (canon lift (core func $i "f"))))"#,
+    )?;
     let mut config = wasmtime::Config::new();
     config.epoch_interruption(true);
     config.allocation_strategy(wasmtime::InstanceAllocationStrategy::pooling());
     let made = || -> wasmtime::Result<_> {
         let engine = wasmtime::Engine::new(&config)?;
-        let component = wasmtime::component::Component::new(
-            &engine,
-            r#"(component
-                 (core module $m (func (export "f")))
-                 (core instance $i (instantiate $m))
-                 (func (export "f") (canon lift (core func $i "f"))))"#,
-        )?;
+        let component = wasmtime::component::Component::new(&engine, &text)?;
         let mut store = wasmtime::Store::new(&engine, ());
         let instance =
             wasmtime::component::Linker::new(&engine).instantiate(&mut store, &component)?;
@@ -183,17 +184,41 @@ fn authenticate(effort: Effort) -> Result<Vec<Bar>> {
         let answer = guests::ready(sandbox.authenticate(question()));
         assert!(answer.is_ok(), "an empty plugin answers");
     });
+    // What reading the thread's clock twice costs is in the plugin's time; it is a system call.
+    let clock = each_of(1_000, || {
+        let before = processor_time();
+        processor_time().saturating_sub(before)
+    });
     let rows = sandbox.statistics_of(guests::app().as_str());
     let row = rows.first().context("statistics of what was just called")?;
     Ok(vec![at_most(
         "Authenticate, processor time of the call, p50",
-        (row.durations.p50.as_nanos() as f64, 500.0, "ns"),
+        (
+            row.durations.p50.saturating_sub(clock).as_nanos() as f64,
+            500.0,
+            "ns",
+        ),
         format!(
-            "{} calls, as the plugin's own statistics tell, one reading of the thread's clock included; from question to answer {:.1} µs, with the way to a plugin thread and back",
+            "{} calls, as the plugin's own statistics tell, without the {} ns of reading the thread's clock; from question to answer {:.1} µs, with the way to a plugin thread and back",
             row.durations.samples,
+            clock.as_nanos(),
             hop.quantile(0.5) as f64 / 1e3
         ),
     )])
+}
+
+/// Processor time of this thread.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
+}
+
+/// The median of so many.
+fn each_of(count: u32, mut measure: impl FnMut() -> Duration) -> Duration {
+    let mut found = Histogram::default();
+    for _ in 0..count {
+        found.add(u64::try_from(measure().as_nanos()).unwrap_or(u64::MAX));
+    }
+    Duration::from_nanos(found.quantile(0.5))
 }
 
 fn replace(effort: Effort) -> Bar {

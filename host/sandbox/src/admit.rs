@@ -35,6 +35,14 @@ pub struct Admitted {
     pub size: usize,
 }
 
+impl Admitted {
+    /// Whether it imports an interface whose name begins so.
+    pub(crate) fn imports(&self, interface: &str) -> bool {
+        let mut imports = self.imports.iter();
+        imports.any(|import| import.starts_with(interface))
+    }
+}
+
 /// Why an upload was refused; HTTP 422.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("refused by rule {rule}: {detail}; {help}")]

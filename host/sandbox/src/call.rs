@@ -26,7 +26,7 @@ use crate::{
     limits,
     metrics::{Also, CallEnd},
     slots,
-    stories::Measured,
+    stories::{Measured, Took},
     ticker,
     unit::Unit,
     verdict::Verdict,
@@ -38,8 +38,8 @@ pub(crate) struct Called<V> {
     /// Back to the draft that lent them.
     pub(crate) tags: Option<Tags>,
     pub(crate) left: Option<Box<Left>>,
-    /// There if the call was timed.
-    pub(crate) measured: Option<Measured>,
+    /// There if the call was timed, or failed. Boxed, since most are neither and an answer is handed on several times.
+    pub(crate) measured: Option<Box<Measured>>,
 }
 
 /// What a call is about: the facts, what the guest is given to look at, and the id that the question has by now.
@@ -139,10 +139,20 @@ pub(crate) fn call<V>(
         &instance.store.data().call.deadline,
         (result.is_ok(), input_bytes),
     );
-    let measured = took.map(|took| Measured {
-        lane: turn.lane(),
-        took,
-        memory_bytes: instance.store.data().limiter.memory(),
+    let took = match (took, &result) {
+        (Some(took), _) => Some(Took::Exactly(took)),
+        (None, Err(_)) => {
+            let now = runtime.engine.ticker.now();
+            Some(Took::Under(instance.store.data().call.deadline.under(now)))
+        }
+        (None, Ok(_)) => None,
+    };
+    let measured = took.map(|took| {
+        Box::new(Measured {
+            lane: turn.lane(),
+            took,
+            memory_bytes: instance.store.data().limiter.memory(),
+        })
     });
     match &result {
         Ok(value) => {

@@ -60,6 +60,8 @@ pub type ComponentDigest = [u8; 32];
 
 /// The interface through which a plugin reads fields of the data in hand, before its version.
 const JSON: &str = "tidegate:plugin/json@";
+/// The same of that through which it asks about the call.
+const CONTEXT: &str = "tidegate:plugin/context@";
 
 /// A plugin's code, ready to be instantiated, or what stands for code that is not. Cheap to clone.
 #[derive(Clone)]
@@ -76,6 +78,7 @@ pub(crate) struct Parts {
     digest: ComponentDigest,
     hooks: Vec<Hook>,
     imports_json: bool,
+    imports_context: bool,
     pub(crate) pre: InstancePre<GuestState>,
     pub(crate) indices: HookIndices,
 }
@@ -145,6 +148,11 @@ impl Compiled {
     /// Whether it may read fields of the data in hand.
     pub(crate) fn imports_json(&self) -> bool {
         self.0.as_ref().is_ok_and(|parts| parts.imports_json)
+    }
+
+    /// Whether it may ask about the call in hand.
+    pub(crate) fn imports_context(&self) -> bool {
+        self.0.as_ref().is_ok_and(|parts| parts.imports_context)
     }
 
     /// Whether instances of one are as good as those of the other.
@@ -323,10 +331,8 @@ fn link(
     Ok(Parts {
         digest: admitted.digest,
         hooks: admitted.hooks.clone(),
-        imports_json: admitted
-            .imports
-            .iter()
-            .any(|import| import.starts_with(JSON)),
+        imports_json: admitted.imports(JSON),
+        imports_context: admitted.imports(CONTEXT),
         pre,
         indices,
     })

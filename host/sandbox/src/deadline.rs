@@ -53,6 +53,12 @@ impl Deadline {
         self.ticks.saturating_sub(1).saturating_sub(used)
     }
 
+    /// What the call has taken less than, when the ticker shows `now`.
+    pub(crate) fn under(&self, now: u64) -> Duration {
+        let ticks = now.saturating_sub(self.armed_at) + 1;
+        TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX))
+    }
+
     /// The time that the call took, if it got as far as the first look: up to there by the ticks, from there on by
     /// the thread's processor time, so that a machine without a core for it does not count against the plugin.
     /// Other calls are not timed, since reading a clock would cost them a tenth of their time.

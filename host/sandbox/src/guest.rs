@@ -86,7 +86,8 @@ pub(crate) enum Facts {
     Session { peer: Arc<Peer> },
     /// Filtering and routing.
     Message {
-        origin: Origin,
+        /// For plugins that may ask about it: see [`Unit::reads_context`].
+        origin: Option<Origin>,
         /// Lent by the draft for the time of the call.
         tags: Tags,
         hops: u8,
@@ -227,13 +228,13 @@ impl CallState {
 
 impl Facts {
     pub(crate) fn message(
-        origin: &Origin,
-        hops: u8,
+        unit: &Unit,
+        (origin, hops): (&Origin, u8),
         message: &mut Editable<'_>,
         destinations: Destinations,
     ) -> Self {
         Self::Message {
-            origin: origin.clone(),
+            origin: unit.reads_context.then(|| origin.clone()),
             tags: mem::take(message.tags),
             hops,
             destinations,
@@ -245,8 +246,8 @@ impl Facts {
             Self::Idle => None,
             Self::Authentication { peer, .. } | Self::Session { peer } => Some(peer),
             Self::Message { origin, .. } => match origin {
-                Origin::Client(peer) => Some(peer),
-                Origin::ServerApi | Origin::Plugin => None,
+                Some(Origin::Client(peer)) => Some(peer),
+                Some(Origin::ServerApi | Origin::Plugin) | None => None,
             },
         }
     }

@@ -37,6 +37,7 @@ mod pipeline;
 mod pipelines;
 mod sandbox;
 mod slots;
+mod snapshot;
 mod stories;
 mod stubs;
 mod ticker;
@@ -64,7 +65,7 @@ pub use logs::{LogCall, LogFilter, LogFollower, LogItem, LogLevel, LogLine, Loss
 pub use metrics::{Durations, HookStatistics, MemoryStatistics};
 pub use pipelines::{Pipeline, PipelineQuery, PipelineStep};
 pub use sandbox::{Sandbox, SandboxConfig, SandboxError, SandboxStatistics};
-pub use stories::{Measured, StepEnd, Story, StoryOutcome, StoryQuery, StoryStep};
+pub use stories::{Measured, StepEnd, Story, StoryOutcome, StoryQuery, StoryStep, Took};
 pub use verdict::Verdict;
 
 pub(crate) use sandbox::Runtime;

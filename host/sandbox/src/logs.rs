@@ -266,6 +266,8 @@ pub(crate) struct PluginLog {
     followers: AtomicUsize,
     grown: Notify,
     echoed: echo::OfPlugin,
+    /// Whether the node's log repeats its lines; not those of a plugin that is tried before it is anybody's.
+    is_echoed: bool,
     shared: Arc<Shared>,
 }
 
@@ -292,7 +294,9 @@ impl Logs {
 
     /// A log that nobody can read, for plugins that are tried out.
     pub(crate) fn unlisted(&self) -> Arc<PluginLog> {
-        Arc::new(PluginLog::new(&self.shared))
+        let mut log = PluginLog::new(&self.shared);
+        log.is_echoed = false;
+        Arc::new(log)
     }
 
     /// Forgets logs that have nothing in them and that nobody uses.
@@ -389,6 +393,7 @@ impl PluginLog {
             touched: AtomicU64::new(0),
             followers: AtomicUsize::new(0),
             grown: Notify::new(),
+            is_echoed: true,
             echoed: echo::OfPlugin::default(),
             shared: Arc::clone(shared),
         }

@@ -342,6 +342,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_counted_of_a_deleted_plugin_or_app_is_not_its_successors() {
+        let metrics = Arc::new(Metrics::default());
+        let count = |app: &str, plugin: &str| {
+            let app = AppId::parse(app).unwrap();
+            let tally = metrics.tally(&app, &plugin.into(), Hook::Filtering, 1);
+            tally.shard().count(CallEnd::Answered(Verdict::Pass));
+            tally.totals().answered()
+        };
+        let places = [("shop", "p"), ("shop", "q"), ("other", "p")];
+        for (app, plugin) in places {
+            assert_eq!(count(app, plugin), 1);
+        }
+        let shop = AppId::parse("shop").unwrap();
+        metrics.forget(&shop, Some("p"));
+        assert_eq!(places.map(|(app, plugin)| count(app, plugin)), [1, 2, 2]);
+        metrics.forget(&shop, None);
+        assert_eq!(places.map(|(app, plugin)| count(app, plugin)), [1, 1, 3]);
+    }
+
+    #[test]
     fn the_last_versions_stay_and_no_counter_goes_back() {
         let metrics = Arc::new(Metrics::default());
         for version in 1..=10 {

@@ -207,8 +207,11 @@ impl<'a> Asker<'a> {
         }
         let reason = convert::authentication_reason(reason);
         let subject = self.runtime.no_subject();
-        let mut question =
-            Question::new(self, &peer.app, Hook::Authentication, subject).of(Some(&peer));
+        let mut question = Question::new(
+            self,
+            (&peer.app, Hook::Authentication, subject),
+            Some(&peer),
+        );
         for unit in units {
             let facts = Facts::Authentication {
                 peer: Arc::clone(&peer),
@@ -261,8 +264,11 @@ impl<'a> Asker<'a> {
             return without_effects(AuthorizationVerdict::NotMine);
         }
         let reason = convert::authorization_reason(reason);
-        let mut question =
-            Question::new(self, &peer.app, Hook::Authorization, &channel).of(Some(&peer));
+        let mut question = Question::new(
+            self,
+            (&peer.app, Hook::Authorization, &channel),
+            Some(&peer),
+        );
         for unit in units {
             let facts = Facts::Session {
                 peer: Arc::clone(&peer),
@@ -296,7 +302,7 @@ impl<'a> Asker<'a> {
 
     pub(crate) fn rpc(self, question: RpcQuestion) -> Answer<RpcVerdict> {
         let RpcQuestion { peer, method, data } = question;
-        let mut question = Question::new(self, &peer.app, Hook::Rpc, &method).of(Some(&peer));
+        let mut question = Question::new(self, (&peer.app, Hook::Rpc, &method), Some(&peer));
         for unit in self.responders(&peer.app, &method) {
             let facts = Facts::Session {
                 peer: Arc::clone(&peer),
@@ -337,8 +343,11 @@ impl<'a> Asker<'a> {
             return Err(draft);
         }
         let (about, mut message) = parted(&mut draft);
-        let mut question =
-            Question::new(self, about.app, Hook::Filtering, about.channel).of(peer(about.origin));
+        let mut question = Question::new(
+            self,
+            (about.app, Hook::Filtering, about.channel),
+            peer(about.origin),
+        );
         for unit in units {
             let seated = match question.begin(unit) {
                 Ok(seated) => seated,
@@ -356,7 +365,12 @@ impl<'a> Asker<'a> {
                     }
                 },
             };
-            let facts = Facts::message(about.origin, about.hops, &mut message, Destinations::Fixed);
+            let facts = Facts::message(
+                unit,
+                (about.origin, about.hops),
+                &mut message,
+                Destinations::Fixed,
+            );
             let called = question.call(
                 (unit, seated),
                 (facts, Input::new(unit, message.data, 0)),
@@ -421,8 +435,11 @@ impl<'a> Asker<'a> {
             return Err(draft);
         }
         let (about, mut message) = parted(&mut draft);
-        let mut question =
-            Question::new(self, about.app, Hook::Routing, about.channel).of(peer(about.origin));
+        let mut question = Question::new(
+            self,
+            (about.app, Hook::Routing, about.channel),
+            peer(about.origin),
+        );
         let mut routed = None;
         for unit in units {
             let seated = match question.begin(unit) {
@@ -435,7 +452,12 @@ impl<'a> Asker<'a> {
                     return Ok(Err(question.failed(unit, &failure, CallLog::default())));
                 }
             };
-            let facts = Facts::message(about.origin, about.hops, &mut message, Destinations::Free);
+            let facts = Facts::message(
+                unit,
+                (about.origin, about.hops),
+                &mut message,
+                Destinations::Free,
+            );
             let called = question.call(
                 (unit, seated),
                 (facts, Input::new(unit, message.data, 0)),

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use rustc_hash::FxHashSet;
@@ -36,8 +35,9 @@ use crate::{
     limits::{self, StateQuotas},
     logs::{LogFilter, LogFollower, LogItem, Logs},
     metrics::{HookStatistics, Metrics, Sources},
-    pipeline::{Asker, Naming, Ran, Snapshot, Unasked},
+    pipeline::{Asker, Naming, Ran, Unasked},
     pipelines::{Pipeline, PipelineQuery},
+    snapshot::Core,
     stories::{Stories, Story, StoryQuery},
     unit::{CommonLimits, Unit},
 };
@@ -58,6 +58,8 @@ pub struct SandboxConfig {
     pub max_channel_bytes: usize,
     /// Whether refusals carry `plugin@version: ` in front (`plugins.name_in_errors`).
     pub name_in_errors: bool,
+    /// Whether refusals carry ` (trace ID)` behind, and each has its story (`plugins.trace_in_refusals`).
+    pub trace_in_refusals: bool,
     /// `channel.private_prefix`.
     pub private_prefix: String,
     /// `channel.namespace_boundary`.
@@ -84,6 +86,7 @@ impl Default for SandboxConfig {
             max_message_bytes: 64 << 10,
             max_channel_bytes: 255,
             name_in_errors: false,
+            trace_in_refusals: false,
             private_prefix: "$".to_owned(),
             namespace_boundary: ":".to_owned(),
             clock: Clock::default(),
@@ -120,6 +123,7 @@ pub(crate) struct Runtime {
     pub(crate) naming: Naming,
     pub(crate) common: CommonLimits,
     pub(crate) name_in_errors: bool,
+    pub(crate) trace_in_refusals: bool,
     no_subject: Arc<str>,
     pub(crate) clock: Clock,
     pub(crate) unfit: Option<UnfitSender>,
@@ -144,26 +148,6 @@ pub struct Sandbox {
     aside: Arc<Aside>,
     /// The units of the snapshot; the lock also keeps applications apart.
     units: Mutex<Vec<Arc<Unit>>>,
-}
-
-/// What questions need, on whatever thread they are asked.
-struct Core {
-    runtime: Arc<Runtime>,
-    /// What runs. Written by `apply` alone, loaded once at the start of every question, which for a question that
-    /// waited aside is the moment when its turn came.
-    snapshot: ArcSwap<Snapshot>,
-}
-
-impl Core {
-    #[inline]
-    fn ask<R>(&self, turn: Turn, question: impl FnOnce(Asker<'_>) -> R) -> R {
-        let snapshot = self.snapshot.load();
-        question(Asker {
-            runtime: &self.runtime,
-            snapshot: &snapshot,
-            turn,
-        })
-    }
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -199,6 +183,7 @@ impl Sandbox {
             max_message_bytes,
             max_channel_bytes,
             name_in_errors,
+            trace_in_refusals,
             private_prefix,
             namespace_boundary,
             clock,
@@ -242,15 +227,13 @@ impl Sandbox {
                 max_channel_bytes,
             },
             name_in_errors,
+            trace_in_refusals,
             no_subject: "".into(),
             clock,
             unfit,
         };
         Ok(Arc::new(Self {
-            core: Arc::new(Core {
-                runtime: Arc::new(runtime),
-                snapshot: ArcSwap::default(),
-            }),
+            core: Arc::new(Core::new(Arc::new(runtime))),
             compiler: Compiler::default(),
             aside: Arc::new(aside),
             units: Mutex::default(),
@@ -291,7 +274,7 @@ impl Sandbox {
         let mut units = self.units.lock();
         let runtime = &self.core.runtime;
         let (snapshot, now) = activation::build(runtime, &units, bindings)?;
-        self.core.snapshot.store(Arc::new(snapshot));
+        self.core.replace(snapshot);
         let before = std::mem::replace(&mut *units, now);
         for unit in &before {
             if !units.iter().any(|kept| Arc::ptr_eq(kept, unit)) {
@@ -576,11 +559,10 @@ impl Hooks for Sandbox {
     }
 
     fn has_rpc(&self, app: &AppId) -> bool {
-        let snapshot = self.core.snapshot.load();
-        snapshot
-            .apps
-            .get(app)
-            .is_some_and(|app| !app.rpc.is_empty())
+        self.core.ask(Turn::Inline, |asker| {
+            let app = asker.snapshot.apps.get(app);
+            app.is_some_and(|app| !app.rpc.is_empty())
+        })
     }
 
     fn has_authorization(&self, app: &AppId, channel: &str) -> bool {

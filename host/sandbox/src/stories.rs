@@ -56,7 +56,7 @@ pub struct StoryStep {
     pub ended: StepEnd,
     /// Code and text of a refusal.
     pub reason: Option<Arc<str>>,
-    /// What was measured, if the call was made and timed: most quick ones inline are not.
+    /// What was measured, if the call was made, and failed or was timed: most quick ones inline are not.
     pub measured: Option<Measured>,
 }
 
@@ -64,9 +64,17 @@ pub struct StoryStep {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Measured {
     pub lane: Lane,
-    pub took: Duration,
+    pub took: Took,
     /// Linear memory of the instance afterwards.
     pub memory_bytes: usize,
+}
+
+/// The time of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Took {
+    Exactly(Duration),
+    /// No clock was read at its beginning, but the ticker, which counts milliseconds, tells this.
+    Under(Duration),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

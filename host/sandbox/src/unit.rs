@@ -65,6 +65,8 @@ pub(crate) struct Unit {
     /// Whether the plugin may have the host read fields of the data in hand, so that calls of all others need not
     /// hold it.
     pub(crate) reads_data: bool,
+    /// Whether the plugin may ask who sent the message, so that calls of all others need not hold the sender.
+    pub(crate) reads_context: bool,
     pub(crate) deadline: Duration,
     pub(crate) deadline_ticks: u64,
     pub(crate) memory_bytes: usize,
@@ -134,6 +136,7 @@ impl Unit {
             isolation: *isolation,
             compiled: compiled.clone(),
             reads_data: compiled.imports_json(),
+            reads_context: compiled.imports_context(),
             deadline,
             deadline_ticks: ticker::ticks(deadline),
             memory_bytes: limits.memory_bytes.unwrap_or(limits::DEFAULT_MEMORY_BYTES),

@@ -357,6 +357,9 @@ pub struct PluginsConfig {
     /// Headers that the `context` import shows.
     pub allowed_headers: Vec<HeaderName>,
     pub name_in_errors: bool,
+    pub trace_in_refusals: bool,
+    /// Versions of a plugin that are kept; all of them without a number.
+    pub keep_versions: Option<NonZeroU32>,
     pub max_memory_bytes: usize,
     /// Address space and time by the clock of the process that compiles an upload.
     pub compile_memory_bytes: u64,

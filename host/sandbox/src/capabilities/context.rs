@@ -54,9 +54,15 @@ impl Host for GuestState {
     fn origin(&mut self) -> wasmtime::Result<OriginKind> {
         Ok(match self.facts()? {
             Facts::Message { origin, .. } => match origin {
-                Origin::Client(_) => OriginKind::Client,
-                Origin::ServerApi => OriginKind::ServerApi,
-                Origin::Plugin => OriginKind::Plugin,
+                Some(Origin::Client(_)) => OriginKind::Client,
+                Some(Origin::ServerApi) => OriginKind::ServerApi,
+                Some(Origin::Plugin) => OriginKind::Plugin,
+                None => {
+                    return Err(GuestFault::limit(
+                        "context was asked where the plugin was given no sender",
+                    )
+                    .into());
+                }
             },
             Facts::Idle | Facts::Authentication { .. } | Facts::Session { .. } => {
                 OriginKind::Client

@@ -53,6 +53,9 @@ impl PluginLog {
         trace_id: &str,
         text: &str,
     ) {
+        if !self.is_echoed {
+            return;
+        }
         // The macros want a constant level, hence one arm each.
         macro_rules! repeat {
             ($level:ident) => {{

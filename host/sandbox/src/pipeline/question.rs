@@ -99,7 +99,7 @@ pub(super) struct Question<'a> {
     /// Who answered what so far.
     steps: SmallVec<[Asked<'a>; 2]>,
     /// Of the call that failed, until its step is written.
-    measured: Option<Measured>,
+    measured: Option<Box<Measured>>,
     /// Whether any of the calls was timed: aside all are, inline those that were drawn. Only then a question that
     /// went well may have its story kept, so that the others need not read a clock to find out.
     is_timed: bool,
@@ -115,7 +115,7 @@ pub(super) struct Question<'a> {
 }
 
 /// A plugin, what came of asking it, and what that took.
-type Asked<'a> = (&'a Arc<Unit>, Step, Option<Measured>);
+type Asked<'a> = (&'a Arc<Unit>, Step, Option<Box<Measured>>);
 
 enum Step {
     Answered(Verdict),
@@ -130,7 +130,12 @@ impl Step {
 }
 
 impl<'a> Question<'a> {
-    pub(super) fn new(asker: Asker<'a>, app: &'a AppId, hook: Hook, subject: &'a Arc<str>) -> Self {
+    /// A question about `subject`, and whose command it is about.
+    pub(super) fn new(
+        asker: Asker<'a>,
+        (app, hook, subject): (&'a AppId, Hook, &'a Arc<str>),
+        peer: Option<&'a Arc<Peer>>,
+    ) -> Self {
         Self {
             runtime: asker.runtime,
             turn: asker.turn,
@@ -141,17 +146,11 @@ impl<'a> Question<'a> {
             measured: None,
             is_timed: false,
             reason: None,
-            peer: None,
+            peer,
             trace_id: None,
             is_story_wanted: false,
             effects: Vec::new(),
         }
-    }
-
-    /// Says whose command it is about.
-    #[inline]
-    pub(super) fn of(self, peer: Option<&'a Arc<Peer>>) -> Self {
-        Self { peer, ..self }
     }
 
     /// Prepares a call. Only the first of a question may be told that there is no room: the others are asked
@@ -195,9 +194,9 @@ impl<'a> Question<'a> {
         match &called.result {
             Ok(answer) => {
                 let step = Step::Answered(verdict(answer));
-                self.steps.push((unit, step, called.measured));
+                self.steps.push((unit, step, called.measured.take()));
             }
-            Err(_) => self.measured = called.measured,
+            Err(_) => self.measured = called.measured.take(),
         }
         called
     }
@@ -264,15 +263,20 @@ impl<'a> Question<'a> {
         let Self { runtime, .. } = self;
         let now = runtime.clock.now_millis();
         let is_due = runtime.stories.is_refusal_due(&unit.conduct.due, now);
-        if is_due || self.is_story_wanted {
+        let mut trace = String::new();
+        if is_due || self.is_story_wanted || runtime.trace_in_refusals {
             self.reason = Some(describe(&refusal));
-            self.tell();
+            let trace_id = self.tell();
+            if runtime.trace_in_refusals {
+                trace = format!(" (trace {trace_id})");
+            }
         }
-        if self.runtime.name_in_errors {
-            with_name(unit, refusal)
+        let name = if runtime.name_in_errors {
+            format!("{}@{}: ", unit.plugin, unit.version)
         } else {
-            refusal
-        }
+            String::new()
+        };
+        dressed(refusal, &name, &trace)
     }
 
     #[cold]
@@ -371,7 +375,7 @@ impl<'a> Question<'a> {
                     }
                 },
                 reason: None,
-                measured,
+                measured: measured.map(|measured| *measured),
             })
             .collect();
         if let Some(last) = steps.last_mut() {
@@ -418,20 +422,24 @@ fn describe(refusal: &Refusal) -> Arc<str> {
     escaped(text, LINE_BYTES).into()
 }
 
-/// Puts the plugin's name in front; a disconnect's reason is cut to what a close frame holds.
-fn with_name(unit: &Unit, refusal: Refusal) -> Refusal {
-    let name = |reason: &str| format!("{}@{}: {reason}", unit.plugin, unit.version);
+/// The refusal with what the operator wants in front of its reason and behind it. Of a disconnect the plugin's own words
+/// give way, so that all fits into a close frame.
+fn dressed(refusal: Refusal, before: &str, behind: &str) -> Refusal {
+    if before.is_empty() && behind.is_empty() {
+        return refusal;
+    }
     match refusal {
         Refusal::Error { code, reason } => Refusal::Error {
             code,
-            reason: name(&reason).into(),
+            reason: format!("{before}{reason}{behind}").into(),
         },
         Refusal::Disconnect { code, reason } => {
-            let named = name(&reason);
-            let end = named.floor_char_boundary(DISCONNECT_REASON_BYTES);
+            let words = format!("{before}{reason}");
+            let room = DISCONNECT_REASON_BYTES.saturating_sub(behind.len());
+            let end = words.floor_char_boundary(room);
             Refusal::Disconnect {
                 code,
-                reason: named[..end].into(),
+                reason: format!("{}{behind}", &words[..end]).into(),
             }
         }
     }

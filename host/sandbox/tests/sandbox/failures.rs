@@ -1,11 +1,15 @@
 //! Guests that misbehave: each has its stated outcome, its effects are discarded, and the next call works.
 
+use std::time::Duration;
+
 use crate::guests::{
-    self, PASS, bind, binding, compile, draft, filter, filtering, guest, ready, refuse, replace,
-    sandbox, with_filter,
+    self, PASS, bind, binding, compile, draft, filter, filtering, guest, passed, ready, refuse,
+    replace, sandbox, with_filter,
 };
 use tidegate_realtime::hooks::{FilteringVerdict, Hooks, Refusal};
-use tidegate_sandbox::{CompileError, FailureKind, FailurePolicy, Hook, Sandbox, StepEnd};
+use tidegate_sandbox::{
+    CompileError, FailureKind, FailurePolicy, Hook, Lane, Sandbox, StepEnd, Took,
+};
 
 /// Messages whose data starts so make the guests of these tests misbehave.
 const BAD: &[u8] = b"!bad";
@@ -233,6 +237,67 @@ fn names_are_put_before_reasons_only_where_the_operator_wants_it() {
         reason: "guest@1: no".into(),
     };
     assert_eq!(refusal, expected);
+}
+
+#[test]
+fn every_refusal_carries_a_trace_that_leads_to_its_story_where_the_operator_wants_it() {
+    let reason = "x".repeat(123);
+    let body = format!(
+        "(data (i32.const 1024) \"{reason}\")\n{}",
+        refuse(1, 4001, 123)
+    );
+    let config = tidegate_sandbox::SandboxConfig {
+        trace_in_refusals: true,
+        name_in_errors: true,
+        ..Default::default()
+    };
+    let sandbox = Sandbox::new(config).unwrap();
+    let compiled = compile(&sandbox, &filtering(&body));
+    bind(&sandbox, vec![binding(&compiled, Hook::Filtering)]);
+    // Right after each other: without the setting, the second would have no story.
+    for _ in 0..3 {
+        let Ok(FilteringVerdict::Refuse(Refusal::Disconnect { reason, .. })) =
+            filter(&sandbox, b"{}")
+        else {
+            panic!("expected a disconnect");
+        };
+        assert!(reason.starts_with("guest@1: xxx"), "{reason}");
+        assert_eq!(reason.len(), 123);
+        let (_, trace) = reason.split_once(" (trace ").unwrap();
+        let story = sandbox.explain(trace.trim_end_matches(')')).unwrap();
+        assert_eq!(story.steps[0].ended, StepEnd::Answered("refuse"));
+        let told = story.steps[0].reason.as_deref().unwrap();
+        assert!(told.starts_with("disconnect 4001: xxx"), "{told}");
+    }
+}
+
+#[test]
+fn a_call_that_fails_inline_tells_its_lane_and_memory_though_no_clock_was_read() {
+    let sandbox = sandbox();
+    let body = format!(
+        "(if (i32.eq (i32.load8_u (local.get 4)) (i32.const 120)) (then unreachable)) {PASS}"
+    );
+    let compiled = compile(&sandbox, &filtering(&body));
+    let mut bound = binding(&compiled, Hook::Filtering);
+    bound.limits.deadline = Some(Hook::Filtering.deadline_cap());
+    bind(&sandbox, vec![bound]);
+    passed(&sandbox, b"1");
+    let mut untimed = 0;
+    // On a busy machine it may lose its lane once more, and one call in 64 is timed.
+    while untimed == 0 {
+        while sandbox.statistics_of(guests::app().as_str())[0].lane != Lane::Inline {
+            passed(&sandbox, b"1");
+        }
+        let failure = filter(&sandbox, b"x").unwrap_err();
+        let story = sandbox.explain(&failure.trace_id).unwrap();
+        let measured = story.steps[0].measured.expect("it was called");
+        assert!(measured.memory_bytes >= 64 << 10, "{measured:?}");
+        if let (Lane::Inline, Took::Under(under)) = (measured.lane, measured.took) {
+            assert!(under >= Duration::from_millis(1));
+            untimed += 1;
+        }
+        passed(&sandbox, b"1");
+    }
 }
 
 #[test]

@@ -393,6 +393,10 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
         state,
         allowed_headers,
         name_in_errors: root.flag("plugins.name_in_errors"),
+        trace_in_refusals: root.flag("plugins.trace_in_refusals"),
+        keep_versions: u32::try_from(root.count("plugins.keep_versions"))
+            .ok()
+            .and_then(NonZeroU32::new),
         max_memory_bytes: root.size("plugins.memory_limit"),
         compile_memory_bytes: root.size("plugins.compile_memory_limit") as u64,
         compile_timeout,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use tidegate_control::Timestamp;
-use tidegate_sandbox::{StepEnd, Story, StoryStep};
+use tidegate_sandbox::{StepEnd, Story, StoryStep, Took};
 
 pub(super) fn row(story: &Story) -> Value {
     let at = Timestamp::from_millis(i64::try_from(story.at_millis).unwrap_or(i64::MAX));
@@ -40,7 +40,11 @@ fn step(step: &StoryStep) -> Value {
     }
     if let Some(measured) = step.measured {
         row["lane"] = json!(measured.lane.as_str());
-        row["took_ns"] = json!(u64::try_from(measured.took.as_nanos()).unwrap_or(u64::MAX));
+        let (member, took) = match measured.took {
+            Took::Exactly(took) => ("took_ns", took),
+            Took::Under(took) => ("took_under_ns", took),
+        };
+        row[member] = json!(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
         row["memory_bytes"] = json!(measured.memory_bytes);
     }
     row

@@ -346,6 +346,13 @@ pub(super) const PLUGINS: &[Row] = &[
         "Put `plugin@version: ` in front of the reasons that clients see.",
     ),
     (
+        "trace_in_refusals",
+        Flag,
+        "false",
+        Supported,
+        "Put ` (trace ID)` behind the reasons that clients see when a plugin refuses, and keep the story of each for `tidegate explain ID`.",
+    ),
+    (
         "memory_limit",
         Kind::Size {
             min: 1 << 20,
@@ -395,6 +402,16 @@ pub(super) const PLUGINS: &[Row] = &[
         "0",
         Supported,
         "Plugin instances at once; 0 is what the machine's memory mappings allow, which is also the most.",
+    ),
+    (
+        "keep_versions",
+        Kind::Count {
+            min: 0,
+            max: 10_000,
+        },
+        "50",
+        Supported,
+        "Versions of a plugin that are kept, the newest; beside them the active one and as many that were active before it, for `rollback`. Older ones go when a version is pushed. 0 keeps all.",
     ),
     (
         "deadline.authentication",
