@@ -22,6 +22,7 @@ use crate::{
     envelope::Envelope,
     keys::Keys,
     metrics::{EngineMetrics, InFlightCollector},
+    presence::RedisPresence,
     pubsub::{Lapse, PubSubEvents, PubSubMetrics, SubscriptionParts, Subscriptions},
 };
 
@@ -55,6 +56,7 @@ pub struct RedisEngine {
     keys: Keys,
     subscriptions: Subscriptions,
     broker: RedisBroker,
+    presence: RedisPresence,
 }
 
 impl RedisEngine {
@@ -94,17 +96,28 @@ impl RedisEngine {
             stop,
         });
         let listening = Arc::new(subscriptions.clone());
+        let presence = RedisPresence::new(
+            shards.clone(),
+            keys.clone(),
+            config.presence_ttl,
+            metrics.clone(),
+        );
         let broker = RedisBroker::new(shards.clone(), replicated, keys.clone(), listening, metrics);
         Self {
             shards,
             keys,
             subscriptions,
             broker,
+            presence,
         }
     }
 
     pub fn broker(&self) -> &RedisBroker {
         &self.broker
+    }
+
+    pub fn presence(&self) -> &RedisPresence {
+        &self.presence
     }
 
     pub fn shards(&self) -> &Shards {

@@ -211,7 +211,7 @@ fn encode_info_payload(kind: u8, info: &ClientInfo) -> Vec<u8> {
     payload
 }
 
-/// Appends what is shown of a session; presence keeps the same form.
+/// Appends what is shown of a session.
 pub fn encode_info(info: &ClientInfo, to: &mut Vec<u8>) {
     let ClientInfo {
         user,

@@ -15,6 +15,7 @@ mod engine;
 pub mod envelope;
 pub mod keys;
 pub mod metrics;
+pub mod presence;
 pub mod pubsub;
 
 pub use self::{
@@ -25,5 +26,6 @@ pub use self::{
     envelope::Envelope,
     keys::Keys,
     metrics::EngineMetrics,
+    presence::RedisPresence,
     pubsub::Subscriptions,
 };

@@ -26,6 +26,7 @@ const BUCKETS: [f64; 10] = [
 pub struct EngineMetrics {
     publish: Histogram,
     history: Histogram,
+    presence: Histogram,
     other: Histogram,
     failures: Family<FailureLabel, Counter>,
     bad_envelopes: Family<ReasonLabel, Counter>,
@@ -36,6 +37,7 @@ pub struct EngineMetrics {
 pub enum CommandKind {
     Publish,
     History,
+    Presence,
     Other,
 }
 
@@ -44,6 +46,7 @@ impl CommandKind {
         match self {
             Self::Publish => "publish",
             Self::History => "history",
+            Self::Presence => "presence",
             Self::Other => "other",
         }
     }
@@ -77,6 +80,7 @@ impl EngineMetrics {
         let metrics = Self {
             publish: resolve(CommandKind::Publish),
             history: resolve(CommandKind::History),
+            presence: resolve(CommandKind::Presence),
             other: resolve(CommandKind::Other),
             failures: Family::default(),
             bad_envelopes: Family::default(),
@@ -117,6 +121,7 @@ impl EngineMetrics {
         let histogram = match kind {
             CommandKind::Publish => &self.publish,
             CommandKind::History => &self.history,
+            CommandKind::Presence => &self.presence,
             CommandKind::Other => &self.other,
         };
         histogram.observe(took.as_secs_f64());

@@ -25,7 +25,6 @@ use crate::{config::EngineConfig, metrics::MemoryCollector};
 #[derive(Debug)]
 pub(super) struct Engine {
     kind: Kind,
-    presence: MemoryPresence,
     /// What keeps connections; ends with `stop`.
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -33,7 +32,7 @@ pub(super) struct Engine {
 
 #[derive(Debug)]
 enum Kind {
-    Memory(Arc<MemoryBroker>),
+    Memory(Arc<MemoryBroker>, MemoryPresence),
     Redis(RedisEngine),
 }
 
@@ -57,7 +56,7 @@ impl Engine {
                 };
                 let broker = Arc::new(MemoryBroker::with_config(events, config));
                 registry.register_collector(Box::new(MemoryCollector(Arc::clone(&broker))));
-                Kind::Memory(broker)
+                Kind::Memory(broker, MemoryPresence::default())
             }
             EngineConfig::Redis(config) => {
                 let parts = EngineParts {
@@ -73,7 +72,6 @@ impl Engine {
         };
         Ok(Self {
             kind,
-            presence: MemoryPresence::default(),
             tasks,
             stop,
         })
@@ -81,22 +79,25 @@ impl Engine {
 
     pub(super) fn broker(&self) -> Arc<dyn Broker> {
         match &self.kind {
-            Kind::Memory(broker) => Arc::clone(broker) as Arc<_>,
+            Kind::Memory(broker, _) => Arc::clone(broker) as Arc<_>,
             Kind::Redis(engine) => Arc::new(engine.broker().clone()),
         }
     }
 
     pub(super) fn presence(&self) -> Arc<dyn Presence> {
-        Arc::new(self.presence.clone())
+        match &self.kind {
+            Kind::Memory(_, presence) => Arc::new(presence.clone()),
+            Kind::Redis(engine) => Arc::new(engine.presence().clone()),
+        }
     }
 
     /// Runs what the engine needs while the node runs.
     pub(super) fn spawn_services(&self, services: &Services) {
         let stop = services.stop();
-        let presence = sweep_presence(self.presence.clone(), stop.clone());
-        services.spawn("presence sweep", presence);
         match &self.kind {
-            Kind::Memory(broker) => {
+            Kind::Memory(broker, presence) => {
+                let presence = sweep_presence(presence.clone(), stop.clone());
+                services.spawn("presence sweep", presence);
                 services.spawn("history sweep", sweep(Arc::clone(broker), stop.clone()));
             }
             Kind::Redis(_) => {}
