@@ -1,6 +1,6 @@
 //! What a scenario plays on: nodes behind a balancer, with a load that runs.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -19,6 +19,15 @@ pub enum Size {
     Quarter,
     /// As the rows are written.
     Full,
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Quarter => "quarter",
+            Self::Full => "full",
+        })
+    }
 }
 
 impl Size {

@@ -70,7 +70,8 @@ async fn play(options: &Options) -> Result<bool> {
         true => Size::Quarter,
         false => Size::Full,
     };
-    let mut table = String::from("| Row | Fault | Result | Seen |\n| --- | --- | --- | --- |\n");
+    let mut table =
+        String::from("| Row | Fault | Size | Result | Seen |\n| --- | --- | --- | --- | --- |\n");
     let mut all_passed = true;
     for row in Row::ALL.into_iter().filter(is_wanted) {
         println!("=== {} {}", row.id(), row.fault());
@@ -89,7 +90,8 @@ async fn play(options: &Options) -> Result<bool> {
                 ("not played", "-".to_owned())
             }
         };
-        let line = format!("| {} | {} | {result} | `{seen}` |\n", row.id(), row.fault());
+        let (id, fault) = (row.id(), row.fault());
+        let line = format!("| {id} | {fault} | {size} | {result} | `{seen}` |\n");
         table.push_str(&line);
         // After each row: who stops the program keeps what it has shown.
         if let Some(path) = &options.markdown {
