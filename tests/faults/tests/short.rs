@@ -75,3 +75,8 @@ async fn both_nodes_are_replaced_under_load_and_nothing_is_lost() {
 async fn poison_in_redis_reaches_nobody_and_ends_nothing() {
     passes(Row::Poison).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_lost_their_metadata_are_other_streams_for_everybody() {
+    passes(Row::DeleteMeta).await;
+}

@@ -14,8 +14,11 @@ if type(meta) == 'string' then
   is_stored = offset ~= nil
 end
 if not is_stored then
-  -- Never used, expired, evicted or overwritten by somebody: another stream begins.
+  -- Never used, expired, evicted or overwritten by somebody: another stream begins. What is left of the old one goes,
+  -- so that nobody reads it as entries of this one, and the first publication need not change the epoch that a reader
+  -- has been told.
   generation, epoch, offset = stamp:sub(1, 16), stamp:sub(27, 34), 0
+  redis.call('DEL', KEYS[2])
 elseif generation ~= stamp:sub(1, 16) then
   -- The contents may be older than what this server once acknowledged, or the node's knowledge is.
   local now = redis.call('INFO', 'replication'):match('master_replid:(%x+)'):sub(1, 16)
