@@ -1,7 +1,7 @@
-//! Who is subscribed to a channel of the app.
+//! Who is subscribed to a channel of the app, in namespaces with `presence`.
 //!
-//! **No node of this version keeps presence: every call answers [`PresenceError::Unavailable`]**, on a node as in the
-//! test kit. A plugin that handles that answer can be built today, and finds data where a node has it.
+//! An answer is that of this moment. It is given at once or not at all: on the Redis engine, and in the test kit, every
+//! call answers [`PresenceError::Unavailable`], and the plugin decides without presence.
 //!
 //! ```
 //! use tidegate_sdk::{Refusal, Rpc, presence, rpc, testing::Host};
@@ -73,7 +73,7 @@ pub struct Member {
 ///
 /// # Errors
 ///
-/// Always, today: [`PresenceError::Unavailable`].
+/// See [`PresenceError`].
 pub fn count(channel: &str) -> Result<Stats, PresenceError> {
     host::presence_count(channel)
 }
@@ -82,7 +82,7 @@ pub fn count(channel: &str) -> Result<Stats, PresenceError> {
 ///
 /// # Errors
 ///
-/// Always, today: [`PresenceError::Unavailable`].
+/// See [`PresenceError`].
 pub fn members(channel: &str, limit: u32) -> Result<Vec<Member>, PresenceError> {
     host::presence_members(channel, limit)
 }
@@ -91,7 +91,7 @@ pub fn members(channel: &str, limit: u32) -> Result<Vec<Member>, PresenceError> 
 ///
 /// # Errors
 ///
-/// Always, today: [`PresenceError::Unavailable`].
+/// See [`PresenceError`].
 pub fn is_present(channel: &str, user: &str) -> Result<bool, PresenceError> {
     host::presence_is_present(channel, user)
 }

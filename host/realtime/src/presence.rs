@@ -11,6 +11,7 @@
 pub mod contract;
 pub mod memory;
 pub mod roster;
+pub mod view;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -26,6 +27,7 @@ use crate::{
 pub use self::{
     memory::MemoryPresence,
     roster::{Attendance, Roster},
+    view::{NoView, PresenceView},
 };
 
 /// How long a member outlives its last refresh; the reference's value. Two refreshes may get lost.
@@ -150,4 +152,8 @@ pub trait Presence: Send + Sync + 'static {
     fn members(&self, key: &ChannelKey, limit: usize) -> Progress<Result<Members, BrokerError>>;
     /// Costs the same however many there are.
     fn stats(&self, key: &ChannelKey) -> Progress<Result<PresenceStats, BrokerError>>;
+    /// The store for callers that cannot wait, if it is in this process.
+    fn local(&self) -> Option<&MemoryPresence> {
+        None
+    }
 }

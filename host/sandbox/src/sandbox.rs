@@ -16,6 +16,7 @@ use tidegate_realtime::{
         RoutingVerdict, RpcQuestion, RpcVerdict,
     },
     ids::AppId,
+    presence::PresenceView,
 };
 use wasmtime::component::Linker;
 
@@ -238,6 +239,12 @@ impl Sandbox {
             aside: Arc::new(aside),
             units: Mutex::default(),
         }))
+    }
+
+    /// Names where plugins see who is subscribed. Only the first call has an effect; before it, `presence` answers
+    /// that there is none.
+    pub fn watch_presence(&self, view: Arc<dyn PresenceView>) {
+        let _ = self.core.runtime.keeper.presence.set(view);
     }
 
     /// Checks an upload and makes a component of it; compiles nothing. Takes milliseconds: use a blocking

@@ -187,6 +187,7 @@ impl Node {
             name: node_name(&config),
             version: VERSION.to_owned(),
         });
+        sandbox.watch_presence(realtime.presence_view());
         let settings = config.clone().into_realtime();
         realtime.set_app(&AppId::default_app(), settings.clone());
 

@@ -1,5 +1,7 @@
 //! The presence calls of the server API (client-protocol section 15.2): who is where, over all nodes.
 
+use std::sync::{Arc, Weak};
+
 use tidegate_protocol::{
     ApiErrorCode, ErrorCode,
     server_api::{
@@ -14,12 +16,21 @@ use super::{
     count,
 };
 use crate::{
+    config::MAX_PAGE_BYTES,
     hooks::Progress,
     ids::{AppId, ChannelKey},
-    presence::{MAX_API_BYTES, MAX_API_MEMBERS, Member, by_client},
+    presence::{
+        MAX_API_BYTES, MAX_API_MEMBERS, Member, MemoryPresence, NoView, PresenceStats,
+        PresenceView, by_client,
+    },
 };
 
 impl Node {
+    /// What plugins can be told of who is there. Does not keep the node alive.
+    pub fn presence_view(self: &Arc<Self>) -> Arc<dyn PresenceView> {
+        Arc::new(View(Arc::downgrade(self)))
+    }
+
     /// Everybody who is in the channel, or error 106 if they are more than an answer holds.
     pub fn presence(&self, id: &AppId, request: PresenceRequest) -> Called<PresenceResult> {
         let PresenceRequest { channel } = request;
@@ -76,5 +87,55 @@ fn client_info(member: &Member) -> ClientInfo {
         client: member.client.to_string(),
         conn_info: member.conn_info.clone().into(),
         chan_info: member.chan_info.clone().into(),
+    }
+}
+
+/// A node as plugins see it.
+struct View(Weak<Node>);
+
+impl View {
+    /// Asks the store, where it is in this process, about a channel that has presence.
+    fn ask<T>(
+        &self,
+        app: &AppId,
+        channel: &str,
+        ask: impl FnOnce(&MemoryPresence, &ChannelKey) -> T,
+    ) -> Result<T, NoView> {
+        let node = self.0.upgrade().ok_or(NoView::NoChannel)?;
+        {
+            let app = node.app(app).ok_or(NoView::NoChannel)?;
+            let settings = app.settings();
+            let resolved = settings.channel.resolve(channel);
+            let resolved = resolved.map_err(|_| NoView::NoChannel)?;
+            if !resolved.options.presence {
+                return Err(NoView::NotKept);
+            }
+        }
+        let store = node.roster().store().local().ok_or(NoView::Elsewhere)?;
+        Ok(ask(store, &ChannelKey::new(app, channel)))
+    }
+}
+
+impl PresenceView for View {
+    fn stats(&self, app: &AppId, channel: &str) -> Result<PresenceStats, NoView> {
+        self.ask(app, channel, MemoryPresence::stats_now)
+    }
+
+    fn members(
+        &self,
+        app: &AppId,
+        channel: &str,
+        limit: usize,
+    ) -> Result<Vec<Arc<Member>>, NoView> {
+        let members = self.ask(app, channel, |store, key| store.members_now(key, limit))?;
+        let num_bytes: usize = members.iter().map(|member| member.cost()).sum();
+        if num_bytes > MAX_PAGE_BYTES {
+            return Err(NoView::TooLarge);
+        }
+        Ok(members)
+    }
+
+    fn is_present(&self, app: &AppId, channel: &str, user: &str) -> Result<bool, NoView> {
+        self.ask(app, channel, |store, key| store.is_present_now(key, user))
     }
 }

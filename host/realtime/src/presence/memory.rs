@@ -59,6 +59,35 @@ impl MemoryPresence {
         }
     }
 
+    /// How many are in the channel now.
+    pub fn stats_now(&self, key: &ChannelKey) -> PresenceStats {
+        let rooms = self.shared.part(key).lock();
+        let stats = rooms.get(key).map(|room| PresenceStats {
+            num_clients: room.members.len(),
+            num_users: room.users.len(),
+        });
+        stats.unwrap_or_default()
+    }
+
+    /// Some of those who are in the channel now; at most a page of them.
+    pub fn members_now(&self, key: &ChannelKey, limit: usize) -> Vec<Arc<Member>> {
+        let rooms = self.shared.part(key).lock();
+        let Some(room) = rooms.get(key) else {
+            return Vec::new();
+        };
+        let slots = room.slots.values().take(limit.min(PAGE));
+        slots
+            .map(|slot| Arc::clone(&room.members[*slot].member))
+            .collect()
+    }
+
+    pub fn is_present_now(&self, key: &ChannelKey, user: &str) -> bool {
+        let rooms = self.shared.part(key).lock();
+        rooms
+            .get(key)
+            .is_some_and(|room| room.users.contains_key(user))
+    }
+
     /// How often [`Self::sweep`] is to be called, so that nobody outlives the TTL.
     pub fn sweep_interval(&self) -> Duration {
         self.shared.ttl / 4
@@ -238,12 +267,11 @@ impl Presence for MemoryPresence {
     }
 
     fn stats(&self, key: &ChannelKey) -> Progress<Result<PresenceStats, BrokerError>> {
-        let rooms = self.shared.part(key).lock();
-        let stats = rooms.get(key).map(|room| PresenceStats {
-            num_clients: room.members.len(),
-            num_users: room.users.len(),
-        });
-        Progress::Ready(Ok(stats.unwrap_or_default()))
+        Progress::Ready(Ok(self.stats_now(key)))
+    }
+
+    fn local(&self) -> Option<&Self> {
+        Some(self)
     }
 }
 

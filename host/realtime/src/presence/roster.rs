@@ -44,11 +44,14 @@ pub type RosterService = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Who an attendance is of: a session is in a channel once.
 type Id = (ChannelKey, ClientId);
 
+/// Members by who they are.
+type Own = HashMap<Id, Arc<Member>, FxBuildHasher>;
+
 /// The members that this node answers for.
 pub struct Roster {
     store: Arc<dyn Presence>,
     broker: Arc<dyn Broker>,
-    parts: Box<[Mutex<HashMap<Id, Arc<Member>, FxBuildHasher>>]>,
+    parts: Box<[Mutex<Own>]>,
     errands: Errands,
     metrics: PresenceMetrics,
 }
@@ -137,7 +140,7 @@ impl Roster {
         Ok(attendance)
     }
 
-    fn part(&self, id: &Id) -> &Mutex<HashMap<Id, Arc<Member>, FxBuildHasher>> {
+    fn part(&self, id: &Id) -> &Mutex<Own> {
         let hash = FxBuildHasher.hash_one(id);
         // The map uses the low bits for its own buckets.
         let index = usize::try_from(hash >> 32).unwrap_or_default() % PARTS;

@@ -3,10 +3,10 @@
 //! One [`Kept`] per plugin and app, which its units hold for their instances. So a host function needs no key to find
 //! its plugin's things, and a plugin has no way to name another's (threat model W5).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::registry::Registry;
-use tidegate_realtime::ids::AppId;
+use tidegate_realtime::{ids::AppId, presence::PresenceView};
 
 use super::{
     metrics::{
@@ -21,17 +21,32 @@ use super::{
 use crate::{clock::Clock, limits::StateQuotas};
 
 /// The things of one plugin in one app.
-#[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) state: Arc<PluginState>,
     pub(crate) metrics: Arc<PluginMetrics>,
+    pub(crate) presence: PresenceWindow,
 }
 
+/// Where the node's presence is seen, once there is a node.
+pub(crate) type PresenceWindow = Arc<OnceLock<Arc<dyn PresenceView>>>;
+
 /// The things of all plugins.
-#[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) state: Arc<StateStore>,
     pub(crate) metrics: Arc<CustomMetrics>,
+    pub(crate) presence: PresenceWindow,
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keeper").finish_non_exhaustive()
+    }
 }
 
 impl Keeper {
@@ -39,6 +54,7 @@ impl Keeper {
         Self {
             state: Arc::new(StateStore::new(clock.clone(), quotas)),
             metrics: Arc::default(),
+            presence: Arc::default(),
         }
     }
 
@@ -46,6 +62,7 @@ impl Keeper {
         Kept {
             state: self.state.of(app, plugin),
             metrics: self.metrics.of(app, plugin),
+            presence: Arc::clone(&self.presence),
         }
     }
 

@@ -1,6 +1,12 @@
-//! What plugins want done with sessions; and presence, which nobody keeps yet.
+//! What plugins want done with sessions; and presence, where there is a node to be seen and where there is none.
 
-use tidegate_realtime::hooks::{Effect, FilteringVerdict, Hooks, SessionTarget};
+use std::sync::Arc;
+
+use tidegate_realtime::{
+    hooks::{Effect, FilteringVerdict, Hooks, SessionTarget},
+    ids::{AppId, ClientId},
+    presence::{Member, NoView, PresenceStats, PresenceView},
+};
 use tidegate_sandbox::{Hook, Sandbox};
 
 use crate::guests::{
@@ -137,6 +143,85 @@ fn presence_is_unavailable_and_says_so() {
            (then unreachable))
          {PASS}"
     )));
+    passed(&sandbox, b"{}");
+}
+
+/// Ann is in `room`, and nothing else is kept.
+struct Room;
+
+impl Room {
+    fn check(app: &AppId, channel: &str) -> Result<(), NoView> {
+        assert_eq!(app.as_str(), "default", "the plugin's own app");
+        if channel == "room" {
+            Ok(())
+        } else {
+            Err(NoView::NotKept)
+        }
+    }
+}
+
+impl PresenceView for Room {
+    fn stats(&self, app: &AppId, channel: &str) -> Result<PresenceStats, NoView> {
+        Self::check(app, channel)?;
+        Ok(PresenceStats {
+            num_clients: 2,
+            num_users: 1,
+        })
+    }
+
+    fn members(
+        &self,
+        app: &AppId,
+        channel: &str,
+        limit: usize,
+    ) -> Result<Vec<Arc<Member>>, NoView> {
+        Self::check(app, channel)?;
+        let member = |_| {
+            Arc::new(Member {
+                client: ClientId::random(),
+                user: "ann".into(),
+                conn_info: "{}".into(),
+                chan_info: "".into(),
+            })
+        };
+        Ok((0..2.min(limit)).map(member).collect())
+    }
+
+    fn is_present(&self, app: &AppId, channel: &str, user: &str) -> Result<bool, NoView> {
+        Self::check(app, channel)?;
+        Ok(user == "ann")
+    }
+}
+
+#[test]
+fn presence_is_that_of_the_node_for_the_plugins_app() {
+    let sandbox = with_filter(&filtering(&format!(
+        "(import \"tidegate:plugin/presence@0.1.0\" \"count\" (func $count (param i32 i32 i32)))
+         (import \"tidegate:plugin/presence@0.1.0\" \"members\" (func $members (param i32 i32 i32 i32)))
+         (import \"tidegate:plugin/presence@0.1.0\" \"is-present\" (func $present (param i32 i32 i32 i32 i32)))
+         {TEXT}
+         ;; Two clients of one user.
+         (call $count (i32.const 1027) (i32.const 4) (i32.const 64))
+         (if (i32.or (i32.load8_u (i32.const 64)) (i32.or (i32.ne (i32.load (i32.const 68)) (i32.const 2)) (i32.ne (i32.load (i32.const 72)) (i32.const 1))))
+           (then unreachable))
+         ;; At most one of them was asked for.
+         (call $members (i32.const 1027) (i32.const 4) (i32.const 1) (i32.const 128))
+         (if (i32.or (i32.load8_u (i32.const 128)) (i32.ne (i32.load (i32.const 136)) (i32.const 1))) (then unreachable))
+         ;; Ann is there, `no` is not.
+         (call $present (i32.const 1027) (i32.const 4) (i32.const 1024) (i32.const 3) (i32.const 192))
+         (if (i32.or (i32.load8_u (i32.const 192)) (i32.ne (i32.load8_u (i32.const 196)) (i32.const 1))) (then unreachable))
+         (call $present (i32.const 1027) (i32.const 4) (i32.const 1031) (i32.const 2) (i32.const 192))
+         (if (i32.or (i32.load8_u (i32.const 192)) (i32.load8_u (i32.const 196))) (then unreachable))
+         ;; The channel `no`: not enabled. No limit, and more than the most: invalid.
+         (call $count (i32.const 1031) (i32.const 2) (i32.const 64))
+         (if (i32.or (i32.ne (i32.load8_u (i32.const 64)) (i32.const 1)) (i32.ne (i32.load8_u (i32.const 68)) (i32.const 1))) (then unreachable))
+         (call $members (i32.const 1027) (i32.const 4) (i32.const 0) (i32.const 128))
+         (if (i32.or (i32.ne (i32.load8_u (i32.const 128)) (i32.const 1)) (i32.ne (i32.load8_u (i32.const 132)) (i32.const 2))) (then unreachable))
+         (call $members (i32.const 1027) (i32.const 4) (i32.const 1001) (i32.const 128))
+         (if (i32.or (i32.ne (i32.load8_u (i32.const 128)) (i32.const 1)) (i32.ne (i32.load8_u (i32.const 132)) (i32.const 2))) (then unreachable))
+         {PASS}"
+    )));
+    sandbox.watch_presence(Arc::new(Room));
     passed(&sandbox, b"{}");
 }
 

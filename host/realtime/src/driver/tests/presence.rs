@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     hooks::{Grant, ServerSubscription},
     ids::{ChannelKey, ClientId},
-    presence::{MAX_API_MEMBERS, Member},
+    presence::{MAX_API_MEMBERS, Member, NoView, PresenceStats},
 };
 
 /// `seen:` keeps presence and tells of joins and leaves to who asks; `loud:` tells everybody.
@@ -147,6 +147,32 @@ async fn presence_and_its_numbers_are_those_of_now() {
         "{}",
         one.last()
     );
+}
+
+#[tokio::test]
+async fn plugins_see_who_is_there_at_once_where_presence_is_kept() {
+    let world = world();
+    let (mut one, two) = (world.join().await, world.join().await);
+    one.say(SILENT).await;
+    let (view, app) = (world.node.presence_view(), AppId::default_app());
+    let stats = PresenceStats {
+        num_clients: 1,
+        num_users: 1,
+    };
+    assert_eq!(view.stats(&app, "seen:room"), Ok(stats));
+    let members = view.members(&app, "seen:room", 10).unwrap();
+    assert_eq!(members.len(), 1);
+    assert_eq!(members[0].client, one.driver.link().client());
+    assert_eq!(view.is_present(&app, "seen:room", ""), Ok(true));
+    assert_eq!(view.is_present(&app, "seen:room", "ann"), Ok(false));
+    assert_eq!(view.stats(&app, "seen:empty"), Ok(PresenceStats::default()));
+    assert_eq!(view.stats(&app, "room"), Err(NoView::NotKept));
+    assert_eq!(view.stats(&app, "no:room"), Err(NoView::NoChannel));
+    let other = AppId::parse("other").unwrap();
+    assert_eq!(view.stats(&other, "seen:room"), Err(NoView::NoChannel));
+    drop(one);
+    assert_eq!(view.is_present(&app, "seen:room", ""), Ok(false));
+    drop(two);
 }
 
 #[tokio::test]

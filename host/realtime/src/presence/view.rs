@@ -1,0 +1,45 @@
+//! What a node can say of presence to a caller that cannot wait: plugins in the middle of a hook.
+//!
+//! Owns the questions and what stands in the way of an answer. Invariant: an answer is true at this moment, or there
+//! is none; nobody is told half of it.
+
+use std::sync::Arc;
+
+use super::{Member, PresenceStats};
+use crate::ids::AppId;
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoView {
+    /// The channel's name, or its namespace.
+    #[error("there is no channel of this name, or no namespace for it")]
+    NoChannel,
+    #[error("the namespace of the channel keeps no presence; set its option `presence`")]
+    NotKept,
+    /// The store would have to be asked, and the caller cannot wait.
+    #[error(
+        "presence is kept outside this node, and a plugin's call cannot wait for it; decide without it"
+    )]
+    Elsewhere,
+    /// The members show more than an answer holds.
+    #[error("the members show more than 1 MiB of themselves; ask for fewer")]
+    TooLarge,
+}
+
+/// Who is there, at once.
+pub trait PresenceView: Send + Sync + 'static {
+    /// # Errors
+    /// See [`NoView`].
+    fn stats(&self, app: &AppId, channel: &str) -> Result<PresenceStats, NoView>;
+
+    /// At most `limit` members, in no particular order.
+    ///
+    /// # Errors
+    /// See [`NoView`].
+    fn members(&self, app: &AppId, channel: &str, limit: usize)
+    -> Result<Vec<Arc<Member>>, NoView>;
+
+    /// # Errors
+    /// See [`NoView`].
+    fn is_present(&self, app: &AppId, channel: &str, user: &str) -> Result<bool, NoView>;
+}
