@@ -603,7 +603,7 @@ presense = true
             (
                 7,
                 "channel.without_namespace.presense",
-                "not part of this release",
+                "did you mean `channel.without_namespace.presence`",
             ),
         ],
     );
