@@ -70,11 +70,7 @@ impl Engine {
                 Kind::Redis(open_redis(config, parts).await?)
             }
         };
-        Ok(Self {
-            kind,
-            tasks,
-            stop,
-        })
+        Ok(Self { kind, tasks, stop })
     }
 
     pub(super) fn broker(&self) -> Arc<dyn Broker> {
