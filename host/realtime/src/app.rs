@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use crate::{
     config::RealtimeConfig,
     entrance::{Arrival, Entrance},
+    hooks::Peer,
     ids::{AppId, ClientId},
     link::Link,
     notices::Notices,
@@ -42,11 +43,19 @@ struct Sessions {
 
 struct Entered {
     link: Arc<Link>,
+    /// Who it was when it came in; what others are shown of it may have changed since.
+    peer: Arc<Peer>,
     /// Unix milliseconds.
     since: u64,
     /// Where the link is in [`OfUser::links`], so that leaving costs the same however many sessions a user has:
     /// all anonymous ones are one user.
     index: usize,
+}
+
+impl Entered {
+    fn seen(&self) -> (Arc<Peer>, u64) {
+        (Arc::clone(&self.peer), self.since)
+    }
 }
 
 #[derive(Default)]
@@ -161,6 +170,29 @@ impl App {
         Some(Arrival { at, client })
     }
 
+    /// The connected session of this client, and since when it is there.
+    pub(crate) fn seen(&self, client: ClientId) -> Option<(Arc<Peer>, u64)> {
+        let sessions = self.sessions.lock();
+        sessions.by_client.get(&client).map(Entered::seen)
+    }
+
+    /// Some connected sessions of a user.
+    pub(crate) fn seen_of(&self, user: &str, most: usize) -> Vec<(Arc<Peer>, u64)> {
+        let sessions = self.sessions.lock();
+        let links = sessions.by_user.get(user).map(|of_user| &of_user.links);
+        let links = links.into_iter().flatten().take(most);
+        links
+            .filter_map(|link| sessions.by_client.get(&link.client()).map(Entered::seen))
+            .collect()
+    }
+
+    /// Some connected sessions.
+    pub(crate) fn seen_some(&self, most: usize) -> Vec<(Arc<Peer>, u64)> {
+        let sessions = self.sessions.lock();
+        let entered = sessions.by_client.values().take(most);
+        entered.map(Entered::seen).collect()
+    }
+
     /// The connected sessions of a user; empty is the anonymous ones.
     pub fn find_user(&self, user: &str) -> SmallVec<[Arc<Link>; 1]> {
         self.sessions
@@ -223,7 +255,7 @@ impl Registration {
     }
 
     /// Makes the session findable, after its connect reply was pushed.
-    pub(crate) fn enter(&self, link: &Arc<Link>) {
+    pub(crate) fn enter(&self, link: &Arc<Link>, peer: &Arc<Peer>) {
         let mut sessions = self.app.sessions.lock();
         let Sessions { by_client, by_user } = &mut *sessions;
         let Some(of_user) = by_user.get_mut(&self.user) else {
@@ -233,6 +265,7 @@ impl Registration {
             of_user.links.push(Arc::clone(link));
             Entered {
                 link: Arc::clone(link),
+                peer: Arc::clone(peer),
                 since: self.since,
                 index: of_user.links.len() - 1,
             }
@@ -303,7 +336,7 @@ mod tests {
                     let link: Arc<Link> =
                         hub.link(client, Codec::Json, Framing::WebSocket, TestWire::default());
                     let registration = app.reserve(&users[user], client, None).unwrap();
-                    registration.enter(&link);
+                    registration.enter(&link, &crate::test_wire::peer());
                     here.push((user, link, registration));
                 }
                 for (index, name) in users.iter().enumerate() {

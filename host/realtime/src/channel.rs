@@ -92,6 +92,18 @@ impl ChannelConfig {
         })
     }
 
+    /// The name of a user's personal channel.
+    pub fn personal(&self, namespace: &str, user: &str) -> String {
+        let mut name = String::with_capacity(namespace.len() + user.len() + 2);
+        if !namespace.is_empty() {
+            name.push_str(namespace);
+            name.push(self.namespace_boundary);
+        }
+        name.push(self.user_boundary);
+        name.push_str(user);
+        name
+    }
+
     /// [`ChannelConfig::resolve`] and the rules for names that clients choose.
     ///
     /// # Errors

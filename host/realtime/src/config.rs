@@ -74,8 +74,19 @@ pub struct ClientConfig {
     pub recovery_max_publications: usize,
     /// Who comes without a token and is vouched for by no plugin is let in, without a name.
     pub allow_anonymous_connect_without_token: bool,
+    /// Every user who is not anonymous has a channel of their own; `None`: nobody has.
+    pub personal_channel: Option<PersonalChannel>,
     /// Everybody may connect, subscribe and publish.
     pub is_insecure: bool,
+}
+
+/// The channel of a user, to which all sessions of the user are subscribed by the server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PersonalChannel {
+    /// Empty: the channels without a namespace.
+    pub namespace: Box<str>,
+    /// A new connection of the user ends the others (3504), on every node.
+    pub is_single_connection: bool,
 }
 
 impl Default for ClientConfig {
@@ -95,6 +106,7 @@ impl Default for ClientConfig {
             history_max_publications: DEFAULT_PAGE_LIMIT,
             recovery_max_publications: DEFAULT_PAGE_LIMIT,
             allow_anonymous_connect_without_token: false,
+            personal_channel: None,
             is_insecure: false,
         }
     }

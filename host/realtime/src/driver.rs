@@ -31,7 +31,8 @@ pub use self::budget::Budget;
 pub use crate::session::Closing;
 use crate::{
     app::{App, Open, Registration},
-    entrance::Entering,
+    cluster::Order,
+    entrance::{Entering, Selection},
     hooks::{Peer, Progress},
     hub::Membership,
     link::{Link, Signal},
@@ -332,7 +333,8 @@ impl Driver {
         if let Some((registration, entering)) = entry
             && self.session.is_connected()
         {
-            entering.enter(&registration, &self.link);
+            entering.enter(&registration, &self.link, self.session.peer());
+            self.end_others(&registration);
             self.registration = Some(registration);
         }
         turn
@@ -391,6 +393,29 @@ impl Driver {
                 flows::refresh_subscription(&self.node, &self.app, *question)
             }
         }
+    }
+
+    /// Ends the user's other connections, where a user has one at most.
+    fn end_others(&self, registration: &Registration) {
+        let user = registration.user();
+        let is_single = {
+            let settings = self.app.settings();
+            let personal = settings.client.personal_channel.as_ref();
+            personal.is_some_and(|personal| personal.is_single_connection)
+        };
+        if !is_single || user.is_empty() {
+            return;
+        }
+        let code = DisconnectCode::ConnectionLimit;
+        let order = Order::Disconnect {
+            of: Selection {
+                before: Some(registration.arrival()),
+                ..Selection::of_user(user)
+            },
+            code: code.code(),
+            reason: code.text().to_owned(),
+        };
+        self.node.tell_in_background(&self.app, order);
     }
 
     /// What follows every turn: things that became due while somebody was asked, subscriptions that are lined up,

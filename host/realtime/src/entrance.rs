@@ -14,9 +14,15 @@ use tidegate_protocol::DisconnectCode;
 
 use crate::{
     app::{App, Registration},
+    hooks::Peer,
     ids::{ClientId, SessionId},
     link::{Link, Signal},
+    session::Now,
 };
+
+/// Milliseconds after which a session was certainly there before one of which its node hears now: several times what
+/// a message takes from node to node.
+const SETTLED_AFTER: u64 = 500;
 
 /// Calls kept at a time. Connections are let in within a plugin's deadline, so this is a burst of tens of
 /// thousands of calls a second; who misses the oldest of them is told to connect again.
@@ -82,9 +88,25 @@ impl Selection {
         }
         links.retain(|link| !self.spared.contains(&link.client()));
         if let Some(before) = self.before {
-            links.retain(|link| app.arrival_of(link.client()).is_some_and(|at| at < before));
+            let now = Now::read().unix_millis;
+            let ends = |at: Arrival| before.ends(at, now);
+            links.retain(|link| app.arrival_of(link.client()).is_some_and(ends));
         }
         links
+    }
+
+    /// Whether a session of the user outlives the one that came in, which has to go then: of two that came at the
+    /// same time to nodes whose clocks differ, both nodes know which one stays, and each sees the other's order.
+    pub(crate) fn is_outlived(&self, app: &App) -> bool {
+        let (Some(before), Some(user)) = (self.before, &self.user) else {
+            return false;
+        };
+        let now = Now::read().unix_millis;
+        let stays = |link: &Arc<Link>| {
+            let at = app.arrival_of(link.client());
+            link.client() != before.client && at.is_some_and(|at| !before.ends(at, now))
+        };
+        app.find_user(user).iter().any(stays)
     }
 
     /// Whether somebody who enters is meant by a call from before.
@@ -98,6 +120,14 @@ impl Selection {
                 || SessionId::parse(&self.session)
                     .is_some_and(|session| link.session() == Some(session)))
             && !self.spared.contains(&link.client())
+    }
+}
+
+impl Arrival {
+    /// Whether a session that came at `other` gives way to this one, at `now` by the clock of its node.
+    fn ends(self, other: Self, now: u64) -> bool {
+        let is_settled = other.at.saturating_add(SETTLED_AFTER) <= now;
+        other.client != self.client && (other < self || is_settled)
     }
 }
 
@@ -157,9 +187,9 @@ impl Entering {
     }
 
     /// Makes the session findable and hands it what was ordered since it began.
-    pub(crate) fn enter(self, registration: &Registration, link: &Arc<Link>) {
+    pub(crate) fn enter(self, registration: &Registration, link: &Arc<Link>, peer: &Arc<Peer>) {
         let waiting = self.app.entrance().0.lock();
-        registration.enter(link);
+        registration.enter(link, peer);
         let user = registration.user();
         let mut missed: Vec<Signal> = Vec::new();
         if self.since < waiting.first {
@@ -220,11 +250,26 @@ mod tests {
         Selection::of_user("ann")
     }
 
+    #[test]
+    fn of_two_arrivals_one_gives_way_and_what_was_long_there_always_does() {
+        let (one, other) = (ClientId::random(), ClientId::random());
+        let arrival = |client, at| Arrival { at, client };
+        // At the same moment, and with a clock that is behind: exactly one of them goes.
+        for at in [1_000, 900] {
+            let (first, second) = (arrival(one, 1_000), arrival(other, at));
+            let gone = [first.ends(second, 1_001), second.ends(first, 1_001)];
+            assert_eq!(gone.iter().filter(|gone| **gone).count(), 1);
+        }
+        let late = arrival(other, 10);
+        assert!(late.ends(arrival(one, 1_000), 1_000 + SETTLED_AFTER));
+        assert!(!late.ends(late, 10_000), "nobody ends itself");
+    }
+
     /// How many signals somebody got who entered as this user.
     fn enter(app: &Arc<App>, entering: Entering, user: &str) -> usize {
         let link = link();
         let registration = app.reserve(&user.into(), link.client(), None).unwrap();
-        entering.enter(&registration, &link);
+        entering.enter(&registration, &link, &crate::test_wire::peer());
         link.take_signals().len()
     }
 

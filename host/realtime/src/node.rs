@@ -7,6 +7,7 @@
 mod calls;
 mod orders;
 mod presence;
+mod sessions;
 
 use std::sync::{
     Arc, OnceLock,
@@ -19,7 +20,10 @@ use tidegate_protocol::{Codec, Framing};
 use tokio::time::{Duration, Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::calls::Called;
+pub use self::{
+    calls::Called,
+    sessions::{MAX_SESSIONS, SessionFilter, SessionPlace, SessionsFound},
+};
 use crate::{
     app::App,
     broker::Broker,

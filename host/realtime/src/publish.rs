@@ -154,13 +154,7 @@ fn selection(target: &SessionTarget) -> Selection {
 
 /// Has an effect take place here, and on the other nodes without waiting for them.
 fn tell(node: &Arc<Node>, app: &Arc<App>, order: Order) -> Outlet {
-    if let Progress::Pending(rest) = node.tell(app, order) {
-        node.spawn(async move {
-            if let Err(error) = rest.await {
-                tracing::debug!(%error, "a plugin's effect was not told to the other nodes");
-            }
-        });
-    }
+    node.tell_in_background(app, order);
     Progress::Ready(Ok(None))
 }
 

@@ -6,10 +6,30 @@ use std::{io, sync::Arc};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Duration};
 
-use crate::link::Wire;
+use crate::{
+    hooks::Peer,
+    ids::{AppId, ClientId},
+    link::Wire,
+};
 
 /// FIN and the opcode of text.
 const OP_TEXT: u8 = 0x81;
+
+/// Somebody who has not said who they are.
+pub(crate) fn peer() -> Arc<Peer> {
+    Arc::new(Peer {
+        app: AppId::default_app(),
+        client: ClientId::random(),
+        user: "".into(),
+        transport: "websocket",
+        name: "".into(),
+        version: "".into(),
+        remote_addr: "127.0.0.1".into(),
+        headers: Vec::new().into(),
+        meta: bytes::Bytes::new(),
+        info: bytes::Bytes::new(),
+    })
+}
 
 #[derive(Clone, Default)]
 pub(crate) struct TestWire {

@@ -24,6 +24,7 @@ mod quota;
 mod redact;
 mod routes;
 mod schemas;
+mod sessions;
 mod state;
 mod statistics;
 #[cfg(test)]

@@ -8,12 +8,13 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use tidegate_control::AppName;
 use tidegate_realtime::{
+    broker::BrokerError,
     config::{ClientConfig, DEFAULT_COMMAND_RATE, HmacSecret, RealtimeConfig, TokenConfig},
-    ids::AppId,
-    node::Node,
+    ids::{AppId, ClientId},
+    node::{Node, SessionFilter, SessionsFound},
 };
 
-use crate::admin::AppHost;
+use crate::admin::{AppHost, Later};
 
 /// Connections of a created app on this node.
 pub const DEFAULT_APP_CONNECTIONS: usize = 10_000;
@@ -51,6 +52,24 @@ impl AppHost for RealtimeApps {
         if let Ok(id) = AppId::parse(app.as_str()) {
             self.node.remove_app(&id);
         }
+    }
+
+    fn sessions(
+        &self,
+        app: &AppName,
+        filter: SessionFilter,
+    ) -> Later<Result<SessionsFound, BrokerError>> {
+        let Ok(id) = AppId::parse(app.as_str()) else {
+            return Box::pin(std::future::ready(Ok(SessionsFound::default())));
+        };
+        Box::pin(self.node.sessions(&id, filter).wait())
+    }
+
+    fn kick(&self, app: &AppName, client: ClientId) -> Later<Result<(), BrokerError>> {
+        let Ok(id) = AppId::parse(app.as_str()) else {
+            return Box::pin(std::future::ready(Ok(())));
+        };
+        Box::pin(self.node.kick(&id, client).wait())
     }
 }
 

@@ -15,6 +15,7 @@ mod output;
 mod plugin;
 mod publish;
 mod server;
+mod sessions;
 mod subscribe;
 mod token;
 
@@ -68,6 +69,9 @@ pub enum Command {
     /// Create and delete apps, and manage their keys
     #[command(subcommand)]
     App(app::AppCommand),
+    /// Show who is connected, on which node, and end sessions
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
     /// Mint a connection token from the configured secret
     Token(token::Token),
     /// Publish a message through the server API
@@ -129,6 +133,7 @@ pub fn run(command: Command, output: Output) -> ExitCode {
         Command::Config(command) => config::run(command, output),
         Command::Plugin(command) => plugin::run(command, output),
         Command::App(command) => app::run(command, output),
+        Command::Sessions(command) => sessions::run(command, output),
         Command::Token(command) => token::run(command, output),
         Command::Publish(command) => publish::run(command, output),
         Command::Subscribe(command) => subscribe::run(command, output),

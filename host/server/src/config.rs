@@ -34,6 +34,7 @@ use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
 use tidegate_redis::RedisConfig;
+use tidegate_realtime::config::PersonalChannel;
 use tidegate_sandbox::StateQuotas;
 
 pub use self::{
@@ -186,6 +187,8 @@ pub struct ClientConfig {
     pub recovery_max_publications: usize,
     /// The header by which a proxy in front names the user.
     pub user_id_header: Option<HeaderName>,
+    /// `None`: users have no channels of their own.
+    pub personal_channel: Option<PersonalChannel>,
     pub is_insecure: bool,
 }
 

@@ -19,6 +19,7 @@ use tidegate_protocol::{
 use super::NodeUid;
 use crate::{
     entrance::Selection,
+    node::{SessionFilter, SessionPlace},
     session::{Enlistment, MAX_LABEL_BYTES},
 };
 
@@ -136,6 +137,8 @@ pub(crate) enum Order {
 pub(crate) enum Query {
     /// The app's channels that match and how many members they have.
     Channels { pattern: String },
+    /// The app's sessions.
+    Sessions(SessionFilter),
 }
 
 /// A part of a node's answer.
@@ -152,6 +155,7 @@ pub(super) struct NodeAnswer {
 pub(crate) enum Reply {
     Done,
     Channels(BTreeMap<String, u32>),
+    Sessions(Vec<SessionPlace>),
     /// The node does not know what it was asked, or who asked does not know the answer.
     #[serde(other)]
     Unknown,

@@ -172,6 +172,23 @@ async fn admit(
             made_by: MadeBy::Identity,
         });
     }
+    if let Some(personal) = &settings.client.personal_channel
+        && !identity.user.is_empty()
+    {
+        let channel = settings
+            .channel
+            .personal(&personal.namespace, &identity.user);
+        if !wanted.iter().any(|wanted| *wanted.channel == *channel) {
+            let said = requested.remove(channel.as_str());
+            wanted.push(Wanted {
+                options: Arc::clone(settings.channel.resolve(&channel)?.options),
+                channel: channel.into(),
+                grant: Grant::default(),
+                recover_from: said.and_then(|said| said.recover_from),
+                made_by: MadeBy::Node,
+            });
+        }
+    }
     // Whom a plugin let in gets what the plugin said.
     if !is_by_hook {
         let hooks = node.hooks();

@@ -12,6 +12,7 @@ use crate::{
     app::App,
     broker::BrokerError,
     cluster::{Announcement, AppCounts, Greeting, Order, Query, Reply},
+    entrance::Selection,
     hooks::Progress,
     ids::AppId,
     link::Signal,
@@ -43,29 +44,41 @@ impl Node {
         }
     }
 
-    /// The same for who does not wait until the others have done it.
-    pub(crate) fn tell(
-        self: &Arc<Self>,
-        app: &App,
-        order: Order,
-    ) -> Progress<Result<(), BrokerError>> {
+    /// The same for who does not wait for the others.
+    pub(crate) fn tell_in_background(&self, app: &App, order: Order) {
         carry_out(app, &order);
-        match self.cluster() {
-            Some(cluster) => cluster.tell(app.id(), order),
-            None => Progress::Ready(Ok(())),
+        if let Some(reverse) = reverse_of(app, &order) {
+            carry_out(app, &reverse);
+        }
+        let Some(cluster) = self.cluster() else {
+            return;
+        };
+        let told = cluster.tell(app.id(), order);
+        let told = told.map(|told| {
+            if let Err(error) = told {
+                tracing::debug!(%error, "the other nodes were not told of an order");
+            }
+        });
+        if let Progress::Pending(rest) = told {
+            self.spawn(rest);
         }
     }
 
     /// Carries out what another node ordered.
     pub(crate) fn carry_out(&self, app: &AppId, order: &Order) {
-        if let Some(app) = self.app(app) {
-            carry_out(&app, order);
+        let Some(app) = self.app(app) else {
+            return;
+        };
+        carry_out(&app, order);
+        if let Some(reverse) = reverse_of(&app, order) {
+            self.tell_in_background(&app, reverse);
         }
     }
 
     /// Answers another node, in parts.
     pub(crate) async fn answer_query(&self, app: &AppId, query: Query) -> Vec<Reply> {
         match query {
+            Query::Sessions(filter) => vec![Reply::Sessions(self.own_sessions(app, &filter))],
             Query::Channels { pattern } => {
                 let mut channels = self.own_channels(app, &pattern).await;
                 let mut parts = Vec::new();
@@ -131,6 +144,19 @@ impl Node {
     pub(super) fn uptime(&self) -> u32 {
         u32::try_from(self.started.elapsed().as_secs()).unwrap_or(u32::MAX)
     }
+}
+
+/// Where a session came to end the others of its user and one of those stays: the order that it is the one to go.
+fn reverse_of(app: &App, order: &Order) -> Option<Order> {
+    let Order::Disconnect { of, code, reason } = order else {
+        return None;
+    };
+    let came = of.before?;
+    of.is_outlived(app).then(|| Order::Disconnect {
+        of: Selection::of_client(came.client),
+        code: *code,
+        reason: reason.clone(),
+    })
 }
 
 /// Leaves what is ordered with the sessions that are meant.

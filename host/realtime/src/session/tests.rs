@@ -17,9 +17,10 @@ use crate::{
     config::{HistoryConfig, HmacSecret, NamespaceOptions, Permission},
     hooks::{AuthenticationVerdict, AuthorizationVerdict, Grant, Identity, RpcVerdict},
     hub::BufferedPublication,
-    ids::{AppId, ClientId},
+    ids::AppId,
     presence::PresenceStats,
     session::terms::decide,
+    test_wire::peer,
 };
 
 const UNIX: u64 = 1_700_000_000;
@@ -120,21 +121,6 @@ fn settings() -> RealtimeConfig {
     settings.client.allow_anonymous_connect_without_token = true;
     settings.channel.without_namespace = Arc::new(open_namespace());
     settings
-}
-
-fn peer() -> Arc<Peer> {
-    Arc::new(Peer {
-        app: AppId::default_app(),
-        client: ClientId::random(),
-        user: "".into(),
-        transport: "websocket",
-        name: "".into(),
-        version: "".into(),
-        remote_addr: "127.0.0.1".into(),
-        headers: Vec::new().into(),
-        meta: bytes::Bytes::new(),
-        info: bytes::Bytes::new(),
-    })
 }
 
 impl Harness {

@@ -5,6 +5,11 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc};
 use futures_util::stream::BoxStream;
 use serde_json::Value;
 use tidegate_control::{AppName, DesiredState, Digest, Hook, PluginName};
+use tidegate_realtime::{
+    broker::BrokerError,
+    ids::ClientId,
+    node::{SessionFilter, SessionsFound},
+};
 use tidegate_sandbox::LogFilter;
 
 /// An answer that takes its time.
@@ -79,6 +84,16 @@ pub trait AppHost: Send + Sync + 'static {
 
     /// Ends the app's sessions; nobody connects to it any more.
     fn close(&self, app: &AppName);
+
+    /// Finds the app's sessions on all nodes.
+    fn sessions(
+        &self,
+        app: &AppName,
+        filter: SessionFilter,
+    ) -> Later<Result<SessionsFound, BrokerError>>;
+
+    /// Ends a session of the app, wherever it is.
+    fn kick(&self, app: &AppName, client: ClientId) -> Later<Result<(), BrokerError>>;
 }
 
 /// An upload that may be stored.

@@ -154,6 +154,11 @@ pub(super) const CODES: &[Kind] = &[
         "the plugin could not be tried now",
     ),
     (
+        "nodes-unreachable",
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the other nodes cannot be asked",
+    ),
+    (
         "disk-full",
         StatusCode::INSUFFICIENT_STORAGE,
         "the disk is full",

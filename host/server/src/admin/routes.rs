@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{
     Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, logs, openapi,
-    pipelines, plugins, problem::Problem, schemas, state, statistics,
+    pipelines, plugins, problem::Problem, schemas, sessions, state, statistics,
 };
 
 /// In front of every path.
@@ -182,6 +182,16 @@ const OUTCOME: Parameter = Parameter {
     kind: "string",
     summary: "failed, refused or answered",
 };
+const SESSIONS: Parameter = Parameter {
+    name: "limit",
+    kind: "integer",
+    summary: "sessions to show, 1 to 1000; 100 if absent",
+};
+const OF_USER: Parameter = Parameter {
+    name: "user",
+    kind: "string",
+    summary: "of this user alone; empty for the anonymous ones",
+};
 const REVEAL: Parameter = Parameter {
     name: "reveal",
     kind: "boolean",
@@ -235,6 +245,13 @@ routes! {
         (LIMIT, BEFORE) Nothing => 200 "AuditEntries", state::audit;
     Get "/apps/{app}/audit" AppAdmin "listAppAudit" "The audit log of an app, newest first"
         (LIMIT, BEFORE) Nothing => 200 "AuditEntries", state::audit;
+
+    Get "/apps/{app}/sessions" AppAdmin "listSessions" "Connected sessions of an app on all nodes, newest first"
+        (OF_USER, SESSIONS) Nothing => 200 "Sessions", sessions::list;
+    Get "/apps/{app}/sessions/{client}" AppAdmin "getSession" "Where a session is, and since when"
+        () Nothing => 200 "Session", sessions::show;
+    Delete "/apps/{app}/sessions/{client}" AppAdmin "kickSession" "End a session, on whatever node it is (3503)"
+        () Nothing => 204 "", sessions::kick;
 
     Get "/apps/{app}/plugins" Deploy "listPlugins" "Plugins of an app, by name"
         (AFTER) Nothing => 200 "Plugins", plugins::list;

@@ -34,6 +34,29 @@ const SHAPES: &[Shape] = &[
     ),
     ("Statistics", &[("plugins", "any")], &[]),
     (
+        "Session",
+        &[
+            ("client", "string"),
+            ("user", "string"),
+            ("node", "string"),
+            ("since_ms", "integer"),
+            ("transport", "string"),
+            ("name", "string"),
+            ("version", "string"),
+            ("address", "string"),
+        ],
+        &[],
+    ),
+    (
+        "Sessions",
+        &[
+            ("items", "[Session]"),
+            ("has_more", "boolean"),
+            ("silent_nodes", "[string]"),
+        ],
+        &[],
+    ),
+    (
         "HookStatistics",
         &[
             ("plugin", "string"),

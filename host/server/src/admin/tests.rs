@@ -5,4 +5,5 @@ mod bindings;
 mod fake;
 mod life;
 mod logs;
+mod sessions;
 mod table;

@@ -34,7 +34,7 @@ pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config 
         http_server: http_server(root, problems),
         admin_api: admin_api(root, problems),
         log: log(root, problems),
-        client: client(root, problems),
+        client: client(settings, problems),
         token: token(root, problems),
         channels: channels::channels(settings, problems),
         engine: engine::engine(root, problems),
@@ -128,7 +128,8 @@ fn log(root: &Scope, problems: &mut Vec<Problem>) -> LogConfig {
     }
 }
 
-fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
+fn client(settings: &Settings, problems: &mut Vec<Problem>) -> ClientConfig {
+    let root = &settings.root;
     let ping_interval = at_least(
         root,
         "client.ping_interval",
@@ -204,6 +205,7 @@ fn client(root: &Scope, problems: &mut Vec<Problem>) -> ClientConfig {
         history_max_publications: limit("client.history_max_publication_limit"),
         recovery_max_publications: limit("client.recovery_max_publication_limit"),
         user_id_header,
+        personal_channel: channels::personal_channel(settings, problems),
         is_insecure: root.flag("client.insecure"),
     }
 }

@@ -90,6 +90,7 @@ impl From<ClientConfig> for RealtimeClient {
             connect_include_server_time,
             history_max_publications,
             recovery_max_publications,
+            personal_channel,
             is_insecure,
         } = config;
         Self {
@@ -107,6 +108,7 @@ impl From<ClientConfig> for RealtimeClient {
             history_max_publications,
             recovery_max_publications,
             allow_anonymous_connect_without_token,
+            personal_channel,
             is_insecure,
         }
     }

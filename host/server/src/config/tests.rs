@@ -54,6 +54,24 @@ fn refused(text: &str, expected: &[(usize, &str, &str)]) {
 }
 
 #[test]
+fn personal_channels_need_a_namespace_that_there_is() {
+    let text = "[client.subscribe_to_user_personal_channel]\nenabled = true\npersonal_channel_namespace = \"personal\"\nsingle_connection = true\n";
+    refused(
+        text,
+        &[(
+            3,
+            "client.subscribe_to_user_personal_channel.personal_channel_namespace",
+            "there is no namespace `personal`",
+        )],
+    );
+    let text = format!("{text}[[channel.namespaces]]\nname = \"personal\"\n");
+    let personal = good(&text, &[]).client.personal_channel.unwrap();
+    assert_eq!(&*personal.namespace, "personal");
+    assert!(personal.is_single_connection);
+    assert_eq!(good("", &[]).client.personal_channel, None);
+}
+
+#[test]
 fn plugin_resources_have_keys() {
     let plugins = good(
         "[plugins]\nthreads = 3\nmax_instances = 64\n\

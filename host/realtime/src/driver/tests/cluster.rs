@@ -7,7 +7,11 @@ use tidegate_protocol::server_api::{
 use tokio::time::Instant;
 
 use super::*;
-use crate::cluster::{ASK_TIMEOUT, ClusterMetrics, FORGOTTEN_AFTER, NodeUid, test_bus::TestBus};
+use crate::{
+    cluster::{ASK_TIMEOUT, ClusterMetrics, FORGOTTEN_AFTER, NodeUid, test_bus::TestBus},
+    config::PersonalChannel,
+    node::SessionFilter,
+};
 
 struct Nodes {
     bus: TestBus,
@@ -18,9 +22,13 @@ struct Nodes {
 impl Nodes {
     /// Nodes that know each other.
     async fn new(number: usize) -> Self {
+        Self::with_settings(number, &settings()).await
+    }
+
+    async fn with_settings(number: usize, settings: &RealtimeConfig) -> Self {
         let (bus, metrics) = (TestBus::default(), ClusterMetrics::default());
-        let hooks = |_| Scripted::default();
-        let worlds: Vec<_> = (0..number).map(hooks).map(World::new).collect();
+        let world = |_| World::with_settings(Scripted::default(), settings.clone());
+        let worlds: Vec<_> = (0..number).map(world).collect();
         for world in &worlds {
             let cluster = world.node.join_cluster(bus.handle(), metrics.clone());
             world.node.spawn(cluster.run(world.stop.clone()));
@@ -407,4 +415,129 @@ async fn what_plugins_do_to_a_user_reaches_the_users_other_nodes() {
             .any(|text| text.contains(r#""message":{"data":5}"#))
     );
     assert!(is_closed(&turn, 4001));
+}
+
+fn with_personal_channels(is_single_connection: bool) -> RealtimeConfig {
+    let mut settings = settings();
+    settings.client.personal_channel = Some(PersonalChannel {
+        namespace: "kept".into(),
+        is_single_connection,
+    });
+    settings
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_user_has_a_channel_of_their_own_and_an_anonymous_one_has_none() {
+    let world = World::with_settings(Scripted::default(), with_personal_channels(false));
+    let mut client = world.join().await;
+    let result: serde_json::Value = serde_json::from_str(&client.last()).unwrap();
+    let subs = result["connect"]["subs"].as_object().unwrap();
+    assert_eq!(subs.keys().collect::<Vec<_>>(), ["kept:#user"]);
+    assert_eq!(subs["kept:#user"]["recoverable"], true);
+    world.publish("kept:#user", "3").await;
+    client
+        .wire
+        .until(|messages| messages.iter().any(|text| text.contains(r#""data":3"#)))
+        .await;
+    // It is the server's.
+    client
+        .say(r#"{"id":2,"unsubscribe":{"channel":"kept:#user"}}"#)
+        .await;
+    assert_eq!(client.driver.session().num_subscriptions(), 1);
+    // What was missed comes with the next connect.
+    let epoch = subs["kept:#user"]["epoch"].as_str().unwrap().to_owned();
+    let mut back = world.open();
+    back.say(&format!(
+        r#"{{"id":1,"connect":{{"subs":{{"kept:#user":{{"recover":true,"epoch":"{epoch}"}}}}}}}}"#
+    ))
+    .await;
+    let result: serde_json::Value = serde_json::from_str(&back.last()).unwrap();
+    let recovered = &result["connect"]["subs"]["kept:#user"];
+    assert_eq!(
+        (
+            &recovered["recovered"],
+            &recovered["publications"][0]["data"]
+        ),
+        (&true.into(), &3.into())
+    );
+
+    let world = World::with_settings(NoHooks, with_personal_channels(false));
+    let client = world.join().await;
+    assert!(!client.last().contains("subs"), "{}", client.last());
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_user_has_one_connection_exactly_one_stays_on_whatever_nodes_they_are() {
+    let nodes = Nodes::with_settings(2, &with_personal_channels(true)).await;
+    let mut clients = Vec::new();
+    for node in [0, 1, 1, 0] {
+        clients.push(nodes.worlds[node].join().await);
+        let mut open = Vec::new();
+        for mut client in clients {
+            match settle(&mut client).await {
+                Turn::Close(closing) => assert_eq!(closing.code, 3504),
+                _ => open.push(client),
+            }
+        }
+        assert_eq!(open.len(), 1);
+        clients = open;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_are_found_and_ended_from_any_node() {
+    let nodes = Nodes::new(2).await;
+    let app = AppId::default_app();
+    let near = nodes.worlds[0].join().await;
+    let mut far = nodes.worlds[1].open();
+    far.say(r#"{"id":1,"connect":{"name":"js","version":"5"}}"#)
+        .await;
+    let find = |filter: SessionFilter| {
+        let found = nodes.node(0).sessions(&app, filter);
+        async { found.wait().await.unwrap() }
+    };
+    let of_user = SessionFilter {
+        user: Some("user".into()),
+        most: 10,
+        ..SessionFilter::default()
+    };
+    let found = find(of_user.clone()).await;
+    assert_eq!(found.sessions.len(), 2);
+    assert!(!found.has_more && found.silent_nodes.is_empty());
+    let client = far.driver.session().peer().client;
+    let one = SessionFilter {
+        client: Some(client),
+        most: 1,
+        ..SessionFilter::default()
+    };
+    let place = find(one.clone()).await.sessions.remove(0);
+    assert_eq!(place.node, nodes.node(1).uid());
+    assert_eq!((place.name.as_str(), place.version.as_str()), ("js", "5"));
+    assert_eq!(place.user, "user");
+    // Others' sessions are not among them, and a page says that there are more.
+    let nobody = SessionFilter {
+        user: Some("bob".into()),
+        most: 10,
+        ..SessionFilter::default()
+    };
+    assert!(find(nobody).await.sessions.is_empty());
+    let page = SessionFilter { most: 1, ..of_user };
+    let page = find(page).await;
+    assert!(page.has_more && page.sessions.len() == 1);
+
+    nodes.node(0).kick(&app, client).wait().await.unwrap();
+    assert!(is_closed(&settle(&mut far).await, 3503));
+    drop(far);
+    assert!(find(one).await.sessions.is_empty());
+    nodes.bus.cut(nodes.node(1).uid());
+    let found = find(SessionFilter {
+        most: 10,
+        ..SessionFilter::default()
+    })
+    .await;
+    assert_eq!(found.silent_nodes, [nodes.node(1).uid()]);
+    assert_eq!(
+        found.sessions[0].client,
+        near.driver.session().peer().client.to_string()
+    );
 }

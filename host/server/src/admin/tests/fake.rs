@@ -3,7 +3,14 @@
 //! Uploads are text: `filtering rpc; anything` exports those hooks; `refuse …` is refused; a version that says
 //! `compile: RULE` breaks that rule when it is compiled, one that says `untried` fails its later trial, one that says `unfit` passes it and cannot be applied; one that says `slow` waits for [`FakeHost::compiler`] in both.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use axum::{
     Router,
@@ -17,6 +24,11 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate_control::{Actor, AppName, DesiredState, KeyRole, PluginName, Store};
+use tidegate_realtime::{
+    broker::BrokerError,
+    ids::ClientId,
+    node::{SessionFilter, SessionPlace, SessionsFound},
+};
 use tower::ServiceExt;
 
 use crate::admin::{
@@ -227,6 +239,9 @@ fn said(message: &str) -> Value {
 #[derive(Default)]
 pub(super) struct FakeApps {
     pub(super) open: Mutex<BTreeMap<String, String>>,
+    pub(super) sessions: Mutex<Vec<SessionPlace>>,
+    /// The other nodes cannot be asked.
+    pub(super) is_cut_off: AtomicBool,
 }
 
 impl AppHost for FakeApps {
@@ -238,6 +253,33 @@ impl AppHost for FakeApps {
 
     fn close(&self, app: &AppName) {
         self.open.lock().remove(app.as_str());
+    }
+
+    fn sessions(
+        &self,
+        _: &AppName,
+        filter: SessionFilter,
+    ) -> Later<Result<SessionsFound, BrokerError>> {
+        if self.is_cut_off.load(Ordering::Relaxed) {
+            return Box::pin(std::future::ready(Err(BrokerError::Unavailable)));
+        }
+        let is_meant = |place: &SessionPlace| {
+            filter.user.as_deref().is_none_or(|user| user == place.user)
+                && filter
+                    .client
+                    .is_none_or(|client| client.to_string() == place.client)
+        };
+        let sessions = self.sessions.lock().clone();
+        Box::pin(std::future::ready(Ok(SessionsFound {
+            sessions: sessions.into_iter().filter(is_meant).collect(),
+            ..SessionsFound::default()
+        })))
+    }
+
+    fn kick(&self, _: &AppName, client: ClientId) -> Later<Result<(), BrokerError>> {
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|place| place.client != client.to_string());
+        Box::pin(std::future::ready(Ok(())))
     }
 }
 

@@ -25,6 +25,7 @@ fn path(route: &Route, app: &str) -> String {
         .replace("{binding}", "bnd_0")
         .replace("{key}", "key_0")
         .replace("{trace}", "x")
+        .replace("{client}", "0f8c2f6e-6f9f-4d39-a0a5-3d8b8f1f4c55")
 }
 
 fn method(route: &Route) -> String {

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{at_least, pattern};
 use crate::config::{
-    ChannelsConfig, HistoryConfig, NamespaceConfig, Permission, PublicationDataFormat,
+    ChannelsConfig, HistoryConfig, NamespaceConfig, Permission, PersonalChannel,
+    PublicationDataFormat,
     settings::{Scope, Settings},
     tree::Problem,
 };
@@ -200,5 +201,30 @@ fn data_format(scope: &Scope, name: &str, problems: &mut Vec<Problem>) -> Public
             format!("`{text}` is not a format; use \"json\", \"json_object\", \"binary\" or \"\""),
         ));
         PublicationDataFormat::NotEmpty
+    })
+}
+
+/// The channels of users, if they have any.
+pub(super) fn personal_channel(
+    settings: &Settings,
+    problems: &mut Vec<Problem>,
+) -> Option<PersonalChannel> {
+    let root = &settings.root;
+    let prefix = "client.subscribe_to_user_personal_channel";
+    let namespace = root.text(&format!("{prefix}.personal_channel_namespace"));
+    let is_single_connection = root.flag(&format!("{prefix}.single_connection"));
+    if !root.flag(&format!("{prefix}.enabled")) {
+        return None;
+    }
+    let mut names = settings.namespaces.iter().map(|scope| scope.text("name"));
+    if !namespace.is_empty() && !names.any(|name| name == namespace) {
+        problems.push(root.problem(
+            &format!("{prefix}.personal_channel_namespace"),
+            format!("there is no namespace `{namespace}`; define it in channel.namespaces, or leave this key out"),
+        ));
+    }
+    Some(PersonalChannel {
+        namespace: namespace.into(),
+        is_single_connection,
     })
 }
