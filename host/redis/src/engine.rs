@@ -19,6 +19,7 @@ use crate::{
     commands::Shards,
     config::{Ack, RedisConfig, Topology},
     connect::{ConnectError, Connector},
+    control::ControlBus,
     envelope::Envelope,
     keys::Keys,
     metrics::{EngineMetrics, InFlightCollector},
@@ -57,6 +58,7 @@ pub struct RedisEngine {
     subscriptions: Subscriptions,
     broker: RedisBroker,
     presence: RedisPresence,
+    bus: Arc<ControlBus>,
 }
 
 impl RedisEngine {
@@ -81,6 +83,7 @@ impl RedisEngine {
         let metrics = EngineMetrics::register(registry);
         let in_flight = shards.first().in_flight().clone();
         registry.register_collector(Box::new(InFlightCollector(in_flight)));
+        let bus = Arc::new(ControlBus::new(&shards, keys.clone()));
         let subscriptions = Subscriptions::start(SubscriptionParts {
             config,
             shards: &shards,
@@ -90,11 +93,13 @@ impl RedisEngine {
                 events,
                 keys: keys.clone(),
                 metrics: metrics.clone(),
+                bus: Arc::clone(&bus),
             }),
             metrics: PubSubMetrics::register(registry),
             tracker,
             stop,
         });
+        bus.hear_by(subscriptions.clone());
         let listening = Arc::new(subscriptions.clone());
         let presence = RedisPresence::new(
             shards.clone(),
@@ -109,7 +114,13 @@ impl RedisEngine {
             subscriptions,
             broker,
             presence,
+            bus,
         }
+    }
+
+    /// What the nodes of the cluster tell each other travels over it.
+    pub fn bus(&self) -> &Arc<ControlBus> {
+        &self.bus
     }
 
     pub fn broker(&self) -> &RedisBroker {
@@ -193,6 +204,7 @@ struct Reader {
     events: Arc<dyn BrokerEvents>,
     keys: Keys,
     metrics: EngineMetrics,
+    bus: Arc<ControlBus>,
 }
 
 impl Reader {
@@ -205,6 +217,7 @@ impl PubSubEvents for Reader {
     fn on_payload(&self, name: &str, payload: Bytes) {
         // Names are those that this node subscribed to; others are not of channels.
         let Some(key) = self.channel(name) else {
+            self.bus.on_payload(name, &payload);
             return;
         };
         match Envelope::parse(payload) {

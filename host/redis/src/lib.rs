@@ -11,6 +11,7 @@ pub mod broker;
 pub mod commands;
 pub mod config;
 pub mod connect;
+pub mod control;
 mod engine;
 pub mod envelope;
 pub mod keys;

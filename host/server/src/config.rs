@@ -33,8 +33,8 @@ use std::{
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
-use tidegate_redis::RedisConfig;
 use tidegate_realtime::config::PersonalChannel;
+use tidegate_redis::RedisConfig;
 use tidegate_sandbox::StateQuotas;
 
 pub use self::{

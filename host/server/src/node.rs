@@ -26,6 +26,7 @@ use axum::{
 use prometheus_client::registry::Registry;
 use tidegate_control::{Actor, FirstKeys, OpenError, Store, StoreError};
 use tidegate_realtime::{
+    cluster::{Cluster, ClusterCollector, ClusterMetrics},
     hub::Hub,
     ids::{AppId, ClientId},
     metrics::RealtimeMetrics,
@@ -126,6 +127,8 @@ pub enum RunError {
 pub struct Node {
     realtime: Arc<RealtimeNode>,
     engine: Engine,
+    /// `None` for a node that stands alone.
+    cluster: Option<Arc<Cluster>>,
     presence_update_interval: Duration,
     sandbox: Arc<Sandbox>,
     client: Bound,
@@ -188,6 +191,12 @@ impl Node {
             version: VERSION.to_owned(),
         });
         sandbox.watch_presence(realtime.presence_view());
+        let cluster = engine.bus().map(|bus| {
+            let metrics = ClusterMetrics::register(&mut registry);
+            let cluster = realtime.join_cluster(bus, metrics);
+            registry.register_collector(Box::new(ClusterCollector(Arc::clone(&cluster))));
+            cluster
+        });
         let settings = config.clone().into_realtime();
         realtime.set_app(&AppId::default_app(), settings.clone());
 
@@ -270,6 +279,7 @@ impl Node {
         Ok(Self {
             realtime,
             engine,
+            cluster,
             presence_update_interval: config.client.presence_update_interval,
             sandbox,
             client,
@@ -308,6 +318,7 @@ impl Node {
         let Self {
             realtime,
             engine,
+            cluster,
             presence_update_interval,
             sandbox,
             client,
@@ -334,6 +345,9 @@ impl Node {
             services.spawn(name, service);
         }
         engine.spawn_services(&services);
+        if let Some(cluster) = cluster {
+            services.spawn("cluster", cluster.run(services_stop.clone()));
+        }
         let returning = return_unfit(Arc::clone(&control), unfit, services_stop.clone());
         services.spawn("return of unfit plugins", returning);
         let retrying = Arc::clone(&control).retry_after_changes(services_stop.clone());

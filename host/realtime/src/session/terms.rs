@@ -332,6 +332,40 @@ mod tests {
         reading.read_history.for_subscriber = true;
         let kept = permitted(&reading, applicant, wishes.clone());
         check(&terms(&reading, &Grant::default(), &kept), (true, true));
+        let positioning = NamespaceOptions {
+            allow_positioning: true,
+            ..with_history()
+        };
+        let kept = permitted(&positioning, applicant, wishes.clone());
+        check(
+            &terms(&positioning, &Grant::default(), &kept),
+            (true, false),
+        );
+        let recovering = NamespaceOptions {
+            allow_recovery: true,
+            ..with_history()
+        };
+        let kept = permitted(&recovering, applicant, wishes.clone());
+        check(&terms(&recovering, &Grant::default(), &kept), (true, true));
+        let forced_position = NamespaceOptions {
+            force_positioning: true,
+            ..with_history()
+        };
+        let unasked = Wishes::default();
+        check(
+            &terms(&forced_position, &Grant::default(), &unasked),
+            (true, false),
+        );
+        // Without history there is nothing to be at.
+        let nothing_kept = NamespaceOptions {
+            force_recovery: true,
+            force_positioning: true,
+            ..NamespaceOptions::default()
+        };
+        check(
+            &terms(&nothing_kept, &Grant::default(), &wishes),
+            (false, false),
+        );
         let forced = NamespaceOptions {
             force_recovery: true,
             ..with_history()

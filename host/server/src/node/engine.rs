@@ -9,6 +9,7 @@ use std::sync::Arc;
 use prometheus_client::registry::Registry;
 use tidegate_realtime::{
     broker::{Broker, BrokerEvents},
+    cluster::Bus,
     memory::{MemoryBroker, MemoryConfig},
     presence::{MemoryPresence, Presence},
 };
@@ -84,6 +85,14 @@ impl Engine {
         match &self.kind {
             Kind::Memory(_, presence) => Arc::new(presence.clone()),
             Kind::Redis(engine) => Arc::new(engine.presence().clone()),
+        }
+    }
+
+    /// How this node and the others hear of each other; `None` for a node that stands alone.
+    pub(super) fn bus(&self) -> Option<Arc<dyn Bus>> {
+        match &self.kind {
+            Kind::Memory(..) => None,
+            Kind::Redis(engine) => Some(Arc::clone(engine.bus()) as Arc<_>),
         }
     }
 

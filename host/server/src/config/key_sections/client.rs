@@ -3,7 +3,7 @@
 use super::{ASYMMETRIC, COUNT, ED25519, JWKS, Row, SUBSCRIPTION_TOKENS, UNIDIRECTIONAL};
 use crate::config::keys::{Kind, Status};
 use Kind::{Duration, Flag, Secret, Structure, Text, Texts};
-use Status::{Later, Never, Supported};
+use Status::{Never, Supported};
 
 pub(super) const CLIENT: &[Row] = &[
     (
