@@ -167,6 +167,11 @@ impl Node {
     /// # Errors
     /// [`BuildError`]. The data directory may have been made by then, and nothing else.
     pub async fn build(config: Config) -> Result<Self, BuildError> {
+        // Boxed: it happens once, and what it keeps over its waits is large.
+        Box::pin(Self::put_together(config)).await
+    }
+
+    async fn put_together(config: Config) -> Result<Self, BuildError> {
         let insecure = config.insecure_switches();
         let data_dir = config.data_dir.clone();
         let store = open_store(&config).await?;

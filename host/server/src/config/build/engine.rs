@@ -379,8 +379,8 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, expected: Option<ParsedAddress>) {
-        assert_eq!(parse_address(text, REDIS_PORT), expected, "{text}");
+    fn check(text: &str, expected: impl Into<Option<ParsedAddress>>) {
+        assert_eq!(parse_address(text, REDIS_PORT), expected.into(), "{text}");
     }
 
     fn at(host: &str, port: u16) -> ParsedAddress {
