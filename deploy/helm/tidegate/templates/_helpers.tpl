@@ -59,9 +59,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- fail (printf "config.%s is a secret, and a ConfigMap is no place for it: put it into existingSecret as %s" $path (printf "TIDEGATE_%s" ($path | upper | replace "." "_"))) -}}
 {{- end -}}
 {{- end -}}
-{{- range $address := dig "engine" "redis" "address" list .Values.config -}}
+{{- $redis := dig "engine" "redis" dict .Values.config -}}
+{{- range $key := list "address" "cluster_address" "sentinel_address" -}}
+{{- range $address := get $redis $key | default list -}}
 {{- if contains "@" $address -}}
-{{- fail "config.engine.redis.address has a password in it, and a ConfigMap is no place for it: put user and address into config, and the password into existingSecret as TIDEGATE_ENGINE_REDIS_PASSWORD" -}}
+{{- fail "an address under config.engine.redis has a password in it, and a ConfigMap is no place for it: put user and address into config, and the password into existingSecret as TIDEGATE_ENGINE_REDIS_PASSWORD" -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $timeout := dig "shutdown" "timeout" "30s" .Values.config -}}
