@@ -31,8 +31,18 @@ pub struct Expectation {
     pub unready: Option<Unready>,
     /// No subscriber is disconnected.
     pub connections_stay: bool,
-    /// Every subscriber that came back recovered.
-    pub all_recover: bool,
+    pub recovery: Recovery,
+}
+
+/// Who has to recover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// Streams may end, and with them what could be recovered.
+    WherePossible,
+    /// Everybody who asks; it may be that nobody has to.
+    WhoeverAsks,
+    /// Everybody who asks, and the fault makes some ask.
+    SomeAndAll,
 }
 
 /// Whether acked publications may be lost.
@@ -155,14 +165,15 @@ fn count(record: &Record, figures: &mut Figures) {
         match &entry.event {
             Event::Publication { .. } => figures.delivered += 1,
             Event::Disconnected { .. } => figures.disconnects += 1,
-            Event::Subscribed(result) if result.was_recovering && result.recovered => {
-                figures.recovered += 1;
+            Event::Subscribed(result) => {
+                figures.asked += u64::from(result.asked.is_some());
+                match (result.was_recovering, result.recovered) {
+                    (true, true) => figures.recovered += 1,
+                    (true, false) => figures.not_recovered += 1,
+                    (false, _) => {}
+                }
             }
-            Event::Subscribed(result) if result.was_recovering => figures.not_recovered += 1,
-            Event::Subscribed(_)
-            | Event::Unsubscribed { .. }
-            | Event::Refused { .. }
-            | Event::NotConnected { .. } => {}
+            Event::Unsubscribed { .. } | Event::Refused { .. } | Event::NotConnected { .. } => {}
         }
     }
 }
@@ -556,12 +567,16 @@ fn row(record: &Record, expected: &Expectation, verdict: &mut Verdict) {
         );
         verdict.add(Invariant::Row, what);
     }
-    if expected.all_recover && verdict.figures.not_recovered > 0 {
-        let what = format!(
-            "{} subscribers did not recover, and nothing was lost",
-            verdict.figures.not_recovered
-        );
+    let Figures {
+        asked, recovered, ..
+    } = verdict.figures;
+    if expected.recovery != Recovery::WherePossible && recovered != asked {
+        let what = format!("{recovered} of {asked} that asked recovered, and nothing was lost");
         verdict.add(Invariant::Row, what);
+    }
+    if expected.recovery == Recovery::SomeAndAll && asked == 0 {
+        let what = "nobody asked to recover".to_owned();
+        verdict.add(Invariant::Vacuous, what);
     }
 }
 

@@ -31,7 +31,7 @@ pub use body::parse as parse_body;
 
 use crate::{
     node::Balancer,
-    record::{Attempt, Audit, Health, Record, SubscriberLog},
+    record::{Attempt, Audit, Health, Position, Record, SubscriberLog},
 };
 
 /// Between two looks at the readiness of a node.
@@ -72,7 +72,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Reached {
     /// Written by its subscriber alone.
-    position: Mutex<(String, u64)>,
+    position: Mutex<Position>,
     /// Subscribes that succeeded.
     subscribed: AtomicU64,
 }
@@ -236,7 +236,7 @@ impl Load {
         let is_at_top = |(index, reached): (usize, &Reached)| {
             let audit = &audits[index % channels];
             let position = reached.position.lock();
-            position.1 == audit.top && (position.0 == audit.epoch || audit.top == 0)
+            position.offset == audit.top && (position.epoch == audit.epoch || audit.top == 0)
         };
         let all = async {
             loop {

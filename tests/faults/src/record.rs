@@ -34,9 +34,18 @@ pub enum Outcome {
     Unknown,
 }
 
-/// The result of a subscribe.
+/// A place in a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Position {
+    pub epoch: String,
+    pub offset: u64,
+}
+
+/// A subscribe that was answered with a result: what the client asked for and what the server said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Subscribed {
+    /// The position from which the client asked to recover; the rest is what the server said.
+    pub asked: Option<Position>,
     pub was_recovering: bool,
     pub recovered: bool,
     pub epoch: String,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::task::block_in_place;
 
 use crate::{
-    checker::{AckedLoss, Expectation},
+    checker::{AckedLoss, Expectation, Recovery},
     load::{Load, LoadOptions},
     node::{Balancer, NodeProcess},
 };
@@ -98,7 +98,7 @@ impl Size {
             flow_within: None,
             unready: None,
             connections_stay: false,
-            all_recover: false,
+            recovery: Recovery::WherePossible,
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use tidegate_faults::{
-    checker::{AckedLoss, Expectation, Invariant, Unready, Verdict, check},
+    checker::{AckedLoss, Expectation, Invariant, Recovery, Unready, Verdict, check},
     record::{
-        Attempt, Audit, Body, Entry, Event, Health, Outcome, Record, Subscribed, SubscriberLog,
+        Attempt, Audit, Body, Entry, Event, Health, Outcome, Position, Record, Subscribed,
+        SubscriberLog,
     },
 };
 
@@ -54,21 +55,58 @@ fn publication(sequence: u64, offset: u64) -> Entry {
     }
 }
 
-fn subscribed(
-    seconds: u64,
-    was_recovering: bool,
-    recovered: bool,
-    epoch: &str,
-    offset: u64,
-) -> Entry {
-    Entry {
-        at: at(seconds),
-        event: Event::Subscribed(Subscribed {
-            was_recovering,
-            recovered,
+/// Subscribed without asking to recover.
+fn begun(seconds: u64, epoch: &str, offset: u64) -> Entry {
+    answered(
+        seconds,
+        Subscribed {
             epoch: epoch.to_owned(),
             offset,
-        }),
+            ..Subscribed::default()
+        },
+    )
+}
+
+/// Asked for what comes after this position, and was told that this is what follows.
+fn recovered(seconds: u64, epoch: &str, offset: u64) -> Entry {
+    let position = position(epoch, offset);
+    answered(
+        seconds,
+        Subscribed {
+            asked: Some(position),
+            was_recovering: true,
+            recovered: true,
+            epoch: epoch.to_owned(),
+            offset,
+        },
+    )
+}
+
+/// Asked for what comes after a position, and was told that the stream is at another one.
+fn not_recovered(seconds: u64, asked: Position, epoch: &str, offset: u64) -> Entry {
+    answered(
+        seconds,
+        Subscribed {
+            asked: Some(asked),
+            was_recovering: true,
+            recovered: false,
+            epoch: epoch.to_owned(),
+            offset,
+        },
+    )
+}
+
+fn answered(seconds: u64, result: Subscribed) -> Entry {
+    Entry {
+        at: at(seconds),
+        event: Event::Subscribed(result),
+    }
+}
+
+fn position(epoch: &str, offset: u64) -> Position {
+    Position {
+        epoch: epoch.to_owned(),
+        offset,
     }
 }
 
@@ -94,12 +132,12 @@ fn good() -> Record {
         subscribers: vec![SubscriberLog {
             channel: CHANNEL,
             entries: vec![
-                subscribed(0, false, false, "one", 0),
+                begun(0, "one", 0),
                 publication(1, 1),
                 publication(2, 2),
                 publication(3, 3),
                 ended(3, 1006),
-                subscribed(4, true, true, "one", 3),
+                recovered(4, "one", 3),
                 publication(4, 4),
                 publication(5, 5),
                 publication(6, 6),
@@ -131,7 +169,7 @@ fn forgetful() -> Record {
         subscribers: vec![SubscriberLog {
             channel: CHANNEL,
             entries: vec![
-                subscribed(0, false, false, "one", 0),
+                begun(0, "one", 0),
                 publication(1, 1),
                 publication(2, 2),
                 publication(3, 3),
@@ -139,7 +177,7 @@ fn forgetful() -> Record {
                     at: at(4),
                     event: Event::Unsubscribed { code: 2500 },
                 },
-                subscribed(4, true, false, "two", 1),
+                not_recovered(4, position("one", 3), "two", 1),
                 publication(5, 2),
             ],
         }],
@@ -164,14 +202,14 @@ fn strict() -> Expectation {
             within: at(2),
         }),
         connections_stay: false,
-        all_recover: true,
+        recovery: Recovery::SomeAndAll,
     }
 }
 
 fn lenient() -> Expectation {
     Expectation {
         acked_loss: AckedLoss::WithTheEpoch,
-        all_recover: false,
+        recovery: Recovery::WherePossible,
         ..strict()
     }
 }
@@ -195,7 +233,7 @@ fn a_good_run_passes_and_its_line_says_what_it_saw() {
     assert!(verdict.passed(), "{:?}", verdict.violations);
     let line = verdict.figures.to_string();
     let counts = "published=6 acked=6 refused=0 unknown=0 delivered=6 silent_gaps=0 forks=0 disorder=0 dup=0 \
-                  acked_lost=0 signalled=0/0 disconnects=1 recovered=1 not_recovered=0";
+                  acked_lost=0 signalled=0/0 disconnects=1 asked=1 recovered=1 not_recovered=0";
     assert!(line.starts_with(counts), "{line}");
 }
 
@@ -228,7 +266,7 @@ fn a_hole_that_was_called_a_recovery_is_a_silent_gap() {
 #[test]
 fn another_epoch_that_was_called_a_recovery_is_a_silent_gap() {
     let mut record = forgetful();
-    record.subscribers[0].entries[5] = subscribed(4, true, true, "two", 3);
+    record.subscribers[0].entries[5] = recovered(4, "two", 3);
     assert!(check(&record, &lenient()).broke(Invariant::Gap));
 }
 
@@ -237,6 +275,57 @@ fn a_stream_that_goes_on_without_the_subscriber_is_a_silent_gap() {
     let mut record = good();
     record.subscribers[0].entries.truncate(8);
     breaks(Invariant::Gap, &record, &strict());
+}
+
+#[test]
+fn who_asked_to_recover_and_was_begun_anew_has_a_silent_gap() {
+    let mut record = good();
+    // The server forgot the question; from there on nothing is missing.
+    record.subscribers[0].entries[5] = answered(
+        4,
+        Subscribed {
+            asked: Some(position("one", 3)),
+            epoch: "one".to_owned(),
+            offset: 5,
+            ..Subscribed::default()
+        },
+    );
+    record.subscribers[0].entries.drain(6..8);
+    let expected = Expectation {
+        recovery: Recovery::WherePossible,
+        ..strict()
+    };
+    let verdict = breaks(Invariant::Gap, &record, &expected);
+    assert_eq!(verdict.figures.silent_gaps, 1);
+    assert!(check(&record, &strict()).broke(Invariant::Row));
+}
+
+#[test]
+fn a_recovery_from_another_place_than_asked_for_is_a_silent_gap() {
+    // The answer names another offset.
+    let mut record = good();
+    let Event::Subscribed(result) = &mut record.subscribers[0].entries[5].event else {
+        panic!("not the recovery");
+    };
+    result.offset = 4;
+    breaks(Invariant::Gap, &record, &strict());
+
+    // The client was elsewhere.
+    let mut record = good();
+    record.subscribers[0].entries[5] = recovered(4, "one", 4);
+    breaks(Invariant::Gap, &record, &strict());
+
+    // Nobody asked.
+    let mut record = good();
+    let Event::Subscribed(result) = &mut record.subscribers[0].entries[5].event else {
+        panic!("not the recovery");
+    };
+    result.asked = None;
+    let expected = Expectation {
+        recovery: Recovery::WherePossible,
+        ..strict()
+    };
+    breaks(Invariant::Gap, &record, &expected);
 }
 
 #[test]
@@ -318,10 +407,10 @@ fn what_a_stream_kept_under_a_new_epoch_is_not_lost() {
     record.attempts[4] = acked(5, "two", 5);
     record.audits[0].top = 5;
     record.audits[0].entries = (1..=5).map(|n| (n, body(n))).collect();
-    record.subscribers[0].entries[5] = subscribed(4, true, false, "two", 4);
+    record.subscribers[0].entries[5] = not_recovered(4, position("one", 3), "two", 4);
     record.subscribers[0].entries[6] = publication(5, 5);
     let expected = Expectation {
-        all_recover: false,
+        recovery: Recovery::WherePossible,
         ..strict()
     };
     let verdict = check(&record, &expected);
@@ -339,7 +428,7 @@ fn acked_loss_without_a_new_epoch_is_lost_where_loss_is_allowed() {
 #[test]
 fn acked_loss_with_a_new_epoch_is_lost_where_none_is_allowed() {
     let expected = Expectation {
-        all_recover: false,
+        recovery: Recovery::WherePossible,
         ..strict()
     };
     let verdict = breaks(Invariant::AckedLoss, &forgetful(), &expected);
@@ -350,14 +439,14 @@ fn acked_loss_with_a_new_epoch_is_lost_where_none_is_allowed() {
 fn a_stream_that_ended_without_a_word_breaks_the_signal() {
     let mut record = forgetful();
     // It began anew, and was not told that it lost something.
-    record.subscribers[0].entries[5] = subscribed(4, false, false, "two", 1);
+    record.subscribers[0].entries[5] = begun(4, "two", 1);
     breaks(Invariant::Signal, &record, &lenient());
 }
 
 #[test]
 fn a_loss_that_is_told_twice_breaks_the_signal() {
     let mut record = forgetful();
-    let again = subscribed(5, true, false, "two", 2);
+    let again = not_recovered(5, position("two", 2), "two", 2);
     record.subscribers[0].entries.push(again);
     breaks(Invariant::Signal, &record, &lenient());
 }
@@ -406,9 +495,7 @@ fn what_nobody_knows_of_may_be_there_once_and_not_twice() {
     record.audits[0].entries.push((7, body(6)));
     record.subscribers[0].entries[8] = publication(6, 6);
     // The subscriber saw it once and then the top said nothing new: begin it anew at the top.
-    record.subscribers[0]
-        .entries
-        .push(subscribed(7, false, false, "one", 7));
+    record.subscribers[0].entries.push(begun(7, "one", 7));
     breaks(Invariant::Unknown, &record, &strict());
 }
 
@@ -420,10 +507,23 @@ fn connections_that_had_to_stay_and_recoveries_that_had_to_succeed_are_counted()
     };
     breaks(Invariant::Row, &good(), &expected);
     let expected = Expectation {
-        all_recover: true,
+        recovery: Recovery::WhoeverAsks,
         ..lenient()
     };
     breaks(Invariant::Row, &forgetful(), &expected);
+}
+
+#[test]
+fn a_row_of_recoveries_in_which_nobody_asks_for_one_proves_nothing() {
+    let mut record = good();
+    record.subscribers[0].entries.drain(4..6);
+    breaks(Invariant::Vacuous, &record, &strict());
+    let expected = Expectation {
+        recovery: Recovery::WhoeverAsks,
+        ..strict()
+    };
+    let verdict = check(&record, &expected);
+    assert!(verdict.passed(), "{:?}", verdict.violations);
 }
 
 #[test]

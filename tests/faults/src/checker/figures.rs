@@ -20,6 +20,8 @@ pub struct Figures {
     /// Those of them that were told, once.
     pub signalled: u64,
     pub disconnects: u64,
+    /// Subscribes that asked to recover, and were answered with a result.
+    pub asked: u64,
     pub recovered: u64,
     pub not_recovered: u64,
     /// Fault to the first sign of it.
@@ -52,6 +54,7 @@ impl fmt::Display for Figures {
             affected,
             signalled,
             disconnects,
+            asked,
             recovered,
             not_recovered,
             truth,
@@ -62,7 +65,7 @@ impl fmt::Display for Figures {
             formatter,
             "published={published} acked={acked} refused={refused} unknown={unknown} delivered={delivered} \
              silent_gaps={silent_gaps} forks={forks} disorder={disordered} dup={duplicates} acked_lost={acked_lost} \
-             signalled={signalled}/{affected} disconnects={disconnects} recovered={recovered} \
+             signalled={signalled}/{affected} disconnects={disconnects} asked={asked} recovered={recovered} \
              not_recovered={not_recovered} truth={} flow={} unready={}",
             seconds(*truth),
             seconds(*flow),

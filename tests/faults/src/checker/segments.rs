@@ -1,6 +1,6 @@
 //! Continuity segments: what a subscriber saw between two statements that it did not see everything.
 
-use crate::record::{Body, Event, SubscriberLog};
+use crate::record::{Body, Event, Subscribed, SubscriberLog};
 
 /// From a subscribe on until the server says `recovered: false`, or the client begins anew.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +19,31 @@ pub(super) struct Segment {
 }
 
 impl Segment {
+    /// A recovery goes on from the place that was asked for, which is where this segment is.
+    fn continued(&mut self, result: &Subscribed) {
+        match &result.asked {
+            None => {
+                let what = "was said to recover, and had not asked to".to_owned();
+                self.gaps.push(what);
+            }
+            Some(asked) if asked.offset != result.offset => {
+                let what = format!(
+                    "asked to recover from {} and was recovered from {}",
+                    asked.offset, result.offset
+                );
+                self.gaps.push(what);
+            }
+            Some(asked) if (&asked.epoch, asked.offset) != (&self.epoch, self.offset) => {
+                let what = format!(
+                    "recovered from {asked:?}, being at {} of epoch {:?}",
+                    self.offset, self.epoch
+                );
+                self.gaps.push(what);
+            }
+            Some(_) => {}
+        }
+    }
+
     fn take(&mut self, offset: u64, epoch: &str, body: Body) {
         if self.epoch.is_empty() {
             // Subscribed to an empty stream: its first publication tells.
@@ -50,8 +75,8 @@ pub(super) fn of(log: &SubscriberLog) -> Vec<Segment> {
         match &entry.event {
             Event::Subscribed(result) if result.was_recovering && result.recovered => {
                 match segments.last_mut() {
-                    // The offset repeats the one asked for, which is where this segment is.
                     Some(segment) => {
+                        segment.continued(result);
                         if !segment.epoch.is_empty() && result.epoch != segment.epoch {
                             let what = format!(
                                 "epoch {:?} was said to continue epoch {:?}",
@@ -61,12 +86,20 @@ pub(super) fn of(log: &SubscriberLog) -> Vec<Segment> {
                         }
                         result.epoch.clone_into(&mut segment.epoch);
                     }
-                    None => segments.push(begun(result.epoch.clone(), result.offset, false)),
+                    None => segments.push(Segment {
+                        gaps: vec!["the first subscribe was said to recover".to_owned()],
+                        ..begun(result.epoch.clone(), result.offset, false)
+                    }),
                 }
             }
             Event::Subscribed(result) => {
                 let is_signalled = result.was_recovering;
-                segments.push(begun(result.epoch.clone(), result.offset, is_signalled));
+                let mut segment = begun(result.epoch.clone(), result.offset, is_signalled);
+                if let (Some(asked), false) = (&result.asked, result.was_recovering) {
+                    let what = format!("asked to recover from {asked:?} and was begun anew");
+                    segment.gaps.push(what);
+                }
+                segments.push(segment);
             }
             Event::Publication {
                 offset,

@@ -23,7 +23,7 @@ use tokio_tungstenite::{
 };
 
 use super::{Phase, Shared, body};
-use crate::record::{Entry, Event, Subscribed, SubscriberLog};
+use crate::record::{Entry, Event, Position, Subscribed, SubscriberLog};
 
 /// First delay of a reconnect or resubscribe.
 const BACKOFF: Duration = Duration::from_millis(500);
@@ -46,7 +46,9 @@ struct Subscriber {
     codec: Codec,
     shared: Arc<Shared>,
     /// Where it is; `None` before the first subscribe.
-    position: Option<(String, u64)>,
+    position: Option<Position>,
+    /// What the last subscribe asked to recover from.
+    asked: Option<Position>,
     log: SubscriberLog,
 }
 
@@ -76,6 +78,7 @@ pub(super) async fn run(index: u32, shared: Arc<Shared>) -> SubscriberLog {
             _ => Codec::Protobuf,
         },
         position: None,
+        asked: None,
         log: SubscriberLog {
             channel,
             entries: Vec::new(),
@@ -230,12 +233,13 @@ impl Subscriber {
         None
     }
 
-    fn subscribe_command(&self, id: u32) -> Command {
+    fn subscribe_command(&mut self, id: u32) -> Command {
         let mut request = SubscribeRequest {
             channel: Shared::channel(self.channel),
             ..SubscribeRequest::default()
         };
-        if let Some((epoch, offset)) = &self.position {
+        self.asked.clone_from(&self.position);
+        if let Some(Position { epoch, offset }) = &self.position {
             request.recover = true;
             request.epoch.clone_from(epoch);
             request.offset = *offset;
@@ -258,17 +262,22 @@ impl Subscriber {
 
     fn subscribed(&mut self, result: SubscribeResult) {
         let is_continued = result.was_recovering && result.recovered;
+        let asked = self.asked.take();
         self.note(Event::Subscribed(Subscribed {
+            asked,
             was_recovering: result.was_recovering,
             recovered: result.recovered,
             epoch: result.epoch.clone(),
             offset: result.offset,
         }));
         let offset = match (&self.position, is_continued) {
-            (Some((_, offset)), true) => *offset,
+            (Some(position), true) => position.offset,
             _ => result.offset,
         };
-        self.position = Some((result.epoch, offset));
+        self.position = Some(Position {
+            epoch: result.epoch,
+            offset,
+        });
         for publication in result.publications {
             self.took(
                 publication.offset,
@@ -312,11 +321,11 @@ impl Subscriber {
             epoch: epoch.to_owned(),
             body,
         });
-        if let Some((known, position)) = &mut self.position {
-            if known.is_empty() {
-                epoch.clone_into(known);
+        if let Some(position) = &mut self.position {
+            if position.epoch.is_empty() {
+                epoch.clone_into(&mut position.epoch);
             }
-            *position = offset;
+            position.offset = offset;
         }
     }
 

@@ -7,7 +7,7 @@ use tidegate_test_redis::{RedisOptions, RedisServer};
 
 use super::{Played, ends, finish, not_recovered, slower_than, without_ack};
 use crate::{
-    checker::{AckedLoss, Expectation},
+    checker::{AckedLoss, Expectation, Recovery},
     load::LoadOptions,
     stage::{Size, Stage, memory, redis},
 };
@@ -67,7 +67,7 @@ async fn cut_all(mut stage: Stage, size: Size) -> Played {
             Size::Full => 2_000,
         },
         flow_within: Some(size.bar(30)),
-        all_recover: true,
+        recovery: Recovery::SomeAndAll,
         ..size.expectation()
     };
     Ok((record, expected))
@@ -85,7 +85,7 @@ pub(super) async fn kill(size: Size) -> Played {
     let expected = Expectation {
         truth_within: Some(size.bar(1)),
         flow_within: Some(size.bar(25)),
-        all_recover: true,
+        recovery: Recovery::SomeAndAll,
         ..size.expectation()
     };
     Ok((record, expected))
@@ -109,7 +109,7 @@ pub(super) async fn pause(size: Size) -> Played {
     let record = finish(stage, effect).await?;
     let expected = Expectation {
         flow_within: Some(size.bar(25)),
-        all_recover: true,
+        recovery: Recovery::WhoeverAsks,
         ..size.expectation()
     };
     Ok((record, expected))
@@ -131,7 +131,7 @@ pub(super) async fn rolling_restart(size: Size) -> Played {
     let record = finish(stage, ends).await?;
     let expected = Expectation {
         flow_within: Some(size.bar(25)),
-        all_recover: true,
+        recovery: Recovery::SomeAndAll,
         ..size.expectation()
     };
     Ok((record, expected))

@@ -12,7 +12,7 @@ use tokio::task::block_in_place;
 
 use super::{Played, ends, finish, not_recovered, slower_than, without_ack};
 use crate::{
-    checker::{AckedLoss, Expectation, Unready},
+    checker::{AckedLoss, Expectation, Recovery, Unready},
     proxy::{Direction, Mode, Proxy},
     stage::{Size, Stage, redis},
 };
@@ -155,7 +155,7 @@ pub(super) async fn slow(size: Size) -> Played {
     let expected = Expectation {
         flow_within: Some(size.bar(5)),
         connections_stay: true,
-        all_recover: true,
+        recovery: Recovery::WhoeverAsks,
         ..size.expectation()
     };
     Ok((record, expected))
@@ -311,7 +311,7 @@ pub(super) async fn kill_subscribers(size: Size) -> Played {
     let expected = Expectation {
         flow_within: Some(size.bar(5)),
         connections_stay: true,
-        all_recover: true,
+        recovery: Recovery::WhoeverAsks,
         ..size.expectation()
     };
     Ok((record, expected))
@@ -345,7 +345,7 @@ pub(super) async fn out_of_memory(size: Size) -> Played {
         truth_within: Some(size.bar(1)),
         flow_within: Some(size.bar(5)),
         connections_stay: true,
-        all_recover: true,
+        recovery: Recovery::WhoeverAsks,
         ..size.expectation()
     };
     Ok((record, expected))
