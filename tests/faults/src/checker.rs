@@ -4,6 +4,7 @@
 //! `docs/faults.md`. Invariant of the judge itself: a run that proves nothing does not pass.
 
 mod figures;
+mod loss;
 mod segments;
 
 use std::{
@@ -13,6 +14,8 @@ use std::{
 };
 
 pub use figures::Figures;
+use loss::acked_loss;
+pub use loss::{AckedLoss, Forgotten};
 use segments::Segment;
 
 use crate::record::{Audit, Body, Event, Outcome, Record};
@@ -43,16 +46,6 @@ pub enum Recovery {
     WhoeverAsks,
     /// Everybody who asks, and the fault makes some ask.
     SomeAndAll,
-}
-
-/// Whether acked publications may be lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AckedLoss {
-    Never,
-    /// With the stream that held them: then there is a new epoch.
-    WithTheEpoch,
-    /// With the older part of the history, which was deleted on purpose; the epoch may stay.
-    WithTheHistory,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -325,50 +318,6 @@ fn order(record: &Record, verdict: &mut Verdict) {
     }
 }
 
-/// I5: what was acked is in the history. A stream that got a new epoch may have kept its entries.
-fn acked_loss(record: &Record, allowed: AckedLoss, verdict: &mut Verdict) {
-    let kept: BTreeSet<(u32, Id)> = record
-        .audits
-        .iter()
-        .flat_map(|audit| {
-            let entries = audit.entries.iter();
-            entries.map(|(_, body)| (audit.channel, id(body)))
-        })
-        .collect();
-    let audits = audits(record);
-    for attempt in &record.attempts {
-        let Outcome::Acked { epoch, offset } = &attempt.outcome else {
-            continue;
-        };
-        if kept.contains(&(attempt.channel, id(&attempt.body))) {
-            continue;
-        }
-        verdict.figures.acked_lost += 1;
-        let is_new_epoch = audits
-            .get(&attempt.channel)
-            .is_some_and(|audit| audit.epoch != *epoch);
-        let is_before_the_rest = audits.get(&attempt.channel).is_some_and(|audit| {
-            audit
-                .entries
-                .first()
-                .is_none_or(|(first, _)| offset < first)
-        });
-        let is_allowed = match allowed {
-            AckedLoss::Never => false,
-            AckedLoss::WithTheEpoch => is_new_epoch,
-            AckedLoss::WithTheHistory => is_new_epoch || is_before_the_rest,
-        };
-        if !is_allowed {
-            let what = format!(
-                "{:?} was acked as {offset} of epoch {epoch:?} in channel {} and is not there",
-                id(&attempt.body),
-                attempt.channel
-            );
-            verdict.add(Invariant::AckedLoss, what);
-        }
-    }
-}
-
 /// I6: who held a position in a stream that ended was told `recovered: false`, once for each stream that ended.
 fn signals(record: &Record, segments: &[Vec<Segment>], verdict: &mut Verdict) {
     let audits = audits(record);
@@ -607,7 +556,7 @@ fn vacuity(record: &Record, expected: &Expectation, verdict: &mut Verdict) {
         verdict.add(Invariant::Vacuous, what);
     }
     for audit in &record.audits {
-        let may_be_cut = expected.acked_loss == AckedLoss::WithTheHistory;
+        let may_be_cut = matches!(expected.acked_loss, AckedLoss::WithTheHistory(_));
         let is_whole = match (audit.entries.first(), audit.entries.last()) {
             (Some((first, _)), Some((last, _))) => {
                 (may_be_cut || *first == 1) && *last == audit.top

@@ -12,7 +12,7 @@ use std::{fmt, time::Duration};
 use anyhow::{Context as _, Result};
 
 use crate::{
-    checker::{Expectation, Verdict, check},
+    checker::{Expectation, Forgotten, Verdict, check},
     node::NodeProcess,
     record::{Event, Outcome, Record},
     stage::{Size, Stage},
@@ -219,6 +219,40 @@ async fn finish(stage: Stage, count: impl FnOnce(&Record) -> u64) -> Result<Reco
     };
     record.effects = count(&record);
     Ok(record)
+}
+
+/// A store that begins anew forgets everything that it held when the fault came.
+fn all_of_before(size: Size, record: &Record) -> Forgotten {
+    Forgotten {
+        lag: record.fault_at,
+        window: while_it_broke(size, record),
+        percent: match size {
+            Size::Quarter => 90,
+            Size::Full => 75,
+        },
+    }
+}
+
+/// A replica that takes over has not got what was still on its way.
+fn what_lagged(size: Size, record: &Record) -> Forgotten {
+    let (lag, percent) = match size {
+        Size::Quarter => (3, 30),
+        Size::Full => (1, 15),
+    };
+    Forgotten {
+        lag: Duration::from_secs(lag),
+        window: while_it_broke(size, record),
+        percent,
+    }
+}
+
+/// Nothing that is sent after the heal may be lost, nor, on a machine that keeps time, what is sent 2 s after the fault.
+fn while_it_broke(size: Size, record: &Record) -> Duration {
+    let window = record.healed_at - record.fault_at;
+    match size {
+        Size::Quarter => window,
+        Size::Full => window.min(Duration::from_secs(2)),
+    }
 }
 
 /// Connections that ended after the fault.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_faults::{
-    checker::{AckedLoss, Expectation, Invariant, Recovery, Unready, Verdict, check},
+    checker::{AckedLoss, Expectation, Forgotten, Invariant, Recovery, Unready, Verdict, check},
     record::{
         Attempt, Audit, Body, Entry, Event, Health, Outcome, Position, Record, Subscribed,
         SubscriberLog,
@@ -208,9 +208,25 @@ fn strict() -> Expectation {
 
 fn lenient() -> Expectation {
     Expectation {
-        acked_loss: AckedLoss::WithTheEpoch,
+        acked_loss: AckedLoss::WithTheEpoch(Forgotten {
+            lag: at(2),
+            window: at(4),
+            percent: 60,
+        }),
         recovery: Recovery::WherePossible,
         ..strict()
+    }
+}
+
+/// As lenient, with other bounds of what may be forgotten.
+fn bounded(lag: u64, window: u64, percent: u64) -> Expectation {
+    Expectation {
+        acked_loss: AckedLoss::WithTheEpoch(Forgotten {
+            lag: at(lag),
+            window: at(window),
+            percent,
+        }),
+        ..lenient()
     }
 }
 
@@ -233,7 +249,7 @@ fn a_good_run_passes_and_its_line_says_what_it_saw() {
     assert!(verdict.passed(), "{:?}", verdict.violations);
     let line = verdict.figures.to_string();
     let counts = "published=6 acked=6 refused=0 unknown=0 delivered=6 silent_gaps=0 forks=0 disorder=0 dup=0 \
-                  acked_lost=0 signalled=0/0 disconnects=1 asked=1 recovered=1 not_recovered=0";
+                  acked_lost=0 lost_before=- lost_after=- lost_share=0% signalled=0/0 disconnects=1 asked=1 recovered=1 not_recovered=0";
     assert!(line.starts_with(counts), "{line}");
 }
 
@@ -433,6 +449,36 @@ fn acked_loss_with_a_new_epoch_is_lost_where_none_is_allowed() {
     };
     let verdict = breaks(Invariant::AckedLoss, &forgetful(), &expected);
     assert_eq!(verdict.figures.acked_lost, 3);
+}
+
+#[test]
+fn what_was_acked_long_before_the_fault_may_not_go_with_the_epoch() {
+    let verdict = breaks(Invariant::AckedLoss, &forgetful(), &bounded(1, 4, 60));
+    assert_eq!(verdict.violations.len(), 1, "the first of three");
+    assert_eq!(verdict.figures.lost_before, Some(at(2)));
+}
+
+#[test]
+fn what_was_sent_long_after_the_fault_may_not_go_with_the_epoch() {
+    let mut record = forgetful();
+    record.fault_at = at(1);
+    let expected = Expectation {
+        truth_within: None,
+        unready: None,
+        ..bounded(2, 1, 60)
+    };
+    let verdict = breaks(Invariant::AckedLoss, &record, &expected);
+    assert_eq!(verdict.violations.len(), 1, "the last of three");
+    assert_eq!(verdict.figures.lost_after, Some(at(2)));
+}
+
+#[test]
+fn more_than_its_share_may_not_go_with_the_epoch() {
+    let verdict = breaks(Invariant::AckedLoss, &forgetful(), &bounded(2, 4, 59));
+    assert_eq!(verdict.violations.len(), 1, "three of five are 60 %");
+    let line = verdict.figures.to_string();
+    let lost = "acked_lost=3 lost_before=2.0s lost_after=0.0s lost_share=60% ";
+    assert!(line.contains(lost), "{line}");
 }
 
 #[test]

@@ -15,6 +15,10 @@ pub struct Figures {
     pub disordered: u64,
     pub duplicates: u64,
     pub acked_lost: u64,
+    /// From the ack of the oldest of them to the fault; zero for one that was acked later.
+    pub lost_before: Option<Duration>,
+    /// From the fault to the sending of the youngest of them; zero for one that was sent earlier.
+    pub lost_after: Option<Duration>,
     /// Subscribers whose stream ended.
     pub affected: u64,
     /// Those of them that were told, once.
@@ -51,6 +55,8 @@ impl fmt::Display for Figures {
             disordered,
             duplicates,
             acked_lost,
+            lost_before,
+            lost_after,
             affected,
             signalled,
             disconnects,
@@ -61,12 +67,17 @@ impl fmt::Display for Figures {
             flow,
             unready,
         } = self;
+        // Rounded up: what is lost is never nothing.
+        let lost_percent = (acked_lost * 100).div_ceil((*acked).max(1));
         write!(
             formatter,
             "published={published} acked={acked} refused={refused} unknown={unknown} delivered={delivered} \
              silent_gaps={silent_gaps} forks={forks} disorder={disordered} dup={duplicates} acked_lost={acked_lost} \
+             lost_before={} lost_after={} lost_share={lost_percent}% \
              signalled={signalled}/{affected} disconnects={disconnects} asked={asked} recovered={recovered} \
              not_recovered={not_recovered} truth={} flow={} unready={}",
+            seconds(*lost_before),
+            seconds(*lost_after),
             seconds(*truth),
             seconds(*flow),
             seconds(*unready)

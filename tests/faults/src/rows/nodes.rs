@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tidegate_test_redis::{RedisOptions, RedisServer};
 
-use super::{Played, ends, finish, not_recovered, slower_than, without_ack};
+use super::{Played, all_of_before, ends, finish, not_recovered, slower_than, without_ack};
 use crate::{
     checker::{AckedLoss, Expectation, Recovery},
     load::LoadOptions,
@@ -21,7 +21,7 @@ pub(super) async fn memory_restart(size: Size) -> Played {
     stage.load.run_for(size.after()).await;
     let record = finish(stage, not_recovered).await?;
     let expected = Expectation {
-        acked_loss: AckedLoss::WithTheEpoch,
+        acked_loss: AckedLoss::WithTheEpoch(all_of_before(size, &record)),
         truth_within: Some(size.bar(5)),
         flow_within: Some(size.bar(25)),
         ..size.expectation()

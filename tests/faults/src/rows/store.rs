@@ -10,9 +10,11 @@ use tidegate_test_redis::{
 };
 use tokio::task::block_in_place;
 
-use super::{Played, ends, finish, not_recovered, slower_than, without_ack};
+use super::{
+    Played, all_of_before, ends, finish, not_recovered, slower_than, what_lagged, without_ack,
+};
 use crate::{
-    checker::{AckedLoss, Expectation, Recovery, Unready},
+    checker::{AckedLoss, Expectation, Forgotten, Recovery, Unready},
     proxy::{Direction, Mode, Proxy},
     stage::{Size, Stage, redis},
 };
@@ -54,14 +56,15 @@ pub(super) async fn kill_without_file(size: Size) -> Played {
         not_recovered(record).min(without_ack(record))
     })
     .await?;
-    Ok((record, loss(size, 15)))
+    let expected = loss(size, all_of_before(size, &record));
+    Ok((record, expected))
 }
 
-/// Streams may end; everybody who was in one is told.
-fn loss(size: Size, flow_seconds: u64) -> Expectation {
+/// Streams may end, with these of their publications; everybody who was in one is told.
+fn loss(size: Size, forgotten: Forgotten) -> Expectation {
     Expectation {
-        acked_loss: AckedLoss::WithTheEpoch,
-        flow_within: Some(size.bar(flow_seconds)),
+        acked_loss: AckedLoss::WithTheEpoch(forgotten),
+        flow_within: Some(size.bar(15)),
         connections_stay: true,
         ..size.expectation()
     }
@@ -179,7 +182,8 @@ pub(super) async fn sentinel(size: Size) -> Played {
     stage.load.run_for(size.hold() + size.after()).await;
     let effect = |record: &_| without_ack(record).max(not_recovered(record));
     let record = finish(stage, effect).await?;
-    Ok((record, loss(size, 15)))
+    let expected = loss(size, what_lagged(size, &record));
+    Ok((record, expected))
 }
 
 /// The replica's link is stalled, the primary goes on and dies, the replica is promoted.
@@ -206,7 +210,12 @@ pub(super) async fn fork(size: Size) -> Played {
     stage.load.run_for(size.hold() + size.after()).await;
     let record = finish(stage, not_recovered).await?;
     drop((proxy, link, replica));
-    Ok((record, loss(size, 15)))
+    let forgotten = Forgotten {
+        // The link was stalled all the while.
+        window: record.healed_at - record.fault_at,
+        ..what_lagged(size, &record)
+    };
+    Ok((record, loss(size, forgotten)))
 }
 
 /// The first node keeps the old primary, which refuses writes when its replica is gone, while the second node has the
@@ -243,7 +252,8 @@ pub(super) async fn split_brain(size: Size) -> Played {
     stage.load.run_for(size.hold() + size.after()).await;
     let record = finish(stage, without_ack).await?;
     drop((first, second, primary, replica));
-    Ok((record, loss(size, 15)))
+    let expected = loss(size, what_lagged(size, &record));
+    Ok((record, expected))
 }
 
 fn in_sync(replica: &RedisServer) {
@@ -266,7 +276,8 @@ pub(super) async fn cluster_failover(size: Size) -> Played {
     stage.load.run_for(size.hold() + size.after()).await;
     let effect = |record: &_| without_ack(record).max(not_recovered(record));
     let record = finish(stage, effect).await?;
-    Ok((record, loss(size, 15)))
+    let expected = loss(size, what_lagged(size, &record));
+    Ok((record, expected))
 }
 
 pub(super) async fn cluster_reshard(size: Size) -> Played {
@@ -326,7 +337,8 @@ pub(super) async fn flush_all(size: Size) -> Played {
     stage.load.healed();
     stage.load.run_for(size.hold() + size.after()).await;
     let record = finish(stage, not_recovered).await?;
-    Ok((record, loss(size, 15)))
+    let expected = loss(size, all_of_before(size, &record));
+    Ok((record, expected))
 }
 
 /// Redis has no memory left for writes, and then has some again.
@@ -375,7 +387,7 @@ pub(super) async fn delete_streams(size: Size) -> Played {
     stage.load.run_for(size.hold() + size.after()).await;
     let record = finish(stage, |record| deleted.min(ends(record))).await?;
     let expected = Expectation {
-        acked_loss: AckedLoss::WithTheHistory,
+        acked_loss: AckedLoss::WithTheHistory(all_of_before(size, &record)),
         flow_within: Some(size.bar(25)),
         ..size.expectation()
     };
@@ -391,5 +403,6 @@ pub(super) async fn delete_meta(size: Size) -> Played {
     stage.load.healed();
     stage.load.run_for(size.hold() + size.after()).await;
     let record = finish(stage, |record| deleted.min(not_recovered(record))).await?;
-    Ok((record, loss(size, 15)))
+    let expected = loss(size, all_of_before(size, &record));
+    Ok((record, expected))
 }
