@@ -34,6 +34,8 @@ pub struct Expectation {
     pub unready: Option<Unready>,
     /// No subscriber is disconnected.
     pub connections_stay: bool,
+    /// No publish is refused or left without an answer.
+    pub publishes_succeed: bool,
     pub recovery: Recovery,
 }
 
@@ -517,8 +519,16 @@ fn row(record: &Record, expected: &Expectation, verdict: &mut Verdict) {
         verdict.add(Invariant::Row, what);
     }
     let Figures {
-        asked, recovered, ..
+        asked,
+        recovered,
+        refused,
+        unknown,
+        ..
     } = verdict.figures;
+    if expected.publishes_succeed && refused + unknown > 0 {
+        let what = format!("{refused} publishes were refused and {unknown} not answered");
+        verdict.add(Invariant::Row, what);
+    }
     if expected.recovery != Recovery::WherePossible && recovered != asked {
         let what = format!("{recovered} of {asked} that asked recovered, and nothing was lost");
         verdict.add(Invariant::Row, what);

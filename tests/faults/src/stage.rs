@@ -98,6 +98,7 @@ impl Size {
             flow_within: None,
             unready: None,
             connections_stay: false,
+            publishes_succeed: false,
             recovery: Recovery::WherePossible,
         }
     }

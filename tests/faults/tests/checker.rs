@@ -202,6 +202,7 @@ fn strict() -> Expectation {
             within: at(2),
         }),
         connections_stay: false,
+        publishes_succeed: false,
         recovery: Recovery::SomeAndAll,
     }
 }
@@ -557,6 +558,21 @@ fn connections_that_had_to_stay_and_recoveries_that_had_to_succeed_are_counted()
         ..lenient()
     };
     breaks(Invariant::Row, &forgetful(), &expected);
+}
+
+#[test]
+fn a_row_in_which_every_publish_succeeds_bears_no_refusal_and_no_silence() {
+    let expected = Expectation {
+        publishes_succeed: true,
+        ..strict()
+    };
+    assert!(check(&good(), &expected).passed());
+    for outcome in [Outcome::Refused { code: 100 }, Outcome::Unknown] {
+        let mut record = good();
+        record.attempts[4] = without_ack(5, outcome);
+        breaks(Invariant::Row, &record, &expected);
+        assert!(check(&record, &strict()).passed());
+    }
 }
 
 #[test]

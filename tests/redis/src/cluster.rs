@@ -219,7 +219,8 @@ impl RedisCluster {
         })
     }
 
-    /// Moves this many slots from the primary of this key to another primary, and the key's own first of all.
+    /// Moves this many slots from the primary of this key to another primary: its lowest, be the key's own among them or
+    /// not.
     ///
     /// # Panics
     /// When `redis-cli` fails.

@@ -1,6 +1,6 @@
 //! Faults of Redis and of the way to it.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -281,25 +281,44 @@ pub(super) async fn cluster_failover(size: Size) -> Played {
 }
 
 pub(super) async fn cluster_reshard(size: Size) -> Played {
-    let cluster = RedisCluster::start(&ClusterOptions::default());
+    let mut cluster = RedisCluster::start(&ClusterOptions::default());
     let mut stage = Stage::open(&cluster_engine(&cluster), 2, size.load()).await?;
     stage.load.run_for(size.before()).await;
     stage.load.fault_begins();
     let slots = match size {
-        Size::Quarter => 100,
+        // So few channels that it takes more slots to meet some of them.
+        Size::Quarter => 1_000,
         Size::Full => 500,
     };
+    let port = cluster.primary_port_of("any");
+    let before = streams_on(&mut cluster, port);
     block_in_place(|| cluster.reshard_from("any", slots));
+    let after = streams_on(&mut cluster, port);
+    // The effect: streams that live elsewhere now.
+    let moved = before.difference(&after).count() as u64;
     stage.load.healed();
     stage.load.run_for(size.hold() + size.after()).await;
-    let record = finish(stage, |_| u64::from(slots)).await?;
+    let record = finish(stage, |_| moved).await?;
     drop(cluster);
     let expected = Expectation {
+        publishes_succeed: true,
         flow_within: Some(size.bar(5)),
         connections_stay: true,
         ..size.expectation()
     };
     Ok((record, expected))
+}
+
+/// The streams that the node on this port holds.
+fn streams_on(cluster: &mut RedisCluster, port: u16) -> BTreeSet<String> {
+    let nodes = cluster.nodes().iter();
+    nodes
+        .filter(|node| node.port() == port)
+        .flat_map(|node| {
+            let found = node.command(&["KEYS", "tg:meta:*"]);
+            found.list().iter().map(Reply::text).collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// What a command counts.
