@@ -7,7 +7,11 @@ mod nodes;
 mod poison;
 mod store;
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
@@ -270,6 +274,19 @@ fn not_recovered(record: &Record) -> u64 {
         | Event::Disconnected { .. }
         | Event::NotConnected { .. } => false,
     })
+}
+
+/// Places that were given twice, in two epochs: the histories diverged there.
+fn diverged(record: &Record) -> u64 {
+    let mut epochs: BTreeMap<(u32, u64), BTreeSet<&str>> = BTreeMap::new();
+    for attempt in &record.attempts {
+        if let Outcome::Acked { epoch, offset } = &attempt.outcome {
+            let place = epochs.entry((attempt.channel, *offset)).or_default();
+            place.insert(epoch);
+        }
+    }
+    let places = epochs.values();
+    places.filter(|epochs| epochs.len() > 1).count() as u64
 }
 
 /// Publishes without an ack after the fault.

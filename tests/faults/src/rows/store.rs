@@ -11,7 +11,8 @@ use tidegate_test_redis::{
 use tokio::task::block_in_place;
 
 use super::{
-    Played, all_of_before, ends, finish, not_recovered, slower_than, what_lagged, without_ack,
+    Played, all_of_before, diverged, ends, finish, not_recovered, slower_than, what_lagged,
+    without_ack,
 };
 use crate::{
     checker::{AckedLoss, Expectation, Forgotten, Recovery, Unready},
@@ -208,7 +209,7 @@ pub(super) async fn fork(size: Size) -> Played {
     proxy.forward_to(SocketAddr::from(([127, 0, 0, 1], replica.port())));
     stage.load.healed();
     stage.load.run_for(size.hold() + size.after()).await;
-    let record = finish(stage, not_recovered).await?;
+    let record = finish(stage, |record| not_recovered(record).min(diverged(record))).await?;
     drop((proxy, link, replica));
     let forgotten = Forgotten {
         // The link was stalled all the while.
