@@ -330,6 +330,11 @@ impl<'a> Conversation<'a> {
                 return end;
             }
             self.say();
+            // After every turn, since the last name that was awaited may have come, moved, or be wanted no more.
+            let must_doubt = self.shard.registry.lock().take_doubt(self.line.id);
+            if must_doubt {
+                self.shard.events.on_lapse(Lapse::Everything);
+            }
             self.buffer.reserve(READ_BYTES);
             tokio::select! {
                 biased; // What arrives comes first: a server whose answers nobody takes gives the connection up.
@@ -533,9 +538,7 @@ impl<'a> Conversation<'a> {
             // Who has gone does not want to know.
             let _ = waiter.send(());
         }
-        if confirmed.is_complete {
-            self.shard.events.on_lapse(Lapse::Everything);
-        } else if confirmed.has_lapsed {
+        if confirmed.has_lapsed {
             self.shard.events.on_lapse(Lapse::Name(name));
         }
     }

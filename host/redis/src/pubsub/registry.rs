@@ -54,6 +54,8 @@ struct Book {
     queue: VecDeque<Name>,
     /// Names of the last connection that the new one has not confirmed yet.
     num_returning: usize,
+    /// The connection brings names back, and nobody was told yet that something may have been lost.
+    is_doubt_due: bool,
 }
 
 /// What somebody who wants a name has to wait for.
@@ -78,8 +80,6 @@ pub(super) struct Confirmed {
     pub(super) waiters: Vec<oneshot::Sender<()>>,
     /// The name was live before: something may have been lost.
     pub(super) has_lapsed: bool,
-    /// Everything that the last connection had is back.
-    pub(super) is_complete: bool,
 }
 
 impl Entry {
@@ -95,9 +95,10 @@ impl Entry {
             && self.unsubscribes_due == 0
     }
 
-    /// The connection that it was on has gone.
+    /// The connection that it was on has gone, or will not have it.
     fn lapse(&mut self) {
-        self.has_lapsed |= self.is_live();
+        self.has_lapsed |= self.is_live() || self.is_returning;
+        self.is_returning = false;
         self.is_requested = false;
         self.subscribes_due = 0;
         self.unsubscribes_due = 0;
@@ -126,14 +127,13 @@ impl Registry {
         if let Some(book) = self.lines.get_mut(&line) {
             book.queue.clear();
             book.num_returning = 0;
+            book.is_doubt_due = false;
         }
         let mut over = Vec::new();
         for (name, entry) in &mut self.entries {
             if entry.line != Some(line) {
                 continue;
             }
-            entry.has_lapsed |= entry.is_returning;
-            entry.is_returning = false;
             entry.lapse();
             entry.line = None;
             entry.is_queued = entry.is_wanted;
@@ -180,6 +180,8 @@ impl Registry {
         let entry = self.entries.get_mut(&name)?;
         entry.is_wanted = false;
         entry.waiters.clear();
+        // Nobody waits for its return, least of all the doubt about the others.
+        self.end_return(&name);
         self.queue(&name);
         line
     }
@@ -232,6 +234,10 @@ impl Registry {
             return;
         };
         let name = Arc::clone(name);
+        if let Some(entry) = self.entries.get_mut(&name) {
+            // It is in doubt by itself from here on: the others may be back long before it is.
+            entry.has_lapsed |= entry.is_returning;
+        }
         self.end_return(&name);
         if let Some(entry) = self.entries.get_mut(&name) {
             entry.lapse();
@@ -262,7 +268,19 @@ impl Registry {
             book.num_returning += usize::from(entry.is_returning);
             book.queue.push_back(Arc::clone(name));
         }
-        book.num_returning > 0
+        book.is_doubt_due = book.num_returning > 0;
+        book.is_doubt_due
+    }
+
+    /// Whether now is the time to say that something may have been lost: everything that the last connection had is
+    /// back, or will not come. True once for a connection that had anything to bring back.
+    pub(super) fn take_doubt(&mut self, line: LineId) -> bool {
+        let Some(book) = self.lines.get_mut(&line) else {
+            return false;
+        };
+        let is_time = book.is_connected && book.is_doubt_due && book.num_returning == 0;
+        book.is_doubt_due &= !is_time;
+        is_time
     }
 
     /// The line's connection has ended.
@@ -272,8 +290,6 @@ impl Registry {
         }
         for entry in self.entries.values_mut() {
             if entry.line == Some(line) {
-                entry.has_lapsed |= entry.is_returning;
-                entry.is_returning = false;
                 entry.lapse();
             }
         }
@@ -333,7 +349,7 @@ impl Registry {
         if entry.is_live() {
             confirmed.waiters = std::mem::take(&mut entry.waiters);
             confirmed.has_lapsed = std::mem::take(&mut entry.has_lapsed);
-            confirmed.is_complete = self.end_return(name);
+            self.end_return(name);
         }
         confirmed
     }
@@ -358,10 +374,15 @@ impl Registry {
 
     /// The server will not: whoever waits is told, and it is tried again on the next connection.
     pub(super) fn on_refused(&mut self, line: LineId, name: &str) {
+        let Some(entry) = self.entries.get_mut(name) else {
+            return;
+        };
+        if entry.line != Some(line) {
+            return;
+        }
+        entry.has_lapsed |= entry.is_returning;
         self.end_return(name);
-        if let Some(entry) = self.entries.get_mut(name)
-            && entry.line == Some(line)
-        {
+        if let Some(entry) = self.entries.get_mut(name) {
             entry.lapse();
             entry.waiters.clear();
             if entry.is_over() {
@@ -370,19 +391,17 @@ impl Registry {
         }
     }
 
-    /// A name that was being brought back is, or never will be. Answers whether it was the last one of its line.
-    fn end_return(&mut self, name: &str) -> bool {
+    /// A name that was being brought back is, or will not be on this connection.
+    fn end_return(&mut self, name: &str) {
         let Some(entry) = self.entries.get_mut(name) else {
-            return false;
+            return;
         };
         if !std::mem::take(&mut entry.is_returning) {
-            return false;
+            return;
         }
-        let Some(book) = entry.line.and_then(|line| self.lines.get_mut(&line)) else {
-            return false;
-        };
-        book.num_returning = book.num_returning.saturating_sub(1);
-        book.num_returning == 0
+        if let Some(book) = entry.line.and_then(|line| self.lines.get_mut(&line)) {
+            book.num_returning = book.num_returning.saturating_sub(1);
+        }
     }
 }
 
@@ -429,7 +448,7 @@ mod tests {
         assert_eq!(registry.take(LINE, 10), Batch::default(), "said once");
         assert!(first.try_recv().is_err());
         let confirmed = registry.on_subscribed(LINE, "a");
-        assert!(!confirmed.has_lapsed && !confirmed.is_complete);
+        assert!(!confirmed.has_lapsed && !registry.take_doubt(LINE));
         for waiter in confirmed.waiters {
             waiter.send(()).unwrap();
         }
@@ -474,9 +493,61 @@ mod tests {
             .collect::<Vec<_>>();
         said.sort_unstable();
         assert_eq!(said, ["a", "b"]);
-        assert!(!registry.on_subscribed(LINE, "a").is_complete);
-        assert!(registry.on_subscribed(LINE, "b").is_complete);
+        registry.on_subscribed(LINE, "a");
+        assert!(!registry.take_doubt(LINE), "b is not back");
+        registry.on_subscribed(LINE, "b");
+        assert!(registry.take_doubt(LINE));
+        assert!(!registry.take_doubt(LINE), "told once");
         assert_eq!(registry.len(), 2);
+    }
+
+    /// Two names that come back, one of them confirmed.
+    fn half_back() -> Registry {
+        let mut registry = connected();
+        live(&mut registry, "a");
+        live(&mut registry, "b");
+        registry.disconnected(LINE);
+        assert!(registry.connected(LINE));
+        registry.take(LINE, 10);
+        registry.on_subscribed(LINE, "a");
+        assert!(!registry.take_doubt(LINE));
+        registry
+    }
+
+    #[test]
+    fn r4_a_name_that_nobody_wants_any_more_does_not_hold_the_doubt_back() {
+        let mut registry = half_back();
+        assert_eq!(registry.unwant("b"), Some(LINE), "the line has to look");
+        assert!(registry.take_doubt(LINE));
+        // Also one that was never said on the new connection.
+        live(&mut registry, "c");
+        registry.disconnected(LINE);
+        registry.connected(LINE);
+        registry.unwant("a");
+        registry.unwant("c");
+        assert!(registry.take_doubt(LINE));
+    }
+
+    #[test]
+    fn r4_a_name_that_moves_while_it_returns_is_in_doubt_by_itself() {
+        let mut registry = half_back();
+        registry.rehouse("b", Some(OTHER));
+        assert!(registry.take_doubt(LINE));
+        registry.take(OTHER, 10);
+        assert!(registry.on_subscribed(OTHER, "b").has_lapsed);
+        assert!(!registry.take_doubt(OTHER), "one name moved there, no more");
+    }
+
+    #[test]
+    fn r4_a_name_that_is_refused_while_it_returns_is_in_doubt_when_it_is_back() {
+        let mut registry = half_back();
+        registry.on_refused(OTHER, "b");
+        assert!(!registry.take_doubt(LINE), "that was another line's word");
+        registry.on_refused(LINE, "b");
+        assert!(registry.take_doubt(LINE));
+        registry.want("b", Some(LINE));
+        registry.take(LINE, 10);
+        assert!(registry.on_subscribed(LINE, "b").has_lapsed);
     }
 
     #[test]
@@ -489,7 +560,8 @@ mod tests {
         registry.disconnected(LINE);
         assert!(registry.connected(LINE));
         registry.take(LINE, 10);
-        assert!(registry.on_subscribed(LINE, "a").is_complete);
+        registry.on_subscribed(LINE, "a");
+        assert!(registry.take_doubt(LINE));
     }
 
     #[test]
@@ -524,10 +596,11 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens in whatever order, in the end the server hears what is wanted.
+        /// Whatever happens in whatever order, in the end the server hears what is wanted, and whoever listened before
+        /// a reconnect was told once that something may have been lost, when the names were back and not before.
         #[test]
         fn what_the_server_knows_comes_to_what_is_wanted(
-            steps in proptest::collection::vec((0_u8..6, 0_usize..3), 0..60),
+            steps in proptest::collection::vec((0_u8..8, 0_usize..3), 0..60),
         ) {
             const NAMES: [&str; 3] = ["a", "b", "c"];
             let mut registry = connected();
@@ -535,6 +608,8 @@ mod tests {
             // What the server has, and what it has not answered yet.
             let mut server = std::collections::BTreeSet::new();
             let mut answers = VecDeque::new();
+            // Doubts since the last reconnect, and how many there must be in the end.
+            let (mut num_doubts, mut num_due) = (0, 0);
             let serve = |registry: &mut Registry,
                          server: &mut std::collections::BTreeSet<Name>,
                          answers: &mut VecDeque<(bool, Name)>| {
@@ -567,7 +642,21 @@ mod tests {
                         registry.disconnected(LINE);
                         server.clear();
                         answers.clear();
-                        registry.connected(LINE);
+                        num_doubts = 0;
+                        num_due = u32::from(registry.connected(LINE));
+                    }
+                    5 | 6 => {
+                        // The server refuses, or says where else it is.
+                        if let Some((true, name)) = answers.front().cloned()
+                            && answers.iter().filter(|(_, other)| *other == name).count() == 1 {
+                            answers.pop_front();
+                            server.remove(&name);
+                            if step == 5 {
+                                registry.on_refused(LINE, &name);
+                            } else {
+                                registry.rehouse(&name, Some(LINE));
+                            }
+                        }
                     }
                     _ => {
                         // The slot moves away and comes back.
@@ -577,11 +666,23 @@ mod tests {
                         }
                     }
                 }
+                if registry.take_doubt(LINE) {
+                    num_doubts += 1;
+                    prop_assert!(registry.entries.values().all(|entry| !entry.is_returning));
+                }
+            }
+            // What was refused is tried again when it is wanted anew.
+            for index in 0..3 {
+                if wanted[index] {
+                    registry.want(NAMES[index], Some(LINE));
+                }
             }
             while !serve(&mut registry, &mut server, &mut answers) {}
             while !answers.is_empty() {
                 answer(&mut registry, &mut answers);
             }
+            num_doubts += u32::from(registry.take_doubt(LINE));
+            prop_assert_eq!(num_doubts, num_due);
             let expected: Vec<_> = (0..3).filter(|index| wanted[*index]).map(|index| NAMES[index]).collect();
             let heard: Vec<_> = server.iter().map(|name| &**name).collect();
             prop_assert_eq!(&heard, &expected);
