@@ -336,8 +336,8 @@ impl<'a> Conversation<'a> {
                 self.shard.events.on_lapse(Lapse::Everything);
             }
             self.buffer.reserve(READ_BYTES);
+            // Not `biased`: while a server always has more for us, what we say and the probe must get their turns too.
             tokio::select! {
-                biased; // What arrives comes first: a server whose answers nobody takes gives the connection up.
                 () = self.line.stop.cancelled() => return End::released,
                 num_read = reader.read_buf(&mut self.buffer) => {
                     if num_read.is_ok_and(|num_read| num_read > 0) {

@@ -59,18 +59,31 @@ impl Drop for World {
 
 impl World {
     fn start(topology: Topology) -> Self {
+        let ear = Arc::new(Ear::default());
+        Self::start_with(topology, Arc::clone(&ear) as _, ear)
+    }
+
+    /// Its own ear hears nothing.
+    fn with_events(port: u16, events: Arc<dyn PubSubEvents>) -> Self {
+        let topology = Topology::Standalone {
+            address: Address::new("127.0.0.1", port),
+            login: Login::default(),
+        };
+        Self::start_with(topology, events, Arc::default())
+    }
+
+    fn start_with(topology: Topology, events: Arc<dyn PubSubEvents>, ear: Arc<Ear>) -> Self {
         let config = RedisConfig::new(topology);
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let shards = Shards::start(&config, &tracker, &stop);
         let keys = Keys::new(Prefix::default());
-        let ear = Arc::new(Ear::default());
         let metrics = PubSubMetrics::default();
         let subscriptions = Subscriptions::start(SubscriptionParts {
             config: &config,
             shards: &shards,
             keys: keys.clone(),
             node: "test",
-            events: Arc::clone(&ear) as _,
+            events,
             metrics: metrics.clone(),
             tracker: &tracker,
             stop: &stop,

@@ -135,3 +135,66 @@ async fn a_server_that_talks_nonsense_is_left_and_tried_again() {
     }
     assert_eq!(world.subscriptions.num_names(), 0);
 }
+
+/// Publishes one more for each that it hears: there is always something to read.
+struct Flood {
+    publisher: Mutex<tidegate_test_redis::Connection>,
+    name: String,
+    num_heard: AtomicU64,
+    changed: Notify,
+    stop: CancellationToken,
+}
+
+impl PubSubEvents for Flood {
+    fn on_payload(&self, name: &str, payload: Bytes) {
+        self.num_heard.fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_waiters();
+        if name == self.name && !self.stop.is_cancelled() {
+            let mut publisher = self.publisher.lock();
+            let message = [&b"PUBLISH"[..], name.as_bytes(), &payload];
+            let _ = publisher.call(&message);
+        }
+    }
+
+    fn on_lapse(&self, _: Lapse<'_>) {}
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r4_a_flood_keeps_neither_subscriptions_nor_the_probe_from_the_server() {
+    let server = standalone();
+    let flooded = key("flooded");
+    let keys = Keys::new(Prefix::default());
+    let flood = Arc::new(Flood {
+        publisher: Mutex::new(server.connect().unwrap()),
+        name: keys.channel(&flooded),
+        num_heard: AtomicU64::new(0),
+        changed: Notify::new(),
+        stop: CancellationToken::new(),
+    });
+    let _ends = flood.stop.clone().drop_guard();
+    let world = World::with_events(server.port(), Arc::clone(&flood) as _);
+    world.subscribe("flooded").await;
+    let mut publisher = server.connect().unwrap();
+    // More than is read at once, and less than Redis keeps for a subscriber.
+    let payload = vec![b'x'; 64 * 1024];
+    for _ in 0..64 {
+        let message = [&b"PUBLISH"[..], flood.name.as_bytes(), &payload];
+        publisher.call(&message).unwrap();
+    }
+    let answered = || {
+        let label = metrics::ProbeLabel {
+            outcome: metrics::ProbeOutcome::answered,
+        };
+        world.metrics.probes.get_or_create(&label).get()
+    };
+    let num_probes = answered();
+    for n in 0..100 {
+        world.subscribe(&format!("n{n}")).await;
+    }
+    world.until("a probe", || answered() > num_probes).await;
+    assert!(flood.num_heard.load(Ordering::Relaxed) > 64);
+    let lost = metrics::ProbeLabel {
+        outcome: metrics::ProbeOutcome::lost,
+    };
+    assert_eq!(world.metrics.probes.get_or_create(&lost).get(), 0);
+}
