@@ -345,7 +345,12 @@ impl Pipe {
                 match live.exchange(&request(&live)).await? {
                     Answer::Value(value) => Ok(value),
                     Answer::Elsewhere(error) => {
-                        link.doubt(&live);
+                        match error.kind() {
+                            // Another server may be the primary by now.
+                            Some(ServerErrorKind::ReadOnly) => link.doubt(&live),
+                            // It loads, or has a reason of its own: a new connection would hear the same.
+                            _ => link.look(),
+                        }
                         tracing::debug!(error = error.code(), "Redis does not serve for now");
                         Err(RedisFailure::Away)
                     }

@@ -17,7 +17,7 @@ use redis::{
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
-pub(crate) use self::server::role;
+pub(crate) use self::server::{is_loading, role};
 pub use self::{
     server::{Generation, ServerRole},
     tls::{BadTls, TlsFiles},

@@ -144,6 +144,57 @@ async fn a_redis_that_is_away_fails_commands_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_redis_that_loads_is_away_and_keeps_its_connection() {
+    let server = RedisServer::start(&RedisOptions {
+        debug_command: true,
+        // Loads slowly, and serves between any two keys.
+        lines: vec![
+            "key-load-delay 500".to_owned(),
+            "loading-process-events-interval-bytes 1024".to_owned(),
+        ],
+        ..RedisOptions::default()
+    });
+    let kept = Kept::connected(&RedisConfig::new(standalone(server.port()))).await;
+    server.command(&["DEBUG", "POPULATE", "5000", "loaded", "64"]);
+    kept.set("k", "v").await.unwrap();
+    let id = async || {
+        let mut command = redis::cmd("CLIENT");
+        command.arg("ID");
+        kept.pipe.run(&command, Route::Any).await
+    };
+    let before = id().await.unwrap();
+    let mut loader = server.connect().unwrap();
+    let loading = tokio::task::spawn_blocking(move || loader.call(&["DEBUG", "RELOAD"]));
+    let refused = within(async {
+        loop {
+            match kept.set("k", "w").await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(failure) => return failure,
+            }
+        }
+    });
+    assert_eq!(refused.await, RedisFailure::Away, "it was not executed");
+    within(async {
+        while kept.pipe.is_connected() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // Whatever is sent until it serves again was not executed.
+    within(async {
+        loop {
+            match kept.set("k", "x").await {
+                Ok(_) => return,
+                Err(failure) => assert_eq!(failure, RedisFailure::Away),
+            }
+        }
+    })
+    .await;
+    within(loading).await.unwrap().unwrap();
+    assert_eq!(id().await, Ok(before), "the same connection");
+}
+
+#[tokio::test]
 async fn r2_one_command_too_many_is_refused() {
     let server = RedisServer::start(&RedisOptions::default());
     let config = RedisConfig {

@@ -169,8 +169,13 @@ impl Cluster {
             Answer::Elsewhere(error) => match parse_redirect(&error) {
                 Some(redirect) => Attempt::Redirected(redirect),
                 None => {
-                    if error.kind() == Some(ServerErrorKind::ReadOnly) {
-                        link.doubt(&live);
+                    match error.kind() {
+                        Some(ServerErrorKind::ReadOnly) => link.doubt(&live),
+                        Some(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown) => {
+                            link.look()
+                        }
+                        // Said of a slot, not of the server.
+                        _ => {}
                     }
                     Attempt::NotNow
                 }

@@ -3,7 +3,8 @@
 //! Owns connecting again, with capped and jittered pauses, and finding out that a connection is dead: every half second
 //! a probe follows the commands down the same connection, and when its answer takes too long the connection is given up,
 //! which ends every command on it. So commands need no timers of their own. Invariant: a command sent on a live
-//! connection ends within `io_timeout`; a command that finds none waits `PATIENCE` at most.
+//! connection ends within `io_timeout`; a command that finds none waits `PATIENCE` at most. A server that loads its data
+//! keeps its connection, which is not on offer before the server says that it has them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +20,14 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{Confirmation, REPLICA_TIMEOUT, RedisFailure, value::number};
 use crate::{
     config::Address,
-    connect::{ConnectError, Connector, Generation, Opened, ServerRole, role},
+    connect::{ConnectError, Connector, Generation, Opened, ServerRole, is_loading, role},
 };
 
 /// How often a live connection is probed.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The least time between two probes, however many commands were refused.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long commands wait for a lost connection to come back before they fail at once.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -51,8 +55,10 @@ struct Shared {
     live: ArcSwapOption<Live>,
     /// When the link lost its connection, or was started; `None` while it has one. Follows `live`.
     lost_at: watch::Sender<Option<Instant>>,
-    /// Somebody was told that the server does not serve: look at once.
+    /// Somebody was told that the server is no primary any more: find the one that is.
     doubted: Notify,
+    /// Somebody was told that the server does not serve for now: look at once.
+    refused: Notify,
 }
 
 /// A connection that stands.
@@ -147,6 +153,7 @@ impl Link {
             live: ArcSwapOption::empty(),
             lost_at: watch::Sender::new(Some(Instant::now())),
             doubted: Notify::new(),
+            refused: Notify::new(),
         });
         let stop = stop.child_token();
         let keeper = Arc::clone(&shared).keep(tracker.clone(), stop.clone());
@@ -186,6 +193,11 @@ impl Link {
             self.shared.doubted.notify_one();
         }
     }
+
+    /// Has a look taken at the server, which said that it does not serve for now. The connection stays.
+    pub(super) fn look(&self) {
+        self.shared.refused.notify_one();
+    }
 }
 
 impl Drop for Link {
@@ -214,14 +226,18 @@ impl Shared {
             };
             match opened {
                 Ok(opened) => {
-                    pause = FIRST_PAUSE;
                     is_reported = false;
                     tracing::info!(address = %opened.address, "connected to Redis");
-                    let end = self.serve(opened, &tracker, &stop).await;
+                    let mut has_served = false;
+                    let end = self.serve(opened, &tracker, &stop, &mut has_served).await;
                     if stop.is_cancelled() {
                         return;
                     }
                     tracing::warn!(?end, "the connection to Redis is lost");
+                    // A server that takes connections and serves nothing is not asked faster than one that is away.
+                    if has_served {
+                        pause = FIRST_PAUSE;
+                    }
                 }
                 Err(error) => {
                     // Once per outage.
@@ -253,8 +269,15 @@ impl Shared {
         self.connector.open(&address).await
     }
 
-    /// Offers the connection until it ends.
-    async fn serve(&self, opened: Opened, tracker: &TaskTracker, stop: &CancellationToken) -> End {
+    /// Offers the connection, whenever its server serves, until it ends. `has_served` is written as soon as a probe has
+    /// shown that it does.
+    async fn serve(
+        &self,
+        opened: Opened,
+        tracker: &TaskTracker,
+        stop: &CancellationToken,
+        has_served: &mut bool,
+    ) -> End {
         let Opened {
             connection,
             driver,
@@ -275,37 +298,80 @@ impl Shared {
                 () = driver => {}
             }
         });
-        let _offer = Offer::make(self, Arc::clone(&live));
         tokio::select! {
             () = stop.cancelled() => End::Closed,
             _ = driving => End::Closed,
-            end = self.probe(&live) => end,
+            end = self.probe(&live, has_served) => end,
         }
     }
 
-    /// Ends when the server does not answer in time or is no primary any more.
-    async fn probe(&self, live: &Live) -> End {
+    /// Offers the connection while the server serves; ends when it does not answer in time or is no primary any more.
+    async fn probe(&self, live: &Arc<Live>, has_served: &mut bool) -> End {
         let mut connection = live.connection.clone();
+        let mut offer = None;
+        let mut num_probes = 0_u32;
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(PROBE_INTERVAL) => {}
-                () = self.doubted.notified() => return End::NotPrimary,
-            }
             let patience = self.io_timeout.saturating_sub(PROBE_INTERVAL);
-            match tokio::time::timeout(patience, role(&mut connection)).await {
+            match tokio::time::timeout(patience, look(&mut connection)).await {
                 Err(_) => return End::Stalled,
-                // It loads or is out of memory: it answers, that is enough.
+                // It answers something: that is enough for it to say itself what it does not do.
                 Ok(Err(error)) if !error.is_io_error() => {}
                 Ok(Err(_)) => return End::Closed,
-                Ok(Ok(ServerRole::Replica)) => return End::NotPrimary,
-                Ok(Ok(ServerRole::Primary(generation))) => {
+                Ok(Ok(Seen::Replica)) => return End::NotPrimary,
+                Ok(Ok(Seen::Loading)) => {
+                    if num_probes == 0 || offer.is_some() {
+                        tracing::info!("Redis loads its data; waiting until it has them");
+                    }
+                    offer = None;
+                    num_probes += 1;
+                    self.pause().await;
+                    continue;
+                }
+                Ok(Ok(Seen::Primary(generation))) => {
                     if **live.generation.load() != generation {
                         live.generation.store(Arc::new(generation));
                     }
+                    // Not the first one, which follows the connect at once and would excuse any number of them.
+                    *has_served |= offer.is_some();
                 }
+            }
+            num_probes += 1;
+            offer.get_or_insert_with(|| Offer::make(self, Arc::clone(live)));
+            tokio::select! {
+                () = self.pause() => {}
+                () = self.doubted.notified() => return End::NotPrimary,
             }
         }
     }
+
+    /// Until the next look is due: in a while, or when somebody was refused, though not in a tight circle.
+    async fn pause(&self) {
+        tokio::time::sleep(REFUSED_PAUSE).await;
+        tokio::select! {
+            () = tokio::time::sleep(PROBE_INTERVAL - REFUSED_PAUSE) => {}
+            () = self.refused.notified() => {}
+        }
+    }
+}
+
+/// What a look at a server shows.
+#[derive(Debug)]
+enum Seen {
+    Primary(Generation),
+    Replica,
+    /// It refuses nearly everything until its data are read.
+    Loading,
+}
+
+async fn look(connection: &mut MultiplexedConnection) -> Result<Seen, redis::RedisError> {
+    // Asked first: the generation that a server had while it loaded need not be the one that it has afterwards.
+    if is_loading(connection).await? {
+        return Ok(Seen::Loading);
+    }
+    Ok(match role(connection).await? {
+        ServerRole::Primary(generation) => Seen::Primary(generation),
+        ServerRole::Replica => Seen::Replica,
+    })
 }
 
 /// A connection on offer; dropped, nobody finds it any more.

@@ -39,26 +39,40 @@ pub enum ServerRole {
 /// # Errors
 /// The connection's, the server's, or an answer that is not `INFO`'s.
 pub(crate) async fn role(connection: &mut MultiplexedConnection) -> Result<ServerRole, RedisError> {
-    let mut command = redis::cmd("INFO");
-    command.arg("replication");
-    let answer = connection.send_packed_command(&command).await?;
-    let answer = answer.extract_error()?;
+    let answer = info(connection, "replication").await?;
     parse_info(&answer).ok_or_else(|| {
         let kind = redis::ErrorKind::UnexpectedReturnType;
         (kind, "INFO replication lacks role or master_replid").into()
     })
 }
 
+/// Whether the server still reads its data and refuses to serve until it has them.
+///
+/// # Errors
+/// As [`role`]. A server that does not say is taken to have them.
+pub(crate) async fn is_loading(connection: &mut MultiplexedConnection) -> Result<bool, RedisError> {
+    let answer = info(connection, "persistence").await?;
+    Ok(field(text(&answer).unwrap_or_default(), "loading") == Some("1"))
+}
+
+async fn info(connection: &mut MultiplexedConnection, section: &str) -> Result<Value, RedisError> {
+    let mut command = redis::cmd("INFO");
+    command.arg(section);
+    let answer = connection.send_packed_command(&command).await?;
+    answer.extract_error()
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = info.lines();
+    lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+}
+
 fn parse_info(answer: &Value) -> Option<ServerRole> {
     let info = text(answer)?;
-    let field = |name: &str| {
-        info.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-    };
-    if field("role")? != "master" {
+    if field(info, "role")? != "master" {
         return Some(ServerRole::Replica);
     }
-    let generation = field("master_replid")?.get(..GENERATION_DIGITS)?;
+    let generation = field(info, "master_replid")?.get(..GENERATION_DIGITS)?;
     Some(ServerRole::Primary(Generation(generation.into())))
 }
 
