@@ -14,6 +14,7 @@ pub mod connect;
 pub mod control;
 mod engine;
 pub mod envelope;
+mod keeper;
 pub mod keys;
 pub mod metrics;
 pub mod presence;

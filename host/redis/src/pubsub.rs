@@ -45,6 +45,7 @@ use self::{
 use crate::{
     commands::{Pipe, Shards},
     config::{Address, RedisConfig},
+    keeper,
     keys::{self, Keys},
 };
 
@@ -137,7 +138,14 @@ impl Subscriptions {
                 has_homeless: Notify::new(),
             });
             if pipe.is_cluster() {
-                tracker.spawn(cluster::steer(Arc::clone(&shard)));
+                let steered = Arc::clone(&shard);
+                tracker.spawn(keeper::keep(
+                    "lines of a cluster",
+                    stop.clone(),
+                    move || cluster::steer(Arc::clone(&steered)),
+                    // The next look at the map finds every line that is missing and every name without one.
+                    || {},
+                ));
             } else {
                 shard.open_line(None);
             }
@@ -263,8 +271,14 @@ impl Shard {
         self.registry.lock().open_line(id);
         lines.insert(id, Arc::clone(&line));
         drop(lines);
-        self.tracker
-            .spawn(line::keep(Arc::clone(self), Arc::clone(&line)));
+        let (shard, kept) = (Arc::clone(self), Arc::clone(&line));
+        let (fallen_shard, fallen) = (Arc::clone(self), Arc::clone(&line));
+        self.tracker.spawn(keeper::keep(
+            "line",
+            line.stop.clone(),
+            move || line::keep(Arc::clone(&shard), Arc::clone(&kept)),
+            move || line::clean_up(&fallen_shard, &fallen),
+        ));
         line
     }
 

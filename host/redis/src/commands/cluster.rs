@@ -21,6 +21,7 @@ use super::{Answer, Link, Live, MAX_REPEATS, REPEAT_DELAY, RedisFailure, Request
 use crate::{
     config::Address,
     connect::{ConnectError, Connector},
+    keeper,
     keys::slot,
 };
 
@@ -70,8 +71,14 @@ impl Cluster {
             is_known: watch::Sender::new(false),
             has_moved: Notify::new(),
         });
-        let keeper = Arc::clone(&shared).keep();
-        tracker.spawn(keeper);
+        let kept = Arc::clone(&shared);
+        tracker.spawn(keeper::keep(
+            "slot map",
+            stop.clone(),
+            move || Arc::clone(&kept).keep(),
+            // The map that was read last stands.
+            || {},
+        ));
         Self { shared, stop }
     }
 

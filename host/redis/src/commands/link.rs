@@ -21,6 +21,7 @@ use super::{Confirmation, REPLICA_TIMEOUT, RedisFailure, value::number};
 use crate::{
     config::Address,
     connect::{ConnectError, Connector, Generation, Opened, ServerRole, is_loading, role},
+    keeper,
 };
 
 /// How often a live connection is probed.
@@ -156,8 +157,14 @@ impl Link {
             refused: Notify::new(),
         });
         let stop = stop.child_token();
-        let keeper = Arc::clone(&shared).keep(tracker.clone(), stop.clone());
-        tracker.spawn(keeper);
+        let (kept, tasks, stopped) = (Arc::clone(&shared), tracker.clone(), stop.clone());
+        tracker.spawn(keeper::keep(
+            "link",
+            stop.clone(),
+            move || Arc::clone(&kept).keep(tasks.clone(), stopped.clone()),
+            // Its guards withdrew the offer and closed the connection.
+            || {},
+        ));
         Self { shared, stop }
     }
 

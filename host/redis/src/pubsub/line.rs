@@ -29,8 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Lapse, Shard,
-    metrics::{End, ProbeOutcome},
-    probe::{Due, Probe, UNREADY_AFTER},
+    metrics::{End, ProbeOutcome, PubSubMetrics},
+    probe::{Due, INTERVAL, Probe, UNREADY_AFTER},
     registry::{LineId, Name},
     resp::{self, Said},
 };
@@ -73,28 +73,52 @@ pub(super) struct Line {
     /// There is something to say.
     pub(super) wake: Notify,
     pub(super) stop: CancellationToken,
-    /// Since when nobody knows whether it delivers. Written by the line's task.
-    deaf_since: Mutex<Option<Instant>>,
+    /// Whether it delivers. Written by the line's task.
+    proof: Mutex<Proof>,
     /// How many times in a row the server was no primary. Written by the Cluster's task.
     misses: AtomicU32,
 }
 
+/// What is known of a line's delivery.
+#[derive(Debug, Clone, Copy)]
+struct Proof {
+    /// When it was last shown, or the line was made.
+    at: Instant,
+    /// Since when it is in doubt.
+    deaf_since: Option<Instant>,
+}
+
+/// The oldest proof that a task which is at its work has: one probe's interval, and then the doubt's time.
+const STALE_AFTER: Duration = INTERVAL.saturating_add(UNREADY_AFTER);
+
 impl Line {
     pub(super) fn new(id: LineId, address: Option<Address>, stop: CancellationToken) -> Self {
+        let now = Instant::now();
         Self {
             id,
             address,
             wake: Notify::new(),
             stop,
-            deaf_since: Mutex::new(Some(Instant::now())),
+            proof: Mutex::new(Proof {
+                at: now,
+                deaf_since: Some(now),
+            }),
             misses: AtomicU32::new(0),
         }
     }
 
-    /// Whether it has not delivered for so long that the node is not ready.
+    /// Whether it has not delivered for so long that the node is not ready. Also when its task does not say so any more:
+    /// then the last proof gets old.
     pub(super) fn is_deaf(&self, now: Instant) -> bool {
-        let since = *self.deaf_since.lock();
-        since.is_some_and(|since| now.duration_since(since) >= UNREADY_AFTER)
+        let Proof { at, deaf_since } = *self.proof.lock();
+        let is_over = deaf_since.is_some_and(|since| now.duration_since(since) >= UNREADY_AFTER);
+        is_over || now.duration_since(at) >= STALE_AFTER
+    }
+
+    /// Whether the last doubt was followed by a proof.
+    #[cfg(test)]
+    pub(super) fn delivers(&self) -> bool {
+        self.proof.lock().deaf_since.is_none()
     }
 
     /// Takes note whether the server is a primary; answers how many times it has not been.
@@ -107,11 +131,14 @@ impl Line {
     }
 
     fn doubt(&self, since: Instant) {
-        self.deaf_since.lock().get_or_insert(since);
+        self.proof.lock().deaf_since.get_or_insert(since);
     }
 
     fn is_heard(&self) {
-        *self.deaf_since.lock() = None;
+        *self.proof.lock() = Proof {
+            at: Instant::now(),
+            deaf_since: None,
+        };
     }
 }
 
@@ -129,9 +156,7 @@ pub(super) async fn keep(shard: Arc<Shard>, line: Arc<Line>) {
             Ok(socket) => {
                 is_reported = false;
                 let end = Conversation::new(&shard, &line).hold(socket).await;
-                line.doubt(Instant::now());
-                shard.registry.lock().disconnected(line.id);
-                shard.metrics.connections.dec();
+                clean_up(&shard, &line);
                 shard.metrics.count_end(end.reason);
                 if line.stop.is_cancelled() {
                     return;
@@ -160,6 +185,28 @@ pub(super) async fn keep(shard: Arc<Shard>, line: Arc<Line>) {
             () = tokio::time::sleep(jittered) => {}
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// The line has no connection any more: it ended, or its task fell.
+pub(super) fn clean_up(shard: &Shard, line: &Line) {
+    line.doubt(Instant::now());
+    shard.registry.lock().disconnected(line.id);
+}
+
+/// Counts a connection as long as it stands, whatever ends it.
+struct Counted<'a>(&'a PubSubMetrics);
+
+impl<'a> Counted<'a> {
+    fn new(metrics: &'a PubSubMetrics) -> Self {
+        metrics.connections.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.connections.dec();
     }
 }
 
@@ -313,7 +360,7 @@ impl<'a> Conversation<'a> {
     }
 
     async fn hold(mut self, socket: Socket) -> Ended {
-        self.shard.metrics.connections.inc();
+        let _counted = Counted::new(&self.shard.metrics);
         let is_back = self.shard.registry.lock().connected(self.line.id);
         tracing::info!(is_back, "connected to Redis for subscriptions");
         let reason = self.serve(socket).await;
@@ -670,5 +717,20 @@ async fn wait_for<T>(running: &mut Option<Running<T>>) -> T {
     match running {
         Some(running) => running.await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i9_a_line_whose_task_says_nothing_more_is_deaf_by_the_age_of_its_last_proof() {
+        let line = Line::new(LineId(1), None, CancellationToken::new());
+        let before = Instant::now();
+        line.is_heard();
+        let after = Instant::now();
+        assert!(!line.is_deaf(before + STALE_AFTER - Duration::from_millis(1)));
+        assert!(line.is_deaf(after + STALE_AFTER));
     }
 }

@@ -198,3 +198,38 @@ async fn r4_a_flood_keeps_neither_subscriptions_nor_the_probe_from_the_server() 
     };
     assert_eq!(world.metrics.probes.get_or_create(&lost).get(), 0);
 }
+
+/// Falls over the first payload.
+#[derive(Default)]
+struct Fragile {
+    has_fallen: AtomicBool,
+    ear: Arc<Ear>,
+}
+
+impl PubSubEvents for Fragile {
+    fn on_payload(&self, name: &str, payload: Bytes) {
+        assert!(self.has_fallen.swap(true, Ordering::Relaxed), "falls once");
+        self.ear.on_payload(name, payload);
+    }
+
+    fn on_lapse(&self, lapse: Lapse<'_>) {
+        self.ear.on_lapse(lapse);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i9_a_line_whose_task_falls_is_kept_again_and_tells_the_doubt() {
+    let server = standalone();
+    let fragile = Arc::new(Fragile::default());
+    let mut world = World::with_events(server.port(), Arc::clone(&fragile) as _);
+    world.ear = Arc::clone(&fragile.ear);
+    let a = world.subscribe("a").await;
+    world.publish(&a, "poison").await;
+    world.until("the lapse", || world.lapses() == ["*"]).await;
+    world.publish(&a, "again").await;
+    world
+        .until("a message", || world.heard(&a) == ["again"])
+        .await;
+    world.until_healthy().await;
+    assert_eq!(world.metrics.connections.get(), 1, "not counted twice");
+}
