@@ -18,7 +18,10 @@ if not is_stored then
   -- so that nobody reads it as entries of this one, and the first publication need not change the epoch that a reader
   -- has been told.
   generation, epoch, offset = stamp:sub(1, 16), stamp:sub(27, 34), 0
-  redis.call('DEL', KEYS[2])
+  -- Only what is there: after its first write a script may go on although Redis is out of memory.
+  if redis.call('EXISTS', KEYS[2]) == 1 then
+    redis.call('DEL', KEYS[2])
+  end
 elseif generation ~= stamp:sub(1, 16) then
   -- The contents may be older than what this server once acknowledged, or the node's knowledge is.
   local now = redis.call('INFO', 'replication'):match('master_replid:(%x+)'):sub(1, 16)
