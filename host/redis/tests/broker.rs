@@ -55,6 +55,19 @@ async fn publish(engine: &Engine, key: &ChannelKey, data: &'static str) -> Strea
         .expect("a position")
 }
 
+/// Waits until the replica has everything and has acknowledged some of it: before the first time its primary sends it
+/// nothing more, and `WAIT` counts nobody.
+fn follows(primary: &RedisServer, replica: &RedisServer) {
+    // Something to acknowledge, soon.
+    primary.command(&["CONFIG", "SET", "repl-ping-replica-period", "1"]);
+    until("the replica follows", || {
+        let is_up = replica.info("replication", "master_link_status") == "up";
+        let seen = primary.info("replication", "slave0");
+        let is_heard = seen.contains("state=online") && !seen.contains("offset=0,");
+        (is_up && is_heard).then_some(())
+    });
+}
+
 async fn try_publish(engine: &Engine, key: &ChannelKey) -> Result<(), BrokerError> {
     let answer = engine.broker.publish(request(key, "{}")).wait();
     within(answer).await.map(|_| ())
@@ -222,10 +235,11 @@ async fn r3_a_replica_that_attaches_changes_no_epoch() {
     let channel = key("kept");
     let before = publish(&engine, &channel, "1").await;
     let id = server.info("replication", "master_replid");
-    let _replica = RedisServer::start(&RedisOptions {
+    let replica = RedisServer::start(&RedisOptions {
         replica_of: Some(server.port()),
         ..RedisOptions::default()
     });
+    follows(&server, &replica);
     let changed = server.info("replication", "master_replid");
     // One node knows the old id, another one the new: neither takes the stream away from the other for good.
     let newer = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
@@ -383,9 +397,7 @@ async fn r8_a_replicated_publish_counts_only_when_a_replica_has_it() {
         replica_of: Some(server.port()),
         ..RedisOptions::default()
     });
-    until("the replica follows", || {
-        (replica.info("replication", "master_link_status") == "up").then_some(())
-    });
+    follows(&server, &replica);
     let offset = publish(&engine, &channel, "2").await.offset;
     let entries = replica.command(&["XLEN", "tg:stream:{07defaultreplicated}"]);
     assert_eq!(entries.text(), offset.to_string());
