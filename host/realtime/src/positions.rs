@@ -383,11 +383,7 @@ async fn told_of_another(
     if !channel.replace_stream(Some(old), top) {
         return Found::Superseded(top.clone());
     }
-    let is_empty = top.offset == 0;
-    let compared = node
-        .hub()
-        .compare(channel, Comparison::OtherStream { is_empty })
-        .await;
+    let compared = node.hub().compare(channel, Comparison::OtherStream).await;
     if compared.num_lost > 0 {
         Found::Lost
     } else {

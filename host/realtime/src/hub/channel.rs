@@ -365,9 +365,8 @@ impl Member {
             MemberPosition::Unpositioned => {}
             MemberPosition::At(have) => {
                 let offset = delivery.offset();
-                // Whatever epoch an unused stream had, its first publication brings the one that counts.
-                let is_beginning = have == 0 && offset == 1;
-                let is_elsewhere = delivery.epoch == Epoch::Changed && !is_beginning;
+                // Also at the beginning of both: what the former stream had may not have come here.
+                let is_elsewhere = delivery.epoch == Epoch::Changed;
                 if is_elsewhere || offset > have.saturating_add(1) {
                     self.set_position(MemberPosition::Stopped);
                     return Appended::Nothing;

@@ -40,8 +40,8 @@ pub(crate) enum Comparison {
     /// The stream is the one that members follow, and its top is here. Who had not come to `due` has lost something;
     /// who is between the two waits for what is on its way.
     SameStream { due: u64, top: u64 },
-    /// The stream is not the one that members follow. An empty one takes nothing from those who have nothing.
-    OtherStream { is_empty: bool },
+    /// The stream is not the one that members follow.
+    OtherStream,
 }
 
 /// What a comparison came to.
@@ -65,8 +65,9 @@ impl Comparison {
         match self {
             Self::SameStream { due, .. } if have < due => Place::Lost,
             Self::SameStream { top, .. } if have < top => Place::Behind,
-            Self::OtherStream { is_empty } if !is_empty || have > 0 => Place::Lost,
-            Self::SameStream { .. } | Self::OtherStream { .. } => Place::Kept,
+            Self::SameStream { .. } => Place::Kept,
+            // Also those who have nothing yet: the former stream may have had something for them.
+            Self::OtherStream => Place::Lost,
         }
     }
 }

@@ -83,8 +83,9 @@ impl KnownStream {
     /// Compares a position that was read from the history with what came as events.
     pub(crate) fn check(&mut self, position: &StreamPosition) -> Epoch {
         match &mut self.known {
-            // A stream that nobody has used has no epoch yet; its first publication brings one.
-            _ if position.epoch.is_empty() || position.offset == 0 => Epoch::Same,
+            // A stream without an epoch yet; its first publication brings one. One that has an epoch and no
+            // publication is told from another one, too: what it had since may have been lost on its way here.
+            _ if position.epoch.is_empty() => Epoch::Same,
             Some(known) if *known.epoch == *position.epoch => {
                 known.highest = known.highest.max(position.offset);
                 Epoch::Same
@@ -124,6 +125,16 @@ mod tests {
         assert_eq!(stream.advance(&at("e", 9)), Advance::Forked, "until told");
         stream.replace(&at("f", 9));
         assert_eq!(stream.advance(&at("f", 10)), SAME);
+    }
+
+    #[test]
+    fn a_stream_that_was_empty_is_told_from_the_one_in_its_place() {
+        let mut stream = KnownStream::default();
+        assert_eq!(stream.check(&at("", 0)), Epoch::Same);
+        assert_eq!(stream.check(&at("e", 0)), Epoch::Same);
+        assert_eq!(stream.check(&at("f", 0)), Epoch::Changed);
+        let changed = Advance::Deliver(Epoch::Changed);
+        assert_eq!(stream.advance(&at("f", 1)), changed);
     }
 
     #[test]
