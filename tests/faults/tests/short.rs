@@ -72,7 +72,7 @@ async fn both_nodes_are_replaced_under_load_and_nothing_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn poison_in_redis_reaches_nobody_and_ends_nothing() {
+async fn poison_in_redis_reaches_nobody_and_loses_nothing() {
     passes(Row::Poison).await;
 }
 
