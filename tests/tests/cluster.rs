@@ -1,0 +1,199 @@
+//! Two nodes and one Redis are one service: what is ordered at one node takes place at the other.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidegate_protocol::Codec;
+use tidegate_test_redis::{RedisOptions, RedisServer};
+use tidegate_tests::{Client, Node, client::with_token, token, within};
+
+/// Between two looks at what another process says.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+struct Cluster {
+    nodes: Vec<Node>,
+    _redis: RedisServer,
+}
+
+impl Cluster {
+    /// Nodes that know each other.
+    async fn start(number: usize) -> Self {
+        let redis = RedisServer::start(&RedisOptions::default());
+        let node = |_| {
+            Node::builder()
+                .set("engine.type", json!("redis"))
+                .set("engine.redis.address", json!([redis.url()]))
+                .set("client.token.hmac_secret_key", json!(token::SECRET))
+                .set("channel.without_namespace.history_size", json!(10))
+                .set("channel.without_namespace.history_ttl", json!("60s"))
+                .set("channel.without_namespace.force_recovery", json!(true))
+                .set("channel.without_namespace.presence", json!(true))
+                .start()
+        };
+        let cluster = Self {
+            nodes: (0..number).map(node).collect(),
+            _redis: redis,
+        };
+        for index in 0..number {
+            cluster.until_nodes(index, number).await;
+        }
+        cluster
+    }
+
+    /// Waits until a node knows so many, itself included.
+    async fn until_nodes(&self, index: usize, number: usize) {
+        let api = self.nodes[index].api();
+        let known = async {
+            loop {
+                let info = api.call("info", &json!({})).await;
+                if info["nodes"].as_array().map(Vec::len) == Some(number) {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        within("the nodes hear of each other", known).await;
+    }
+
+    /// Waits until a node says that exactly these users are in the channel, and counts them.
+    async fn until_present(&self, index: usize, users: &[&str]) {
+        let news = json!({"channel": "news"});
+        let present = async {
+            loop {
+                let result = self.call(index, "presence", news.clone()).await;
+                let members = result["presence"].as_object().expect("members by client");
+                let mut found: Vec<_> = members
+                    .values()
+                    .filter_map(|one| one["user"].as_str())
+                    .collect();
+                found.sort_unstable();
+                if found == users {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        within("presence is what it should be", present).await;
+        let stats = self.call(index, "presence_stats", news).await;
+        let number = users.len();
+        assert_eq!(stats, json!({"num_clients": number, "num_users": number}));
+    }
+
+    async fn connect(&self, index: usize, user: &str) -> Client {
+        let token = token::mint(&json!({ "sub": user }));
+        Client::connect(&self.nodes[index], Codec::Json, with_token(&token)).await
+    }
+
+    async fn call(&self, index: usize, method: &str, request: Value) -> Value {
+        self.nodes[index].api().call(method, &request).await
+    }
+}
+
+#[tokio::test]
+async fn calls_at_one_node_reach_the_sessions_of_the_other() {
+    let cluster = Cluster::start(2).await;
+    let mut ann = cluster.connect(1, "ann").await;
+    let mut bob = cluster.connect(1, "bob").await;
+
+    let request = json!({"user": "ann", "channel": "news", "data": {"hello": 1}});
+    cluster.call(0, "subscribe", request).await;
+    let push = ann.push().await;
+    assert_eq!(push.channel, "news");
+    let told = push.subscribe.expect("a subscribe push");
+    assert!(told.recoverable && told.positioned);
+    assert_eq!(told.data.as_bytes().as_ref(), br#"{"hello":1}"#);
+    cluster
+        .call(0, "publish", json!({"channel": "news", "data": 7}))
+        .await;
+    assert_eq!(ann.publication().await, (json!(7), 1));
+    let channels = cluster.call(0, "channels", json!({})).await;
+    assert_eq!(channels["channels"], json!({"news": {"num_clients": 1}}));
+
+    cluster
+        .call(0, "unsubscribe", json!({"user": "ann", "channel": "news"}))
+        .await;
+    let push = ann.push().await;
+    assert_eq!(push.unsubscribe.expect("an unsubscribe push").code, 2000);
+
+    let in_an_hour = token::unix_time(3600);
+    cluster
+        .call(
+            0,
+            "refresh",
+            json!({"user": "ann", "expire_at": in_an_hour}),
+        )
+        .await;
+    assert!(ann.push().await.refresh.expect("a refresh push").expires);
+
+    cluster.call(0, "disconnect", json!({"user": "ann"})).await;
+    assert_eq!(ann.closed().await.code, 3503);
+    cluster
+        .call(0, "refresh", json!({"user": "bob", "expired": true}))
+        .await;
+    assert_eq!(bob.closed().await.code, 3005);
+}
+
+#[tokio::test]
+async fn any_node_says_who_is_where_and_ends_sessions_of_the_others() {
+    let cluster = Cluster::start(2).await;
+    let _near = cluster.connect(0, "ann").await;
+    let mut far = cluster.connect(1, "ann").await;
+    let _bob = cluster.connect(1, "bob").await;
+    let sessions_of = async |user: &str| {
+        let arguments = ["sessions", "list", "--user", user, "--json"];
+        let listed = cluster.nodes[0].cli(&arguments).await;
+        let sessions = listed.json()["items"].take();
+        sessions.as_array().expect("a list").clone()
+    };
+    let there = sessions_of("bob").await[0]["node"].take();
+    let sessions = sessions_of("ann").await;
+    assert_eq!(sessions.len(), 2);
+    let mut on_the_other = sessions.iter().filter(|one| one["node"] == there);
+    let client = on_the_other.next().expect("one of the two")["client"].as_str();
+    let client = client.expect("an id");
+    assert!(on_the_other.next().is_none());
+    let shown = cluster.nodes[0]
+        .cli(&["sessions", "inspect", client, "--json"])
+        .await;
+    assert_eq!(shown.json()["transport"], "websocket");
+    let kicked = cluster.nodes[0].cli(&["sessions", "kick", client]).await;
+    assert_eq!(kicked.code, Some(0), "{}", kicked.stderr);
+    assert_eq!(far.closed().await.code, 3503);
+}
+
+#[tokio::test]
+async fn a_node_that_is_killed_is_forgotten_and_one_that_stops_says_so() {
+    let mut cluster = Cluster::start(3).await;
+    let _session = cluster.connect(1, "ann").await;
+    let mut stopping = cluster.nodes.remove(2);
+    stopping.terminate();
+    stopping.ended().await;
+    cluster.until_nodes(0, 2).await;
+    assert!(cluster.nodes[0].log().holds(b"a node has left"));
+    cluster.nodes[1].kill();
+    // Nobody waits for it any longer than for an answer.
+    cluster.call(0, "disconnect", json!({"user": "ann"})).await;
+    cluster.until_nodes(0, 1).await;
+}
+
+#[tokio::test]
+async fn presence_counts_the_members_of_all_nodes_and_forgets_who_left() {
+    let cluster = Cluster::start(2).await;
+    let mut members = [
+        cluster.connect(0, "ann").await,
+        cluster.connect(1, "bob").await,
+    ];
+    for (user, member) in ["ann", "bob"].iter().zip(&mut members) {
+        let request = json!({"user": user, "channel": "news"});
+        cluster.call(0, "subscribe", request).await;
+        assert!(member.push().await.subscribe.is_some());
+    }
+    for index in 0..2 {
+        cluster.until_present(index, &["ann", "bob"]).await;
+    }
+    let [ann, _bob] = members;
+    drop(ann);
+    for index in 0..2 {
+        cluster.until_present(index, &["bob"]).await;
+    }
+}
