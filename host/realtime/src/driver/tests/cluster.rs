@@ -54,6 +54,20 @@ impl Nodes {
             .expect("the nodes hear of each other");
     }
 
+    /// A client of each node, all in the channel `room`.
+    async fn in_room(&self) -> Vec<Client> {
+        let mut clients = Vec::new();
+        for world in &self.worlds {
+            clients.push(world.join().await);
+        }
+        for client in &mut clients {
+            client
+                .say(r#"{"id":2,"subscribe":{"channel":"room"}}"#)
+                .await;
+        }
+        clients
+    }
+
     fn node(&self, index: usize) -> &Arc<Node> {
         &self.worlds[index].node
     }
@@ -113,15 +127,7 @@ fn is_closed(turn: &Turn, code: u32) -> bool {
 #[tokio::test(start_paused = true)]
 async fn calls_reach_sessions_on_every_node_and_answers_come_from_all() {
     let nodes = Nodes::new(3).await;
-    let mut clients = Vec::new();
-    for world in &nodes.worlds {
-        clients.push(world.join().await);
-    }
-    for client in &mut clients {
-        client
-            .say(r#"{"id":2,"subscribe":{"channel":"room"}}"#)
-            .await;
-    }
+    let mut clients = nodes.in_room().await;
     clients[2]
         .say(r#"{"id":3,"subscribe":{"channel":"other"}}"#)
         .await;
@@ -178,15 +184,7 @@ async fn an_order_that_is_lost_comes_again_and_is_carried_out_once() {
 #[tokio::test(start_paused = true)]
 async fn a_node_that_does_not_answer_delays_nobody_beyond_the_deadline_and_is_forgotten() {
     let nodes = Nodes::new(3).await;
-    let mut clients = Vec::new();
-    for world in &nodes.worlds {
-        clients.push(world.join().await);
-    }
-    for client in &mut clients {
-        client
-            .say(r#"{"id":2,"subscribe":{"channel":"room"}}"#)
-            .await;
-    }
+    let mut clients = nodes.in_room().await;
     nodes.bus.cut(nodes.node(2).uid());
     let begun = Instant::now();
     assert_eq!(nodes.channels(0).await, [("room".to_owned(), 2)]);

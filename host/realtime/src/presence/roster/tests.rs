@@ -5,6 +5,7 @@ use std::{
 
 use tidegate_protocol::StreamPosition;
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
@@ -164,6 +165,34 @@ fn roster(engine: &Arc<Engine>) -> Arc<Roster> {
     )
 }
 
+/// A roster's services, which do its errands until they are ended.
+struct Services {
+    stop: CancellationToken,
+    tracker: TaskTracker,
+}
+
+impl Services {
+    fn start(roster: &Arc<Roster>) -> Self {
+        let (stop, tracker) = (CancellationToken::new(), TaskTracker::new());
+        for (_, service) in roster.services(Duration::from_secs(3600), &stop) {
+            tracker.spawn(service);
+        }
+        Self { stop, tracker }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+/// Who the store counts in the channel `room`.
+async fn num_clients(roster: &Roster) -> usize {
+    let stats = roster.store.stats(&key("room")).wait().await;
+    stats.unwrap().num_clients
+}
+
 fn key(channel: &str) -> ChannelKey {
     ChannelKey::new(&AppId::default_app(), channel)
 }
@@ -242,11 +271,7 @@ async fn who_never_arrived_does_not_leave_and_who_is_hidden_is_not_told_of() {
 async fn with_a_slow_engine_a_session_waits_for_nothing_and_the_order_is_kept() {
     let (engine, gate) = Engine::slow();
     let roster = roster(&engine);
-    let stop = CancellationToken::new();
-    let tracker = tokio_util::task::TaskTracker::new();
-    for (_, service) in roster.services(Duration::from_secs(3600), &stop) {
-        tracker.spawn(service);
-    }
+    let services = Services::start(&roster);
     gate.add_permits(1);
     let ann = member("ann");
     let client = ann.client;
@@ -265,20 +290,14 @@ async fn with_a_slow_engine_a_session_waits_for_nothing_and_the_order_is_kept() 
         Done::Leave("ann".into()),
     ];
     assert_eq!(engine.take(), rest);
-    stop.cancel();
-    tracker.close();
-    tracker.wait().await;
+    services.end().await;
 }
 
 #[tokio::test]
 async fn what_is_pending_at_the_end_is_done_before_the_services_end() {
     let (engine, gate) = Engine::slow();
     let roster = roster(&engine);
-    let stop = CancellationToken::new();
-    let tracker = tokio_util::task::TaskTracker::new();
-    for (_, service) in roster.services(Duration::from_secs(3600), &stop) {
-        tracker.spawn(service);
-    }
+    let services = Services::start(&roster);
     gate.add_permits(10);
     let mut leaving: VecDeque<Attendance> = VecDeque::new();
     for index in 0..10 {
@@ -293,28 +312,17 @@ async fn what_is_pending_at_the_end_is_done_before_the_services_end() {
     settle().await;
     engine.take();
     leaving.clear();
-    stop.cancel();
+    services.stop.cancel();
     gate.add_permits(100);
-    tracker.close();
-    tracker.wait().await;
+    services.end().await;
     assert_eq!(engine.take().len(), 10);
-    assert_eq!(
-        roster
-            .store
-            .stats(&key("room"))
-            .wait()
-            .await
-            .unwrap()
-            .num_clients,
-        0
-    );
+    assert_eq!(num_clients(&roster).await, 0);
 }
 
 #[tokio::test]
 async fn who_comes_back_before_the_removal_stays() {
     let (engine, gate) = Engine::slow();
     let roster = roster(&engine);
-    let stop = CancellationToken::new();
     let ann = member("ann");
     gate.add_permits(1);
     let first = roster
@@ -325,37 +333,14 @@ async fn who_comes_back_before_the_removal_stays() {
     // Nobody does the errands yet.
     gate.add_permits(1);
     let again = roster.attend(&key("room"), ann, SEEN).await.unwrap();
-    let tracker = tokio_util::task::TaskTracker::new();
-    for (_, service) in roster.services(Duration::from_secs(3600), &stop) {
-        tracker.spawn(service);
-    }
+    let services = Services::start(&roster);
     gate.add_permits(10);
     settle().await;
-    assert_eq!(
-        roster
-            .store
-            .stats(&key("room"))
-            .wait()
-            .await
-            .unwrap()
-            .num_clients,
-        1
-    );
+    assert_eq!(num_clients(&roster).await, 1);
     drop(again);
     settle().await;
-    assert_eq!(
-        roster
-            .store
-            .stats(&key("room"))
-            .wait()
-            .await
-            .unwrap()
-            .num_clients,
-        0
-    );
-    stop.cancel();
-    tracker.close();
-    tracker.wait().await;
+    assert_eq!(num_clients(&roster).await, 0);
+    services.end().await;
 }
 
 #[tokio::test]
@@ -409,8 +394,7 @@ async fn a_heartbeat_that_meets_a_leave_is_taken_back() {
         .position(|part| part.lock().contains_key(&id));
     let refreshing = {
         let roster = Arc::clone(&roster);
-        tokio_util::task::TaskTracker::new()
-            .spawn(async move { roster.refresh(part.unwrap()).await })
+        TaskTracker::new().spawn(async move { roster.refresh(part.unwrap()).await })
     };
     settle().await;
     assert_eq!(engine.under_way.load(Ordering::SeqCst), 1);
@@ -424,14 +408,5 @@ async fn a_heartbeat_that_meets_a_leave_is_taken_back() {
         Done::Removed(client),
     ];
     assert_eq!(engine.take(), done);
-    assert_eq!(
-        roster
-            .store
-            .stats(&key("room"))
-            .wait()
-            .await
-            .unwrap()
-            .num_clients,
-        0
-    );
+    assert_eq!(num_clients(&roster).await, 0);
 }
