@@ -88,6 +88,21 @@ fn partition_hold(size: Size) -> Duration {
     }
 }
 
+/// What a partition comes to: both nodes say that they cannot deliver, and nobody is disconnected for it. `truth` is
+/// in seconds, as [`Size::bar`] takes them.
+fn of_partition(size: Size, truth: u64) -> Expectation {
+    Expectation {
+        truth_within: Some(size.bar(truth)),
+        flow_within: Some(size.bar(15)),
+        unready: Some(Unready {
+            nodes: vec![0, 1],
+            within: size.bar(15),
+        }),
+        connections_stay: true,
+        ..size.expectation()
+    }
+}
+
 pub(super) async fn partition(size: Size) -> Played {
     let (server, proxy, mut stage) = behind_proxy(size, &RedisOptions::default()).await?;
     stage.load.run_for(size.before()).await;
@@ -99,17 +114,7 @@ pub(super) async fn partition(size: Size) -> Played {
     stage.load.run_for(size.after()).await;
     let record = finish(stage, without_ack).await?;
     drop((proxy, server));
-    let expected = Expectation {
-        truth_within: Some(size.bar(6)),
-        flow_within: Some(size.bar(15)),
-        unready: Some(Unready {
-            nodes: vec![0, 1],
-            within: size.bar(15),
-        }),
-        connections_stay: true,
-        ..size.expectation()
-    };
-    Ok((record, expected))
+    Ok((record, of_partition(size, 6)))
 }
 
 pub(super) async fn receive_partition(size: Size) -> Played {
@@ -126,17 +131,7 @@ pub(super) async fn receive_partition(size: Size) -> Played {
     stage.load.run_for(size.after()).await;
     let record = finish(stage, |_| reconnects).await?;
     drop((proxy, server));
-    let expected = Expectation {
-        truth_within: Some(size.bar(15)),
-        flow_within: Some(size.bar(15)),
-        unready: Some(Unready {
-            nodes: vec![0, 1],
-            within: size.bar(15),
-        }),
-        connections_stay: true,
-        ..size.expectation()
-    };
-    Ok((record, expected))
+    Ok((record, of_partition(size, 15)))
 }
 
 pub(super) async fn slow(size: Size) -> Played {
