@@ -13,7 +13,7 @@ use tidegate_realtime::{
     link::Wire,
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
-    node::{Node, NodeParts, PeerInfo},
+    node::{Node, NodeParts, PeerInfo, Shared},
     presence::MemoryPresence,
     session::Pings,
 };
@@ -36,6 +36,7 @@ fn node() -> Arc<Node> {
         hub,
         hooks: Arc::new(NoHooks),
         metrics: RealtimeMetrics::default(),
+        shared: Shared::default(),
         tracker: TaskTracker::new(),
         name: "bench".into(),
         version: "0".into(),

@@ -15,6 +15,7 @@ mod flusher;
 pub mod hooks;
 pub mod hub;
 pub mod ids;
+pub mod leases;
 pub mod link;
 pub mod memory;
 pub mod metrics;

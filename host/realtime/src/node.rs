@@ -33,6 +33,7 @@ use crate::{
     hooks::{Hooks, Peer},
     hub::{Hub, HubService},
     ids::{AppId, ClientId},
+    leases::{Leases, MemoryLeases},
     link::{Link, Signal, Wire},
     metrics::RealtimeMetrics,
     positions,
@@ -48,6 +49,7 @@ pub struct NodeParts {
     pub hub: Arc<Hub>,
     pub broker: Arc<dyn Broker>,
     pub presence: Arc<dyn Presence>,
+    pub shared: Shared,
     pub hooks: Arc<dyn Hooks>,
     pub metrics: RealtimeMetrics,
     /// Where work that outlives its cause runs; the node waits for it at shutdown.
@@ -56,6 +58,21 @@ pub struct NodeParts {
     pub name: String,
     /// Shown by `info` and to clients.
     pub version: String,
+}
+
+/// What the engine keeps for all nodes of a cluster beside publications and presence. The default is that of a node
+/// which stands alone.
+#[derive(Clone)]
+pub struct Shared {
+    pub leases: Arc<dyn Leases>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self {
+            leases: Arc::new(MemoryLeases::default()),
+        }
+    }
 }
 
 /// One running host process.
@@ -270,6 +287,11 @@ impl Node {
         &self.roster
     }
 
+    /// Who does what one node of the cluster does at a time.
+    pub fn leases(&self) -> &Arc<dyn Leases> {
+        &self.parts.shared.leases
+    }
+
     pub fn hooks(&self) -> &Arc<dyn Hooks> {
         &self.parts.hooks
     }
@@ -333,6 +355,12 @@ impl std::fmt::Debug for Node {
             .field("uid", &self.uid)
             .field("name", &self.parts.name)
             .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
     }
 }
 

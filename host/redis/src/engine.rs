@@ -22,6 +22,7 @@ use crate::{
     control::ControlBus,
     envelope::Envelope,
     keys::Keys,
+    leases::RedisLeases,
     metrics::{EngineMetrics, InFlightCollector},
     presence::RedisPresence,
     pubsub::{Lapse, PubSubEvents, PubSubMetrics, SubscriptionParts, Subscriptions},
@@ -58,6 +59,7 @@ pub struct RedisEngine {
     subscriptions: Subscriptions,
     broker: RedisBroker,
     presence: RedisPresence,
+    leases: RedisLeases,
     bus: Arc<ControlBus>,
 }
 
@@ -107,6 +109,7 @@ impl RedisEngine {
             config.presence_ttl,
             metrics.clone(),
         );
+        let leases = RedisLeases::new(&shards, keys.clone(), node, metrics.clone());
         let broker = RedisBroker::new(shards.clone(), replicated, keys.clone(), listening, metrics);
         Self {
             shards,
@@ -114,6 +117,7 @@ impl RedisEngine {
             subscriptions,
             broker,
             presence,
+            leases,
             bus,
         }
     }
@@ -129,6 +133,10 @@ impl RedisEngine {
 
     pub fn presence(&self) -> &RedisPresence {
         &self.presence
+    }
+
+    pub fn leases(&self) -> &RedisLeases {
+        &self.leases
     }
 
     pub fn shards(&self) -> &Shards {

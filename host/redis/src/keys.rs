@@ -7,7 +7,7 @@
 //! digits. Distinct things have distinct names: kinds hold neither braces nor colons, and where something follows
 //! the channel, its length stands before it.
 
-use tidegate_realtime::ids::ChannelKey;
+use tidegate_realtime::{ids::ChannelKey, leases::LeaseName};
 
 /// What every name starts with; checked by [`Prefix::parse`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +65,7 @@ enum Kind {
     Control,
     Node,
     NodeRegistry,
+    Lease,
     Session,
     User,
     Store,
@@ -85,6 +86,7 @@ impl Kind {
             Self::Control => "control",
             Self::Node => "node",
             Self::NodeRegistry => "nodes",
+            Self::Lease => "lease",
             Self::Session => "session",
             Self::User => "user",
             Self::Store => "store",
@@ -182,6 +184,11 @@ impl Keys {
     /// The nodes there are.
     pub fn nodes(&self) -> String {
         self.plain(Kind::NodeRegistry)
+    }
+
+    /// Who does what one node at a time does.
+    pub fn lease(&self, name: &LeaseName) -> String {
+        self.of_channel(Kind::Lease, &name.to_string())
     }
 
     /// Where a session is.

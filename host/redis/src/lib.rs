@@ -16,6 +16,7 @@ mod engine;
 pub mod envelope;
 mod keeper;
 pub mod keys;
+pub mod leases;
 pub mod metrics;
 pub mod presence;
 pub mod pubsub;
@@ -27,6 +28,7 @@ pub use self::{
     engine::{EngineParts, RedisEngine, check_login},
     envelope::Envelope,
     keys::Keys,
+    leases::RedisLeases,
     metrics::EngineMetrics,
     presence::RedisPresence,
     pubsub::Subscriptions,

@@ -13,7 +13,7 @@ use tidegate_realtime::{
     link::Wire,
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
-    node::{Node, NodeParts, PeerInfo, SessionFilter},
+    node::{Node, NodeParts, PeerInfo, SessionFilter, Shared},
     presence::MemoryPresence,
     session::Pings,
 };
@@ -73,6 +73,7 @@ impl Member {
             hub,
             hooks: Arc::new(NoHooks),
             metrics: RealtimeMetrics::default(),
+            shared: Shared::default(),
             tracker: tracker.clone(),
             name: "test".into(),
             version: "1".into(),

@@ -15,7 +15,7 @@ use tidegate_realtime::{
     ids::AppId,
     link::Wire,
     metrics::RealtimeMetrics,
-    node::{Node, NodeParts, PeerInfo},
+    node::{Node, NodeParts, PeerInfo, Shared},
     presence::MemoryPresence,
     session::Pings,
 };
@@ -77,6 +77,7 @@ impl World {
             presence: Arc::new(MemoryPresence::default()),
             hooks: Arc::new(NoHooks),
             metrics: RealtimeMetrics::register(&mut registry),
+            shared: Shared::default(),
             tracker: tracker.clone(),
             name: "test".into(),
             version: "1".into(),

@@ -189,6 +189,7 @@ impl Node {
             hub,
             broker: engine.broker(),
             presence: engine.presence(),
+            shared: engine.shared(),
             hooks: Arc::clone(&sandbox) as Arc<_>,
             metrics: RealtimeMetrics::register(&mut registry),
             tracker: tracker.clone(),

@@ -30,7 +30,7 @@ use crate::{
     ids::AppId,
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
-    node::{NodeParts, OpenRefused, PeerInfo},
+    node::{NodeParts, OpenRefused, PeerInfo, Shared},
     presence::MemoryPresence,
     test_wire::TestWire,
 };
@@ -88,6 +88,7 @@ impl World {
             hub,
             hooks: Arc::new(hooks),
             metrics: RealtimeMetrics::default(),
+            shared: Shared::default(),
             tracker,
             name: "test".into(),
             version: "1".into(),

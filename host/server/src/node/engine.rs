@@ -11,6 +11,7 @@ use tidegate_realtime::{
     broker::{Broker, BrokerEvents},
     cluster::Bus,
     memory::{MemoryBroker, MemoryConfig},
+    node::Shared,
     presence::{MemoryPresence, Presence},
 };
 use tidegate_redis::{EngineParts, RedisConfig, RedisEngine, check_login};
@@ -85,6 +86,16 @@ impl Engine {
         match &self.kind {
             Kind::Memory(_, presence) => Arc::new(presence.clone()),
             Kind::Redis(engine) => Arc::new(engine.presence().clone()),
+        }
+    }
+
+    /// What the nodes share beside publications and presence.
+    pub(super) fn shared(&self) -> Shared {
+        match &self.kind {
+            Kind::Memory(..) => Shared::default(),
+            Kind::Redis(engine) => Shared {
+                leases: Arc::new(engine.leases().clone()),
+            },
         }
     }
 

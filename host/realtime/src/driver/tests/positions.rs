@@ -147,6 +147,7 @@ impl Apart {
             hub,
             hooks: Arc::new(NoHooks),
             metrics: RealtimeMetrics::default(),
+            shared: Shared::default(),
             tracker: tracker.clone(),
             name: "test".into(),
             version: "1".into(),

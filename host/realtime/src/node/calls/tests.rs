@@ -10,7 +10,7 @@ use crate::{
     hub::{Hub, HubConfig},
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
-    node::NodeParts,
+    node::{NodeParts, Shared},
     presence::MemoryPresence,
 };
 
@@ -22,6 +22,7 @@ fn node() -> Arc<Node> {
         hub,
         hooks: Arc::new(NoHooks),
         metrics: RealtimeMetrics::default(),
+        shared: Shared::default(),
         tracker: TaskTracker::new(),
         name: "test".into(),
         version: "0".into(),

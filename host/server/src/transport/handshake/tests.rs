@@ -7,7 +7,7 @@ use tidegate_realtime::{
     hub::{Hub, HubConfig},
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
-    node::NodeParts,
+    node::{NodeParts, Shared},
     presence::MemoryPresence,
 };
 use tokio::{
@@ -51,6 +51,7 @@ impl Running {
             hub,
             hooks: Arc::new(NoHooks),
             metrics: RealtimeMetrics::register(&mut Registry::default()),
+            shared: Shared::default(),
             tracker: tracker.clone(),
             name: "test".to_owned(),
             version: "0".to_owned(),
