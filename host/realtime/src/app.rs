@@ -17,6 +17,7 @@ use smallvec::SmallVec;
 use crate::{
     config::RealtimeConfig,
     entrance::{Arrival, Entrance},
+    events::Desk,
     hooks::Peer,
     ids::{AppId, ClientId},
     link::Link,
@@ -33,6 +34,8 @@ pub struct App {
     /// Open connections, connected or not.
     num_open: AtomicUsize,
     notices: Notices,
+    /// Who is told what happens here.
+    desk: Arc<Desk>,
 }
 
 #[derive(Default)]
@@ -71,9 +74,17 @@ struct OfUser {
 pub struct UserLimit;
 
 impl App {
+    /// An app that nobody observes.
     pub fn new(id: AppId, settings: RealtimeConfig) -> Arc<Self> {
+        let desk = Desk::unattended(&id);
+        Self::observed(id, settings, desk)
+    }
+
+    /// An app whose events go there.
+    pub(crate) fn observed(id: AppId, settings: RealtimeConfig, desk: Arc<Desk>) -> Arc<Self> {
         Arc::new(Self {
             id,
+            desk,
             settings: ArcSwap::from_pointee(settings),
             sessions: Mutex::default(),
             entrance: Entrance::default(),
@@ -88,6 +99,10 @@ impl App {
 
     pub fn settings(&self) -> arc_swap::Guard<Arc<RealtimeConfig>> {
         self.settings.load()
+    }
+
+    pub(crate) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
     }
 
     pub(crate) fn entrance(&self) -> &Entrance {

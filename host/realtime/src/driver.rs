@@ -22,6 +22,7 @@ use std::{
 
 use tidegate_protocol::{
     Command, DecodeError, DisconnectCode, EncodeError, Frame, Limits, Publication, Reply,
+    UnsubscribeCode,
     codec::{Commands, DecodeReason},
     frame,
 };
@@ -33,13 +34,16 @@ use crate::{
     app::{App, Open, Registration},
     cluster::Order,
     entrance::{Entering, Selection},
+    events::{Event, EventId, EventKind, OF_SUBSCRIPTIONS},
     hooks::{Peer, Progress},
     hub::Membership,
     link::{Link, Signal},
     metrics::RealtimeMetrics,
     node::Node,
     publish::{self, Publishing},
-    session::{Answer, Ask, Context, Now, Pings, PublishAsk, Session, SessionAddress, Sink, Step},
+    session::{
+        Answer, Ask, Context, Note, Now, Pings, PublishAsk, Session, SessionAddress, Sink, Step,
+    },
 };
 
 /// What the transport does next.
@@ -88,6 +92,8 @@ pub struct Driver {
     open: Open,
     /// What was wrong with the frame that ends the session.
     fault: Option<DecodeReason>,
+    /// Why the node ends the session, for whoever is told of its end.
+    closing: Option<Box<Closing>>,
 }
 
 impl Driver {
@@ -110,6 +116,7 @@ impl Driver {
             registration: None,
             open,
             fault: None,
+            closing: None,
         };
         driver.schedule();
         driver
@@ -276,6 +283,9 @@ impl Driver {
         now: Now,
         run: impl FnOnce(&mut Session, &Context<'_>, &mut dyn Sink) -> Step,
     ) -> Turn {
+        if self.app.desk().wanted().meets(OF_SUBSCRIPTIONS) {
+            self.session.take_notes();
+        }
         let mut sink = LinkSink::new(&self.link, self.node.metrics());
         let step = {
             let settings = self.app.settings();
@@ -291,7 +301,9 @@ impl Driver {
             };
             run(&mut self.session, &context, &mut sink)
         };
-        if let Some(error) = sink.fault {
+        let fault = sink.fault;
+        self.tell_notes();
+        if let Some(error) = fault {
             tracing::debug!(session.id = %self.link.client(), %error, "reply cannot be sent");
             return Turn::Close(DisconnectCode::InappropriateProtocol.into());
         }
@@ -336,6 +348,8 @@ impl Driver {
             entering.enter(&registration, &self.link, self.session.peer());
             self.end_others(&registration);
             self.registration = Some(registration);
+            self.tell(EventKind::Connected, |event| event);
+            self.tell_notes();
         }
         turn
     }
@@ -444,18 +458,84 @@ impl Driver {
         turn
     }
 
+    /// Tells plugins of something about this session, if any of them wants to know.
+    fn tell(&self, kind: EventKind, complete: impl FnOnce(Event) -> Event) {
+        let desk = self.app.desk();
+        if desk.wants(kind) {
+            desk.offer(complete(Event::of_peer(kind, self.session.peer())));
+        }
+    }
+
+    /// Tells plugins of the subscriptions that came and went.
+    fn tell_notes(&mut self) {
+        // Those of the connect command come after the word that somebody connected.
+        if self.registration.is_none() {
+            return;
+        }
+        for note in self.session.notes() {
+            let Note { key, ended } = note;
+            let kind = match ended {
+                None => EventKind::Subscribed,
+                Some(_) => EventKind::Unsubscribed,
+            };
+            let (code, reason) = ended.unwrap_or_default();
+            self.tell(kind, |event| Event {
+                channel: key.channel().into(),
+                code,
+                reason,
+                ..event
+            });
+        }
+    }
+
+    /// Tells plugins that the session is over, and with it its subscriptions.
+    fn tell_end(&self) {
+        if self.registration.is_none() {
+            return;
+        }
+        if self.app.desk().wants(EventKind::Unsubscribed) {
+            let code = UnsubscribeCode::Disconnected;
+            let reason: Arc<str> = code.text().into();
+            for key in self.session.channels() {
+                self.tell(EventKind::Unsubscribed, |event| Event {
+                    channel: key.channel().into(),
+                    code: code.code(),
+                    reason: Arc::clone(&reason),
+                    ..event
+                });
+            }
+        }
+        self.tell(EventKind::Disconnected, |event| {
+            let closed = DisconnectCode::ConnectionClosed;
+            let (code, reason) = match &self.closing {
+                Some(closing) => (closing.code, Arc::clone(&closing.reason)),
+                // The client went, or its connection broke.
+                None => (closed.code(), closed.text().into()),
+            };
+            Event {
+                id: EventId::of_disconnect(self.link.client()),
+                code,
+                reason,
+                ..event
+            }
+        });
+    }
+
     /// Counts and logs that the transport ends the session for what the peer sent. `reason` is of a closed set.
-    pub fn on_violation(&self, closing: &Closing, reason: &'static str) {
+    pub fn on_violation(&mut self, closing: &Closing, reason: &'static str) {
         self.node.metrics().count_bad_frame(reason);
         self.count_close(closing, Some(reason));
     }
 
     /// Counts and logs that the transport ends the session since the peer takes nothing.
-    pub fn on_stall(&self, closing: &Closing) {
+    pub fn on_stall(&mut self, closing: &Closing) {
         self.count_close(closing, Some("write_stalled"));
     }
 
-    fn count_close(&self, closing: &Closing, reason: Option<&'static str>) {
+    fn count_close(&mut self, closing: &Closing, reason: Option<&'static str>) {
+        if self.app.desk().wants(EventKind::Disconnected) {
+            self.closing = Some(Box::new(closing.clone()));
+        }
         self.node.metrics().count_disconnect(closing.code);
         tracing::debug!(
             session.id = %self.link.client(),
@@ -479,6 +559,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
+        self.tell_end();
         self.node.hub().unschedule(&self.link);
         self.node.metrics().sessions.dec();
     }

@@ -5,12 +5,16 @@
 //! the caller's thread) or *pending* (aside lane: a future). Composition of several plugins is the
 //! implementor's business; what arrives here is the pipeline's one verdict.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 use tidegate_protocol::FilterNode;
 
-use crate::ids::{AppId, ClientId};
+use crate::{
+    events::{Event, Observer},
+    ids::{AppId, ClientId},
+};
 
 /// An answer that is there now, or later.
 pub enum Progress<T> {
@@ -296,6 +300,53 @@ pub enum RpcVerdict {
     Refuse(Refusal),
 }
 
+/// A batch of events for one plugin.
+#[derive(Debug, Clone)]
+pub struct EventsQuestion {
+    pub app: AppId,
+    /// One of those that the implementor named by [`Watch::on_duties`].
+    pub plugin: Arc<str>,
+    /// Of kinds that the plugin wants; never empty.
+    pub batch: Vec<Event>,
+}
+
+/// A period of a plugin has come.
+#[derive(Debug, Clone)]
+pub struct ScheduleQuestion {
+    pub app: AppId,
+    pub plugin: Arc<str>,
+    pub period: Arc<str>,
+    /// The moment for which it runs, in Unix milliseconds.
+    pub due_ms: u64,
+}
+
+/// How often a plugin wants to run, and what it calls that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Period {
+    pub name: Arc<str>,
+    pub every: Duration,
+}
+
+/// A plugin that runs by the clock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timetable {
+    pub plugin: Arc<str>,
+    pub periods: Arc<[Period]>,
+}
+
+/// What an app's plugins do besides answering questions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Duties {
+    pub observers: Vec<Observer>,
+    pub timetables: Vec<Timetable>,
+}
+
+/// Who wants to know which plugins have duties.
+pub trait Watch: Send + Sync + 'static {
+    /// What holds from now on, for all apps. Must not block and not ask a hook.
+    fn on_duties(&self, duties: &HashMap<AppId, Duties>);
+}
+
 /// What a hook call answers.
 pub type Answered<V> = Progress<Result<Outcome<V>, HookFailure>>;
 
@@ -310,6 +361,19 @@ pub trait Hooks: Send + Sync + 'static {
     fn has_rpc(&self, app: &AppId) -> bool;
     /// Whether any plugin is asked about subscriptions to this channel of the app.
     fn has_authorization(&self, app: &AppId, channel: &str) -> bool;
+
+    /// Tells a plugin what happened. A failure means that the batch counts as not told.
+    fn events(&self, _: EventsQuestion) -> Answered<()> {
+        ready(())
+    }
+
+    /// Has a plugin do what it does by the clock.
+    fn scheduled(&self, _: ScheduleQuestion) -> Answered<()> {
+        ready(())
+    }
+
+    /// Tells `watch` which plugins have duties, now and whenever that changes. Where nobody does, nobody is told.
+    fn watch_duties(&self, _watch: Arc<dyn Watch>) {}
 }
 
 /// No plugins at all.

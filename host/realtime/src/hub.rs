@@ -64,7 +64,7 @@ pub const DEFAULT_LINGER: Duration = Duration::from_secs(1);
 /// Parts of the channel map, so that joins of different channels rarely meet.
 const MAP_PARTS: usize = 64;
 
-type VacancyListener = Box<dyn Fn(&ChannelKey) + Send + Sync>;
+type ChannelListener = Box<dyn Fn(&ChannelKey) + Send + Sync>;
 
 /// How the hub is set up.
 #[derive(Debug, Clone)]
@@ -102,7 +102,8 @@ pub struct Hub {
     next_shard: AtomicUsize,
     /// Channels whose last member left, with the time; a channel is here at most once.
     vacant: Mutex<VecDeque<(Instant, Arc<Channel>)>>,
-    when_vacant: OnceLock<VacancyListener>,
+    when_vacant: OnceLock<ChannelListener>,
+    when_occupied: OnceLock<ChannelListener>,
     /// What the position check looks at next.
     doubts: Doubts,
     pub(crate) counters: Counters,
@@ -176,6 +177,7 @@ impl Hub {
             next_shard: AtomicUsize::new(0),
             vacant: Mutex::default(),
             when_vacant: OnceLock::new(),
+            when_occupied: OnceLock::new(),
             doubts: Doubts::default(),
             counters: Counters::default(),
             config,
@@ -187,6 +189,12 @@ impl Hub {
     /// block and not call the hub. Only the first call has an effect.
     pub fn when_vacant(&self, told: impl Fn(&ChannelKey) + Send + Sync + 'static) {
         let _ = self.when_vacant.set(Box::new(told));
+    }
+
+    /// Names who is told that a channel has its first member, under the same terms: the two are told of a channel
+    /// in turns.
+    pub fn when_occupied(&self, told: impl Fn(&ChannelKey) + Send + Sync + 'static) {
+        let _ = self.when_occupied.set(Box::new(told));
     }
 
     /// Starts a flusher per shard and the wheel, for whoever does not watch over them.
@@ -393,6 +401,9 @@ impl Hub {
             self.hasher.hash_one(&channel.key)
         });
         self.num_channels.fetch_add(1, Ordering::Relaxed);
+        if let Some(told) = self.when_occupied.get() {
+            told(key);
+        }
         channel
     }
 

@@ -75,6 +75,10 @@ impl ClientId {
     pub fn parse(text: &str) -> Option<Self> {
         uuid::Uuid::try_parse(text).ok().map(Self)
     }
+
+    pub(crate) fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
 }
 
 /// Secret id of a session, known to its client alone: who says it may speak for the session. Kept out of logs.

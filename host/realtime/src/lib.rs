@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod config;
 pub mod driver;
 mod entrance;
+pub mod events;
 mod flusher;
 pub mod hooks;
 pub mod hub;

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::notices::Notices;
+use crate::{events::EventsMetrics, notices::Notices};
 
 /// Counters of sessions, commands and publications. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,7 @@ pub struct RealtimeMetrics {
     pub tokens_without_exp: Counter,
     pub positions: PositionMetrics,
     pub presence: PresenceMetrics,
+    pub events: EventsMetrics,
     /// What was said lately of connections that were refused; no metric, but told in the same places.
     pub notices: Notices,
 }
@@ -212,6 +213,7 @@ impl RealtimeMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self::default();
         metrics.positions.register(registry);
+        metrics.events.register(registry);
         let registry = registry.sub_registry_with_prefix("tidegate_realtime");
         registry.register("sessions", "Open connections", metrics.sessions.clone());
         registry.register(

@@ -30,7 +30,8 @@ use crate::{
     cluster::{Bus, Cluster, ClusterMetrics, NodeUid},
     config::RealtimeConfig,
     driver::Driver,
-    hooks::{Hooks, Peer},
+    events::{self, EventKind, Events},
+    hooks::{Duties, Hooks, Peer, Watch},
     hub::{Hub, HubService},
     ids::{AppId, ClientId},
     leases::{Leases, MemoryLeases},
@@ -79,6 +80,7 @@ impl Default for Shared {
 pub struct Node {
     parts: NodeParts,
     roster: Arc<Roster>,
+    events: Arc<Events>,
     uid: NodeUid,
     /// Set once, by a node that has others beside it.
     cluster: OnceLock<Arc<Cluster>>,
@@ -116,20 +118,31 @@ pub enum OpenRefused {
 
 impl Node {
     pub fn new(parts: NodeParts) -> Arc<Self> {
-        let broker = Arc::downgrade(&parts.broker);
-        parts.hub.when_vacant(move |key| {
-            if let Some(broker) = broker.upgrade() {
-                broker.unsubscribe(key);
-            }
-        });
         let roster = Roster::new(
             Arc::clone(&parts.presence),
             Arc::clone(&parts.broker),
             parts.metrics.presence.clone(),
         );
+        let events = Events::new(parts.metrics.events.clone());
+        let (broker, told) = (Arc::downgrade(&parts.broker), Arc::clone(&events));
+        parts.hub.when_vacant(move |key| {
+            if let Some(broker) = broker.upgrade() {
+                broker.unsubscribe(key);
+            }
+            told.offer_of_channel(key.app(), key.channel(), EventKind::Vacated);
+        });
+        let told = Arc::clone(&events);
+        parts.hub.when_occupied(move |key| {
+            told.offer_of_channel(key.app(), key.channel(), EventKind::Occupied);
+        });
+        let duty = Duty {
+            events: Arc::clone(&events),
+        };
+        parts.hooks.watch_duties(Arc::new(duty));
         Arc::new(Self {
             parts,
             roster,
+            events,
             uid: NodeUid::random(),
             cluster: OnceLock::new(),
             started: Instant::now(),
@@ -144,7 +157,7 @@ impl Node {
             app.replace_settings(settings);
             return;
         }
-        let app = App::new(id.clone(), settings);
+        let app = App::observed(id.clone(), settings, self.events.desk(id));
         self.apps.rcu(|apps| {
             let mut apps = HashMap::clone(apps);
             apps.entry(id.clone()).or_insert_with(|| Arc::clone(&app));
@@ -282,6 +295,11 @@ impl Node {
         &self.parts.broker
     }
 
+    /// What is told to plugins after the fact; delivered by the services.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
     /// Who of this node's sessions is seen where; its services must run.
     pub fn roster(&self) -> &Arc<Roster> {
         &self.roster
@@ -305,6 +323,8 @@ impl Node {
         let mut services = self.hub().services(stop);
         let checking = positions::run(Arc::clone(self), stop.clone());
         services.push(("position check", Box::pin(checking)));
+        let telling = events::run(Arc::clone(self), stop.clone());
+        services.push(("events", Box::pin(telling)));
         services
     }
 
@@ -342,6 +362,19 @@ impl Node {
     /// Runs work whose cause does not wait for it.
     pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.parts.tracker.spawn(work);
+    }
+}
+
+/// Hands on which plugins observe.
+struct Duty {
+    events: Arc<Events>,
+}
+
+impl Watch for Duty {
+    fn on_duties(&self, duties: &HashMap<AppId, Duties>) {
+        let observers = duties.iter();
+        let observers = observers.map(|(app, duties)| (app.clone(), duties.observers.clone()));
+        self.events.replace_observers(&observers.collect());
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     broker::{BrokerError, PublishRequest, Published},
     cluster::{Blob, Order},
     entrance::Selection,
+    events::{Event, EventKind},
     hooks::{
         Destination, Draft, Effect, FilteringVerdict, HookFailure, MAX_HOPS, Origin, Outcome,
         Progress, RoutingVerdict, SessionTarget, Target,
@@ -403,8 +404,32 @@ impl Job {
     }
 
     fn publish(&self, request: PublishRequest) -> Progress<Result<Published, Failure>> {
+        if self.app.desk().wants(EventKind::Published) {
+            return self.publish_and_tell(request);
+        }
         let published = self.node.broker().publish(request);
         published.map(|answer: Result<Published, BrokerError>| answer.map_err(Failure::from))
+    }
+
+    /// The same, and tells plugins of it once it was done.
+    #[cold]
+    fn publish_and_tell(&self, request: PublishRequest) -> Progress<Result<Published, Failure>> {
+        let by = request.publication.info.as_deref();
+        let event = Event {
+            user: by.map_or_else(Arc::default, |info| info.user.as_str().into()),
+            client: by.and_then(|info| ClientId::parse(&info.client)),
+            channel: request.key.channel().into(),
+            hops: self.hops,
+            ..Event::new(EventKind::Published)
+        };
+        let desk = Arc::clone(self.app.desk());
+        let published = self.node.broker().publish(request);
+        published.map(move |answer: Result<Published, BrokerError>| {
+            if answer.is_ok() {
+                desk.offer(event);
+            }
+            answer.map_err(Failure::from)
+        })
     }
 
     fn request(

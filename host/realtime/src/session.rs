@@ -22,7 +22,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tidegate_protocol::{
     Command, DisconnectCode, Error, ErrorCode, Publication, Push, Raw, Reply, Request,
-    SubRefreshRequest, Unsubscribe, UnsubscribeResult,
+    SubRefreshRequest, Unsubscribe, UnsubscribeCode, UnsubscribeResult,
 };
 use tokio::time::Instant;
 
@@ -48,6 +48,14 @@ pub const MAX_LABEL_BYTES: usize = 64;
 
 /// Longest RPC method.
 pub const MAX_METHOD_BYTES: usize = 255;
+
+/// A subscription that has begun, or ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    pub key: ChannelKey,
+    /// The code and reason of an end; `None` for a beginning.
+    pub ended: Option<(u32, Arc<str>)>,
+}
 
 /// Where replies and pushes go, in order.
 pub trait Sink {
@@ -149,6 +157,8 @@ pub struct Session<S = Membership> {
     pending: Option<Pending>,
     subscriptions: SmallVec<[Subscription<S>; 1]>,
     enlistments: Enlistments,
+    /// Subscriptions that came and went since somebody last looked; absent while nobody looks.
+    notes: Option<Box<Vec<Note>>>,
     opened: Instant,
     next_ping: Instant,
     /// Until when the answer to the last ping is due.
@@ -249,6 +259,7 @@ impl<S: Seat> Session<S> {
             pending: None,
             subscriptions: SmallVec::new(),
             enlistments: None,
+            notes: None,
             opened: now,
             next_ping: now,
             pong_due: None,
@@ -282,6 +293,51 @@ impl<S: Seat> Session<S> {
 
     pub fn num_subscriptions(&self) -> usize {
         self.subscriptions.len()
+    }
+
+    /// The channels that the session is subscribed to.
+    pub fn channels(&self) -> impl Iterator<Item = &ChannelKey> {
+        self.subscriptions
+            .iter()
+            .map(|subscription| subscription.seat.key())
+    }
+
+    /// Has what follows noted, for [`Session::notes`].
+    pub fn take_notes(&mut self) {
+        self.notes.get_or_insert_default();
+    }
+
+    /// What was noted since the last look, if anything was to be.
+    pub fn notes(&mut self) -> Vec<Note> {
+        let notes = self.notes.as_deref_mut();
+        notes.map(std::mem::take).unwrap_or_default()
+    }
+
+    fn note(&mut self, key: &ChannelKey, ended: Option<(u32, Arc<str>)>) {
+        if let Some(notes) = &mut self.notes {
+            let key = key.clone();
+            notes.push(Note { key, ended });
+        }
+    }
+
+    /// Leaves a channel: nothing of it follows what is pushed from now on.
+    fn leave(&mut self, index: usize, code: u32, reason: &Arc<str>) -> ChannelKey {
+        let subscription = self.subscriptions.swap_remove(index);
+        let key = subscription.seat.key().clone();
+        drop(subscription);
+        self.note(&key, Some((code, Arc::clone(reason))));
+        key
+    }
+
+    /// The same, for a reason of the protocol's.
+    fn leave_for(&mut self, index: usize, code: UnsubscribeCode) -> ChannelKey {
+        let subscription = self.subscriptions.swap_remove(index);
+        let key = subscription.seat.key().clone();
+        drop(subscription);
+        if self.notes.is_some() {
+            self.note(&key, Some((code.code(), code.text().into())));
+        }
+        key
     }
 
     /// Carries out one command. Must not be called while an ask waits for its answer.
@@ -451,8 +507,8 @@ impl<S: Seat> Session<S> {
         if self.subscriptions[index].is_server_side() {
             return close(DisconnectCode::InsufficientState);
         }
-        self.subscriptions.swap_remove(index);
-        let code = tidegate_protocol::UnsubscribeCode::InsufficientState;
+        let code = UnsubscribeCode::InsufficientState;
+        self.leave_for(index, code);
         push_unsubscribe(key.channel(), code.code(), code.text(), sink);
         Step::Done
     }
@@ -507,7 +563,7 @@ impl<S: Seat> Session<S> {
         if let Some(index) = self.position_of(channel)
             && !self.subscriptions[index].is_server_side()
         {
-            self.subscriptions.swap_remove(index);
+            self.leave_for(index, UnsubscribeCode::Client);
         }
     }
 
@@ -523,19 +579,20 @@ impl<S: Seat> Session<S> {
         {
             joining.taken = Some(Box::new((code, Arc::clone(reason))));
         }
-        let ended = if channel.is_empty() {
-            std::mem::take(&mut self.subscriptions)
-        } else {
-            let index = self.position_of(channel);
-            index
-                .map(|index| self.subscriptions.swap_remove(index))
-                .into_iter()
-                .collect()
-        };
-        for subscription in ended {
-            let key = subscription.seat.key().clone();
-            // Left first: nothing of the channel may follow the push.
-            drop(subscription);
+        if channel.is_empty() {
+            // From the first to the last, which is cheap to take off at the end.
+            self.subscriptions.reverse();
+        }
+        loop {
+            let index = if channel.is_empty() {
+                self.subscriptions.len().checked_sub(1)
+            } else {
+                self.position_of(channel)
+            };
+            let Some(index) = index else {
+                return;
+            };
+            let key = self.leave(index, code, reason);
             push_unsubscribe(key.channel(), code, reason, sink);
         }
     }

@@ -69,6 +69,9 @@ pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " tidegate");
 /// falls into half a second, so that an unspread drain would be a storm on the other nodes.
 const DRAIN_SPREAD: Duration = Duration::from_secs(10);
 
+/// How long the plugins may take to hear of the last that happened here.
+const EVENTS_DRAIN: Duration = Duration::from_secs(5);
+
 /// Connections of the admin listener; operators and tools, never clients.
 const ADMIN_CONNECTIONS: usize = 1_024;
 
@@ -386,6 +389,8 @@ impl Node {
             listeners_stop.cancel();
             tracker.close();
             tracker.wait().await;
+            // Nobody is here any more; that they left is told before what tells it ends.
+            realtime.events().drain(EVENTS_DRAIN).await;
             services.end().await;
             engine.close().await;
         };

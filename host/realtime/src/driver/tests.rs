@@ -2,6 +2,7 @@
 
 mod cluster;
 mod destinations;
+mod events;
 mod fairness;
 mod pending;
 mod positions;

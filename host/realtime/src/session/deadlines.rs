@@ -190,10 +190,8 @@ impl<S: Seat> Session<S> {
         if self.subscriptions[index].is_server_side() {
             return Some(close(DisconnectCode::SubscriptionExpired));
         }
-        let key = self.subscriptions[index].seat.key().clone();
-        // Left first: nothing of the channel may follow the push.
-        drop(self.subscriptions.swap_remove(index));
         let code = UnsubscribeCode::Expired;
+        let key = self.leave_for(index, code);
         push_unsubscribe(key.channel(), code.code(), code.text(), sink);
         None
     }
