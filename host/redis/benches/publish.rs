@@ -3,7 +3,7 @@
 //! A program rather than a criterion bench, since the costs of two processes are asked for at a given number in flight.
 //! `cargo bench -p tidegate-redis --bench publish -- [seconds] [in flight]` starts a `redis-server` of its own (it has
 //! to be on the PATH), publishes messages of 100 bytes to 1,000 channels with a history of 100, and has one subscriber
-//! of Redis hear them all, as one other node would.
+//! of Redis hear them all, as one other node would; and with `publish.ack = "replicated"` and a replica.
 
 use std::{
     process::ExitCode,
@@ -23,7 +23,7 @@ use tidegate_realtime::{
 };
 use tidegate_redis::{
     EngineParts, RedisConfig, RedisEngine, Topology,
-    config::{Address, Login},
+    config::{Ack, Address, Login},
 };
 use tidegate_test_redis::{RedisOptions, RedisServer};
 use tokio::time::Instant;
@@ -62,11 +62,23 @@ async fn main() -> ExitCode {
         time: Duration::from_secs(numbers.first().copied().unwrap_or(5)),
         in_flight: numbers.get(1).copied().unwrap_or(128),
     };
-    println!("| heard by | publishes/s | our CPU, us | CPU of Redis, us |");
+    println!("| to whom | publishes/s | our CPU, us | CPU of Redis, us |");
     println!("| --- | --- | --- | --- |");
     let server = RedisServer::start(&RedisOptions::default());
-    for (name, is_heard) in [("nobody", false), ("one node", true)] {
-        let figures = run.measure(&server, is_heard).await;
+    let mut replica = None;
+    for (name, to) in [
+        ("nobody", To::Nobody),
+        ("one node", To::Node),
+        ("a replica that confirms", To::Replica),
+    ] {
+        if to == To::Replica {
+            let options = RedisOptions {
+                replica_of: Some(server.port()),
+                ..RedisOptions::default()
+            };
+            server.wait_for(replica.insert(RedisServer::start(&options)));
+        }
+        let figures = run.measure(&server, to).await;
         let Figures {
             per_second,
             our_micros,
@@ -75,6 +87,14 @@ async fn main() -> ExitCode {
         println!("| {name} | {per_second:.0} | {our_micros:.1} | {redis_micros:.1} |");
     }
     ExitCode::SUCCESS
+}
+
+/// Who has what is published.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum To {
+    Nobody,
+    Node,
+    Replica,
 }
 
 struct Run {
@@ -89,12 +109,20 @@ struct Figures {
 }
 
 impl Run {
-    async fn measure(&self, server: &RedisServer, is_heard: bool) -> Figures {
+    async fn measure(&self, server: &RedisServer, to: To) -> Figures {
+        let is_heard = to == To::Node;
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let config = RedisConfig::new(Topology::Standalone {
+        let topology = Topology::Standalone {
             address: Address::new("127.0.0.1", server.port()),
             login: Login::default(),
-        });
+        };
+        let config = RedisConfig {
+            ack: match to {
+                To::Nobody | To::Node => Ack::Primary,
+                To::Replica => Ack::Replicated,
+            },
+            ..RedisConfig::new(topology)
+        };
         let events = Arc::new(Counter::default());
         let engine = RedisEngine::start(EngineParts {
             config: &config,

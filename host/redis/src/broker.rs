@@ -197,6 +197,12 @@ impl Broker for RedisBroker {
     /// take every node of the service off its balancer at once.
     fn health(&self) -> EngineHealth {
         let health = self.shared.listening.health();
+        // No probe goes over these.
+        let now = Instant::now();
+        let mut replicated = self.shared.replicated.iter().flat_map(Shards::all);
+        if replicated.any(|pipe| pipe.is_lost(now)) {
+            return EngineHealth::Unable("Redis cannot be reached for replicated publishes".into());
+        }
         let mut pipes = self.shared.shards.all().iter();
         if health != EngineHealth::Able && !pipes.all(Pipe::is_connected) {
             return EngineHealth::Unable("Redis cannot be reached".into());

@@ -7,6 +7,7 @@
 //! channel are sent in the order in which they were given, since one connection carries them.
 
 mod cluster;
+mod commit;
 mod in_flight;
 mod link;
 pub mod value;
@@ -21,11 +22,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::in_flight::InFlight;
 use self::{
     cluster::Cluster,
-    link::{Asking, Link, Live},
+    link::{Link, Live, Server},
 };
 use crate::{
     config::{Address, RedisConfig, Topology},
-    connect::{ConnectError, Connector, Generation},
+    connect::{ConnectError, Connector, Generation, PrimaryWatch},
     keys,
 };
 
@@ -62,6 +63,11 @@ pub enum RedisFailure {
 }
 
 impl RedisFailure {
+    /// Whether a primary refuses to write because it has lost its replicas.
+    fn lacks_replicas(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if &**code == "NOREPLICAS")
+    }
+
     /// For metrics.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -151,6 +157,8 @@ pub struct Pipe {
 struct Shared {
     connector: Connector,
     servers: Servers,
+    /// Where the primary is, in case that it is named by sentinels.
+    watch: Option<Arc<PrimaryWatch>>,
     in_flight: InFlight,
     io_timeout: Duration,
 }
@@ -171,6 +179,25 @@ impl Shards {
     /// Starts to connect; waits for nothing. Connections are kept on `tracker` until `stop`.
     pub fn start(config: &RedisConfig, tracker: &TaskTracker, stop: &CancellationToken) -> Self {
         let in_flight = InFlight::new(config.max_in_flight);
+        Self::start_within(&in_flight, config, tracker, stop)
+    }
+
+    /// Connections of their own to the same servers, within the same number of commands in flight.
+    pub fn start_beside(
+        &self,
+        config: &RedisConfig,
+        tracker: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        Self::start_within(self.first().in_flight(), config, tracker, stop)
+    }
+
+    fn start_within(
+        in_flight: &InFlight,
+        config: &RedisConfig,
+        tracker: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
         let pipes = config.shards.iter().map(|topology| {
             let connector = Connector::new(topology.clone(), config.connect_timeout);
             Pipe::start(
@@ -210,23 +237,32 @@ impl Pipe {
         tracker: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
-        let servers =
-            match connector.topology() {
-                Topology::Standalone { .. } | Topology::Sentinel { .. } => Servers::One(
-                    Link::start(connector.clone(), None, io_timeout, tracker, stop),
-                ),
-                Topology::Cluster { seeds, .. } => Servers::Cluster(Cluster::start(
-                    &connector,
-                    seeds.clone(),
-                    io_timeout,
-                    tracker,
-                    stop,
-                )),
-            };
+        let watch = match connector.topology() {
+            Topology::Sentinel { .. } => {
+                let watch = PrimaryWatch::start(connector.clone(), tracker, stop);
+                Some(Arc::new(watch))
+            }
+            Topology::Standalone { .. } | Topology::Cluster { .. } => None,
+        };
+        let servers = match connector.topology() {
+            Topology::Standalone { .. } | Topology::Sentinel { .. } => {
+                let server = Server::Primary(watch.clone());
+                let link = Link::start(server, connector.clone(), io_timeout, tracker, stop);
+                Servers::One(link)
+            }
+            Topology::Cluster { seeds, .. } => Servers::Cluster(Cluster::start(
+                &connector,
+                seeds.clone(),
+                io_timeout,
+                tracker,
+                stop,
+            )),
+        };
         Self {
             shared: Arc::new(Shared {
                 connector,
                 servers,
+                watch,
                 in_flight,
                 io_timeout,
             }),
@@ -258,6 +294,11 @@ impl Pipe {
         &self.shared.connector
     }
 
+    /// Knows when the primary is another one; `None` where no sentinels name it.
+    pub fn watch(&self) -> Option<&PrimaryWatch> {
+        self.shared.watch.as_deref()
+    }
+
     pub fn is_cluster(&self) -> bool {
         matches!(self.shared.servers, Servers::Cluster(_))
     }
@@ -271,6 +312,14 @@ impl Pipe {
         match &self.shared.servers {
             Servers::One(link) => link.is_live(),
             Servers::Cluster(cluster) => cluster.is_live(),
+        }
+    }
+
+    /// Whether there has been no connection for so long that none is on its way; of a Cluster: to no server.
+    pub fn is_lost(&self, now: Instant) -> bool {
+        match &self.shared.servers {
+            Servers::One(link) => link.is_lost(now),
+            Servers::Cluster(cluster) => cluster.is_lost(now),
         }
     }
 
@@ -313,11 +362,11 @@ impl Pipe {
         .await
     }
 
-    /// The same, answered when a replica has confirmed that it has the result (threat model R8). Whatever follows on
-    /// the connection waits behind it, so this wants a pipe of its own.
+    /// The same, answered when a replica has confirmed that it has the result (threat model R8). Whatever else is sent
+    /// on the connection waits meanwhile, so this wants a pipe of its own.
     ///
     /// # Errors
-    /// As [`Pipe::run`], and [`RedisFailure::Unreplicated`] after [`REPLICA_TIMEOUT`].
+    /// As [`Pipe::run`], and [`RedisFailure::Unreplicated`] after [`REPLICA_TIMEOUT`], or twice that behind others.
     ///
     /// # Cancel safety
     /// As [`Pipe::run`].
@@ -342,9 +391,18 @@ impl Pipe {
         match &self.shared.servers {
             Servers::One(link) => {
                 let live = link.live().await?;
-                match live.exchange(&request(&live)).await? {
-                    Answer::Value(value) => Ok(value),
-                    Answer::Elsewhere(error) => {
+                match live.exchange(&request(&live)).await {
+                    Ok(Answer::Value(value)) => Ok(value),
+                    Err(failure) => {
+                        // It may be that its replicas follow another one by now.
+                        if let Some(watch) = self.watch()
+                            && failure.lacks_replicas()
+                        {
+                            watch.look();
+                        }
+                        Err(failure)
+                    }
+                    Ok(Answer::Elsewhere(error)) => {
                         match error.kind() {
                             // Another server may be the primary by now.
                             Some(ServerErrorKind::ReadOnly) => link.doubt(&live),
@@ -417,23 +475,38 @@ impl Request<'_> {
     }
 }
 
+/// Whether the server is not the owner of the slot yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    No,
+    Yes,
+}
+
 impl Live {
-    /// One round trip; two more when the server does not know the script.
+    /// One round trip; two more when the server does not know the script, one more for a replica's confirmation.
     async fn exchange(&self, request: &Request<'_>) -> Result<Answer, RedisFailure> {
-        let answer = self.once(request, Asking::No).await?;
-        match request.unknown_script(&answer) {
-            None => judge(answer),
-            // Boxed, since it happens once.
-            Some(script) => Box::pin(self.load_and_repeat(script, request, Asking::No)).await,
+        let answer = self.roundtrip(request.command()).await?;
+        // Boxed, so that ordinary commands do not carry the state of what happens seldom.
+        let answer = match request.unknown_script(&answer) {
+            None => judge(answer)?,
+            Some(script) => Box::pin(self.load_and_repeat(script, request, Asking::No)).await?,
+        };
+        match request.confirmation() {
+            Confirmation::None => Ok(answer),
+            Confirmation::OfAReplica => Box::pin(self.confirm(answer)).await,
         }
     }
 
     /// As `exchange`, with a server that is about to get the slot.
     async fn exchange_asking(&self, request: &Request<'_>) -> Result<Answer, RedisFailure> {
-        let answer = self.once(request, Asking::Yes).await?;
-        match request.unknown_script(&answer) {
-            None => judge(answer),
-            Some(script) => self.load_and_repeat(script, request, Asking::Yes).await,
+        let answer = self.roundtrip_asking(request.command()).await?;
+        let answer = match request.unknown_script(&answer) {
+            None => judge(answer)?,
+            Some(script) => self.load_and_repeat(script, request, Asking::Yes).await?,
+        };
+        match request.confirmation() {
+            Confirmation::None => Ok(answer),
+            Confirmation::OfAReplica => self.confirm(answer).await,
         }
     }
 
@@ -446,17 +519,19 @@ impl Live {
         if let refusal @ Value::ServerError(_) = self.roundtrip(&script.load()).await? {
             return judge(refusal);
         }
-        judge(self.once(request, asking).await?)
+        let command = request.command();
+        judge(match asking {
+            Asking::No => self.roundtrip(command).await?,
+            Asking::Yes => self.roundtrip_asking(command).await?,
+        })
     }
 
-    async fn once(&self, request: &Request<'_>, asking: Asking) -> Result<Value, RedisFailure> {
-        match (asking, request.confirmation()) {
-            (Asking::No, Confirmation::None) => self.roundtrip(request.command()).await,
-            (asking, confirmation) => {
-                // Boxed, so that ordinary commands do not carry its state.
-                Box::pin(self.roundtrip_with(request.command(), asking, confirmation)).await
-            }
+    /// What was done counts when a replica has it; what was not done needs none.
+    async fn confirm(&self, answer: Answer) -> Result<Answer, RedisFailure> {
+        if let Answer::Value(_) = &answer {
+            self.commits.confirmed().await?;
         }
+        Ok(answer)
     }
 }
 

@@ -7,6 +7,7 @@
 mod sentinel;
 mod server;
 mod tls;
+mod watch;
 
 use std::{fmt, io, pin::Pin, time::Duration};
 
@@ -21,6 +22,7 @@ pub(crate) use self::server::{is_loading, role};
 pub use self::{
     server::{Generation, ServerRole},
     tls::{BadTls, TlsFiles},
+    watch::{PrimaryWatch, left},
 };
 use crate::config::{Address, Login, Topology};
 
@@ -145,10 +147,26 @@ impl Connector {
     /// depends on the key.
     ///
     /// # Errors
-    /// [`ConnectError::NoPrimary`] within `connect_timeout` for each sentinel.
+    /// [`ConnectError::NoPrimary`] within `connect_timeout`.
     pub async fn primary(&self) -> Result<Option<Address>, ConnectError> {
         match &self.topology {
             Topology::Standalone { address, .. } => Ok(Some(address.clone())),
+            Topology::Sentinel { .. } => {
+                let word = self.ask_sentinels().await?;
+                Ok(word.map(|word| word.primary))
+            }
+            Topology::Cluster { .. } => Ok(None),
+        }
+    }
+
+    /// The primary that more than half of the sentinels name; `None` when they do not agree or there are none.
+    pub async fn agreed_primary(&self) -> Option<Address> {
+        let word = self.ask_sentinels().await.ok()??;
+        word.is_agreed.then_some(word.primary)
+    }
+
+    async fn ask_sentinels(&self) -> Result<Option<sentinel::Word>, ConnectError> {
+        match &self.topology {
             Topology::Sentinel {
                 sentinels,
                 sentinel_login,
@@ -157,7 +175,7 @@ impl Connector {
             } => sentinel::primary(self, sentinels, sentinel_login, master_name)
                 .await
                 .map(Some),
-            Topology::Cluster { .. } => Ok(None),
+            Topology::Standalone { .. } | Topology::Cluster { .. } => Ok(None),
         }
     }
 

@@ -79,7 +79,7 @@ impl RedisEngine {
         let replicated = match config.ack {
             Ack::Primary => None,
             // Whoever waits for a replica keeps those waiting who come behind on the connection.
-            Ack::Replicated => Some(Shards::start(config, tracker, stop)),
+            Ack::Replicated => Some(shards.start_beside(config, tracker, stop)),
         };
         let keys = Keys::new(config.prefix.clone());
         let metrics = EngineMetrics::register(registry);

@@ -13,13 +13,10 @@ use tidegate_realtime::{
     broker_contract::{self, Recorder},
     ids::{AppId, ChannelKey},
 };
-use tidegate_redis::{
-    RedisConfig, Topology,
-    config::{Ack, Login},
-};
+use tidegate_redis::{RedisConfig, Topology, config::Login};
 use tidegate_test_redis::{
     ClusterOptions, MinReplicas, RedisCluster, RedisOptions, RedisServer, SentinelOptions,
-    Sentinels, until,
+    Sentinels,
 };
 
 use self::common::{Engine, cluster, sentinel, standalone, within};
@@ -53,19 +50,6 @@ async fn publish(engine: &Engine, key: &ChannelKey, data: &'static str) -> Strea
         .expect("published")
         .position
         .expect("a position")
-}
-
-/// Waits until the replica has everything and has acknowledged some of it: before the first time its primary sends it
-/// nothing more, and `WAIT` counts nobody.
-fn follows(primary: &RedisServer, replica: &RedisServer) {
-    // Something to acknowledge, soon.
-    primary.command(&["CONFIG", "SET", "repl-ping-replica-period", "1"]);
-    until("the replica follows", || {
-        let is_up = replica.info("replication", "master_link_status") == "up";
-        let seen = primary.info("replication", "slave0");
-        let is_heard = seen.contains("state=online") && !seen.contains("offset=0,");
-        (is_up && is_heard).then_some(())
-    });
 }
 
 async fn try_publish(engine: &Engine, key: &ChannelKey) -> Result<(), BrokerError> {
@@ -239,7 +223,7 @@ async fn r3_a_replica_that_attaches_changes_no_epoch() {
         replica_of: Some(server.port()),
         ..RedisOptions::default()
     });
-    follows(&server, &replica);
+    server.wait_for(&replica);
     let changed = server.info("replication", "master_replid");
     // One node knows the old id, another one the new: neither takes the stream away from the other for good.
     let newer = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
@@ -372,39 +356,4 @@ async fn a_redis_that_refuses_makes_publishing_fail_and_nothing_else() {
     assert_eq!(offsets(&history(&engine, &channel).await), [1]);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(publish(&engine, &channel, "2").await.offset, 2);
-}
-
-#[tokio::test]
-async fn r8_a_replicated_publish_counts_only_when_a_replica_has_it() {
-    let server = RedisServer::start(&RedisOptions::default());
-    let config = RedisConfig {
-        ack: Ack::Replicated,
-        ..RedisConfig::new(standalone(server.port()))
-    };
-    let engine = Engine::start(&config).await;
-    let channel = key("replicated");
-    let alone = try_publish(&engine, &channel).await;
-    assert_eq!(alone, Err(BrokerError::Unreplicated));
-    // What has no history has no replica to wait for.
-    let plain = PublishRequest {
-        history: None,
-        ..request(&channel, "{}")
-    };
-    within(engine.broker.publish(plain).wait())
-        .await
-        .expect("published");
-    let replica = RedisServer::start(&RedisOptions {
-        replica_of: Some(server.port()),
-        ..RedisOptions::default()
-    });
-    follows(&server, &replica);
-    let offset = publish(&engine, &channel, "2").await.offset;
-    let entries = replica.command(&["XLEN", "tg:stream:{07defaultreplicated}"]);
-    assert_eq!(entries.text(), offset.to_string());
-    // A replica that stands still confirms nothing; others are read and published meanwhile.
-    replica.pause();
-    let refused = try_publish(&engine, &channel).await;
-    assert_eq!(refused, Err(BrokerError::Unreplicated));
-    assert_eq!(history(&engine, &channel).await.top.offset, offset + 1);
-    replica.resume();
 }

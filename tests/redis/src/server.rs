@@ -291,6 +291,22 @@ impl RedisServer {
         found.map_or_else(String::new, |(_, value)| value.trim().to_owned())
     }
 
+    /// Waits until a replica has everything and has acknowledged some of it: before the first time its primary sends it
+    /// nothing more, and `WAIT` counts nobody.
+    ///
+    /// # Panics
+    /// When it does not for a minute.
+    pub fn wait_for(&self, replica: &Self) {
+        // Something to acknowledge, soon.
+        self.command(&["CONFIG", "SET", "repl-ping-replica-period", "1"]);
+        until("the replica to follow", || {
+            let is_up = replica.info("replication", "master_link_status") == "up";
+            let seen = self.info("replication", "slave0");
+            let is_heard = seen.contains("state=online") && !seen.contains("offset=0,");
+            (is_up && is_heard).then_some(())
+        });
+    }
+
     /// Ends the process without warning (SIGKILL) and waits until it is gone.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::slot_map::{Redirect, SlotMap, parse_slots};
-use super::{Answer, Link, Live, MAX_REPEATS, REPEAT_DELAY, RedisFailure, Request, Route};
+use super::{Answer, Link, Live, MAX_REPEATS, REPEAT_DELAY, RedisFailure, Request, Route, Server};
 use crate::{
     config::Address,
     connect::{ConnectError, Connector},
@@ -86,6 +86,12 @@ impl Cluster {
     pub(super) fn is_live(&self) -> bool {
         let map = self.shared.map.load();
         map.is_complete() && map.links().all(Link::is_live)
+    }
+
+    /// Whether there has been no connection to any primary for so long that none is on its way.
+    pub(super) fn is_lost(&self, now: Instant) -> bool {
+        let map = self.shared.map.load();
+        map.links().all(|link| link.is_lost(now))
     }
 
     pub(super) async fn connected(&self) {
@@ -167,11 +173,14 @@ impl Cluster {
         };
         let request = request(&live);
         let answer = if is_asking {
-            live.exchange_asking(&request).await?
+            live.exchange_asking(&request).await
         } else {
-            live.exchange(&request).await?
+            live.exchange(&request).await
         };
-        Ok(match answer {
+        if answer.as_ref().is_err_and(RedisFailure::lacks_replicas) {
+            self.shared.has_moved.notify_one();
+        }
+        Ok(match answer? {
             Answer::Value(value) => Attempt::Done(value),
             Answer::Elsewhere(error) => match parse_redirect(&error) {
                 Some(redirect) => Attempt::Redirected(redirect),
@@ -235,8 +244,8 @@ impl Shared {
 
     fn start_link(&self, address: &Address) -> Arc<Link> {
         Arc::new(Link::start(
+            Server::Fixed(address.clone()),
             self.connector.clone(),
-            Some(address.clone()),
             self.io_timeout,
             &self.tracker,
             &self.stop,

@@ -17,10 +17,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Confirmation, REPLICA_TIMEOUT, RedisFailure, value::number};
+use super::{RedisFailure, commit::Commits};
 use crate::{
     config::Address,
-    connect::{ConnectError, Connector, Generation, Opened, ServerRole, is_loading, role},
+    connect::{
+        ConnectError, Connector, Generation, Opened, PrimaryWatch, ServerRole, is_loading, left,
+        role,
+    },
     keeper,
 };
 
@@ -32,6 +35,9 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long commands wait for a lost connection to come back before they fail at once.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A link that had no connection for so long is no passing trouble; as long as what is published may go unheard.
+const LOST_AFTER: Duration = Duration::from_secs(10);
 
 /// Pauses between two tries to connect: the first, and the longest. A second is soon enough for clients and long
 /// enough for a server that starts.
@@ -51,6 +57,8 @@ struct Shared {
     connector: Connector,
     /// A fixed server; `None` for the primary, wherever it is.
     address: Option<Address>,
+    /// Knows when the primary is another one than that of a connection that stands.
+    watch: Option<Arc<PrimaryWatch>>,
     io_timeout: Duration,
     /// Written by the keeper alone.
     live: ArcSwapOption<Live>,
@@ -67,6 +75,8 @@ struct Shared {
 pub(super) struct Live {
     connection: MultiplexedConnection,
     generation: ArcSwap<Generation>,
+    /// Those who wait for a replica.
+    pub(super) commits: Commits,
 }
 
 impl Live {
@@ -83,73 +93,37 @@ impl Live {
         })
     }
 
-    /// The same for a command that belongs elsewhere as a rule, where Redis must be told that we know, or that counts
-    /// only when a replica has it. `WAIT` counts what its own connection has written, so it goes right behind.
-    pub(super) async fn roundtrip_with(
-        &self,
-        command: &Cmd,
-        asking: Asking,
-        confirmation: Confirmation,
-    ) -> Result<Value, RedisFailure> {
+    /// The same for a command that belongs elsewhere as a rule: Redis must be told that we know.
+    pub(super) async fn roundtrip_asking(&self, command: &Cmd) -> Result<Value, RedisFailure> {
         let mut pipeline = redis::pipe();
-        let num_skipped = match asking {
-            Asking::No => 0,
-            Asking::Yes => {
-                pipeline.cmd("ASKING");
-                1
-            }
-        };
+        pipeline.cmd("ASKING");
         pipeline.add_command(command.clone());
-        let num_answers = match confirmation {
-            Confirmation::None => 1,
-            Confirmation::OfAReplica => {
-                let millis = REPLICA_TIMEOUT.as_millis().to_string();
-                pipeline.cmd("WAIT").arg(1).arg(millis);
-                2
-            }
-        };
         let mut connection = self.connection.clone();
-        let answers = connection
-            .send_packed_commands(&pipeline, num_skipped, num_answers)
-            .await;
+        let answers = connection.send_packed_commands(&pipeline, 1, 1).await;
         let answers = answers.map_err(|error| {
             tracing::debug!(%error, "a command to Redis got no answer");
             RedisFailure::Unanswered
         })?;
-        let mut answers = answers.into_iter();
-        let answer = answers.next().ok_or(RedisFailure::Unexpected)?;
-        let is_refused = matches!(answer, Value::ServerError(_));
-        match confirmation {
-            Confirmation::OfAReplica if !is_refused => {
-                let num_replicas = answers.next().as_ref().and_then(number);
-                match num_replicas.ok_or(RedisFailure::Unexpected)? {
-                    0 => Err(RedisFailure::Unreplicated),
-                    1.. => Ok(answer),
-                }
-            }
-            Confirmation::OfAReplica | Confirmation::None => Ok(answer),
-        }
+        answers.into_iter().next().ok_or(RedisFailure::Unexpected)
     }
-}
-
-/// Whether the server is not the owner of the slot yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asking {
-    No,
-    Yes,
 }
 
 impl Link {
     pub(super) fn start(
+        server: Server,
         connector: Connector,
-        address: Option<Address>,
         io_timeout: Duration,
         tracker: &TaskTracker,
         stop: &CancellationToken,
     ) -> Self {
+        let (address, watch) = match server {
+            Server::Fixed(address) => (Some(address), None),
+            Server::Primary(watch) => (None, watch),
+        };
         let shared = Arc::new(Shared {
             connector,
             address,
+            watch,
             io_timeout,
             live: ArcSwapOption::empty(),
             lost_at: watch::Sender::new(Some(Instant::now())),
@@ -170,6 +144,12 @@ impl Link {
 
     pub(super) fn is_live(&self) -> bool {
         self.shared.live.load().is_some()
+    }
+
+    /// Whether there has been no connection for so long that none is on its way.
+    pub(super) fn is_lost(&self, now: Instant) -> bool {
+        let lost_at = *self.shared.lost_at.borrow();
+        lost_at.is_some_and(|lost_at| now.duration_since(lost_at) >= LOST_AFTER)
     }
 
     pub(super) async fn connected(&self) {
@@ -213,12 +193,22 @@ impl Drop for Link {
     }
 }
 
+/// Where a link leads.
+#[derive(Debug)]
+pub(super) enum Server {
+    Fixed(Address),
+    /// Wherever the primary is, and who knows when that changes.
+    Primary(Option<Arc<PrimaryWatch>>),
+}
+
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Closed,
     Stalled,
     NotPrimary,
+    /// The sentinels name another one.
+    Replaced,
 }
 
 impl Shared {
@@ -289,11 +279,12 @@ impl Shared {
             connection,
             driver,
             generation,
-            address: _,
+            address,
         } = opened;
         let live = Arc::new(Live {
             connection,
             generation: ArcSwap::from_pointee(generation),
+            commits: Commits::default(),
         });
         // Its own task, so that traffic does not wake the probe. Dropped with `serve`, and every command with it.
         let closing = CancellationToken::new();
@@ -309,6 +300,8 @@ impl Shared {
             () = stop.cancelled() => End::Closed,
             _ = driving => End::Closed,
             end = self.probe(&live, has_served) => end,
+            () = live.commits.run(live.connection.clone()) => End::Closed,
+            () = left(self.watch.as_deref(), &address) => End::Replaced,
         }
     }
 

@@ -11,6 +11,9 @@ if KEYS[4] then
   if ARGV[8] ~= '0' then
     local result = redis.call('GET', KEYS[5])
     if result then
+      -- A write that changes nothing: `WAIT` stands for what its own connection wrote, and the first may have come by
+      -- another one.
+      redis.call('PEXPIRE', KEYS[5], redis.call('PTTL', KEYS[5]))
       return '=' .. result
     end
   end
