@@ -36,6 +36,8 @@ pub(super) enum End {
     stalled,
     /// It said something that is not pub/sub.
     nonsense,
+    /// The sentinels name another primary.
+    replaced,
     /// The server has left the Cluster, or the node stops.
     released,
 }

@@ -27,6 +27,65 @@ async fn f8_subscriptions_follow_the_primary_that_the_sentinels_name() {
         .await;
 }
 
+/// A primary that its sentinels and replicas have lost, while the node has not: it goes on to call itself one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r4_a_primary_that_only_its_sentinels_lost_is_left() {
+    const USER: &str = "user node on >secret ~* &* +@all";
+    let mut sentinels = Sentinels::start(&SentinelOptions {
+        redis: RedisOptions {
+            lines: vec![USER.to_owned()],
+            ..RedisOptions::default()
+        },
+        ..SentinelOptions::default()
+    });
+    let ports = sentinels.ports();
+    let addresses = ports
+        .into_iter()
+        .map(|port| Address::new("127.0.0.1", port));
+    let world = World::start(Topology::Sentinel {
+        sentinels: addresses.collect(),
+        sentinel_login: Login::default(),
+        master_name: Sentinels::NAME.into(),
+        login: Login {
+            user: "node".into(),
+            password: "secret".into(),
+            ..Login::default()
+        },
+    });
+    let a = world.subscribe("a").await;
+    world.until_healthy().await;
+    // Everybody but the node comes as the default user, and may not any more.
+    let (old, mut inside) = {
+        let primary = sentinels.primary();
+        let mut inside = primary.connect().unwrap();
+        inside.call(&["AUTH", "node", "secret"]).unwrap();
+        (primary.port(), inside)
+    };
+    for command in [
+        &["ACL", "SETUSER", "default", "off"][..],
+        &["CLIENT", "KILL", "USER", "default"],
+    ] {
+        inside.call(command).unwrap();
+    }
+    let new = sentinels.failed_over_from(old);
+    world.until("the lapse", || world.lapses() == ["*"]).await;
+    let role = inside.call(&["ROLE"]).unwrap();
+    assert_eq!(role.list()[0].text(), "master", "nobody told the old one");
+    // What others publish where they all are now is heard, and what we publish goes there.
+    let mut servers = sentinels.servers().iter();
+    let promoted = servers.find(|server| server.port() == new).unwrap();
+    let name = world.keys.channel(&a);
+    promoted.command(&["PUBLISH", &name, "theirs"]);
+    world
+        .until("their message", || world.heard(&a) == ["theirs"])
+        .await;
+    world.until_healthy().await;
+    world.publish(&a, "ours").await;
+    world
+        .until("our message", || world.heard(&a) == ["theirs", "ours"])
+        .await;
+}
+
 fn cluster_world(cluster: &RedisCluster) -> World {
     let seeds = cluster.addrs().into_iter().map(|address| {
         let (host, port) = address.rsplit_once(':').unwrap();
