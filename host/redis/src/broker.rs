@@ -250,9 +250,8 @@ impl Shared {
             if let Some(checks) = &checks {
                 command.arg(&checks.version_key).arg(&checks.result_key);
             }
-            command.arg(Stamp::new(generation, &epoch).as_bytes());
-            command.arg(lives.size).arg(lives.stream_millis);
-            command.arg(lives.meta_millis).arg(&body);
+            let stamp = Stamp::of_publication(generation, &lives, &epoch);
+            command.arg(stamp.as_bytes()).arg(&body);
             if let Some(checks) = &checks {
                 checks.add_arguments(command);
             }

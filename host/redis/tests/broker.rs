@@ -330,7 +330,64 @@ async fn lives_are_those_that_were_asked_for() {
     let (stream, meta) = ("tg:stream:{07defaultlives}", "tg:meta:{07defaultlives}");
     assert!((60_000..66_000).contains(&life(stream)), "{}", life(stream));
     assert!((600_000..640_000).contains(&life(meta)), "{}", life(meta));
-    assert_eq!(server.command(&["XLEN", stream]).text(), "10");
+    // With the first publication of a new term; the meta says of which one it is.
+    server.command(&["PEXPIRE", stream, "30000"]);
+    server.command(&["SETRANGE", meta, "24", "0000000001"]);
+    publish(&engine, &channel, "1").await;
+    assert!((60_000..66_000).contains(&life(stream)), "{}", life(stream));
+}
+
+#[tokio::test]
+async fn a_history_shows_its_size_while_redis_is_trimmed_now_and_then() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let engine = Engine::start(&RedisConfig::new(standalone(server.port()))).await;
+    let channel = key("trimmed");
+    let entries = || -> usize {
+        let len = server.command(&["XLEN", "tg:stream:{07defaulttrimmed}"]);
+        len.text().parse().expect("a number")
+    };
+    let mut most = 0;
+    for offset in 1..=70_u64 {
+        publish(&engine, &channel, "1").await;
+        most = most.max(entries());
+        let page = history(&engine, &channel).await;
+        let expected: Vec<u64> = (offset.saturating_sub(9).max(1)..=offset).collect();
+        assert_eq!(offsets(&page), expected);
+    }
+    assert!((11..=25).contains(&most), "{most} entries");
+    // What is gone stays gone to who asks for it, in either direction.
+    let query = |order, since| HistoryQuery {
+        limit: HistoryLimit::AtMost(100),
+        since: Some(StreamPosition {
+            offset: since,
+            epoch: String::new(),
+        }),
+        order,
+        meta_ttl: Duration::from_secs(600),
+    };
+    for (order, since, expected) in [
+        (HistoryOrder::OldestFirst, 3, (61..=70).collect::<Vec<_>>()),
+        (HistoryOrder::OldestFirst, 66, (67..=70).collect()),
+        (HistoryOrder::NewestFirst, 64, (61..=63).rev().collect()),
+        (HistoryOrder::NewestFirst, 61, vec![]),
+    ] {
+        let page = engine.broker.history(&channel, query(order, since)).wait();
+        let page = within(page).await.expect("history");
+        assert_eq!(offsets(&page), expected, "{order:?} since {since}");
+    }
+    // Large entries are not held beyond their number, and a smaller size holds from the next publication on.
+    let large: &'static str = Box::leak(format!("\"{}\"", "x".repeat(2_000)).into_boxed_str());
+    publish(&engine, &channel, large).await;
+    assert_eq!(entries(), 10);
+    let mut smaller = request(&channel, "1");
+    if let Some(history) = &mut smaller.history {
+        history.size = 3;
+    }
+    within(engine.broker.publish(smaller).wait())
+        .await
+        .expect("published");
+    assert_eq!(entries(), 3);
+    assert_eq!(offsets(&history(&engine, &channel).await), [70, 71, 72]);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use tidegate_realtime::broker::{HistoryOptions, IDEMPOTENCY_TTL};
 use crate::{commands::Script, connect::Generation, envelope::EPOCH_LEN};
 
 const POSITION: &str = include_str!("../scripts/position.lua");
+const PUBLISH_USUAL: &str = include_str!("../scripts/publish_usual.lua");
 const PUBLISH: &str = include_str!("../scripts/publish.lua");
 const HISTORY: &str = include_str!("../scripts/history.lua");
 const RENEW: &str = include_str!("../scripts/renew.lua");
@@ -28,9 +29,10 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         let script = |rest: &str| Script::new([POSITION, rest].concat());
+        let publish = |rest: &str| Script::new([PUBLISH_USUAL, POSITION, rest].concat());
         Self {
-            publish: script(PUBLISH),
-            publish_sharded: script(&PUBLISH.replace("'PUBLISH'", "'SPUBLISH'")),
+            publish: publish(PUBLISH),
+            publish_sharded: publish(&PUBLISH.replace("'PUBLISH'", "'SPUBLISH'")),
             history: script(HISTORY),
             renew: script(RENEW),
         }
@@ -53,29 +55,54 @@ impl Scripts {
     }
 }
 
-/// What `position.lua` calls the stamp, of fixed width.
+/// What `position.lua` calls the stamp.
 #[derive(Debug)]
-pub(super) struct Stamp([u8; STAMP_LEN]);
-
-const GENERATION_LEN: usize = 16;
-const TIME_LEN: usize = 10;
-const STAMP_LEN: usize = GENERATION_LEN + TIME_LEN + EPOCH_LEN;
+pub(super) struct Stamp(Vec<u8>);
 
 impl Stamp {
+    /// Of somebody who keeps nothing: reads, or renews an epoch.
     pub(super) fn new(generation: &Generation, epoch: &[u8; EPOCH_LEN]) -> Self {
-        let mut stamp = [b'0'; STAMP_LEN];
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_secs();
-        let mut rest = &mut stamp[..];
-        // All three are as long as their places; the time outgrows its own in the year 2286.
-        let _ = write!(rest, "{}{now:010}", generation.as_str());
-        stamp[STAMP_LEN - EPOCH_LEN..].copy_from_slice(epoch);
+        Self::with(generation, 0, 0, epoch)
+    }
+
+    /// Of a publication, with the lives that `publish_usual.lua` wants behind it.
+    pub(super) fn of_publication(
+        generation: &Generation,
+        lives: &Lives,
+        epoch: &[u8; EPOCH_LEN],
+    ) -> Self {
+        let Lives {
+            size,
+            stream_millis,
+            meta_millis,
+        } = *lives;
+        let mut stamp = Self::with(generation, size, term(stream_millis), epoch);
+        // Writing to a vector cannot fail.
+        let _ = write!(stamp.0, ":{meta_millis}:{stream_millis}");
+        stamp
+    }
+
+    fn with(generation: &Generation, size: usize, term: u64, epoch: &[u8; EPOCH_LEN]) -> Self {
+        let mut stamp = Vec::with_capacity(STAMP_CAPACITY);
+        // Each is as long as its place; the term outgrows its own in the year 2286.
+        let _ = write!(stamp, "{}{size:08}{term:010}", generation.as_str());
+        stamp.extend_from_slice(epoch);
         Self(stamp)
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// The stamp's 42 characters and two lives.
+const STAMP_CAPACITY: usize = 80;
+
+/// Which piece of time this is. A life is renewed by the first publication of a piece, so pieces are as long as what
+/// [`lengthened`] adds to a life, and at least the second that it adds besides.
+fn term(stream_millis: u64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs() / (stream_millis / 17_000).max(1)
 }
 
 /// Eight letters, as the reference's.
@@ -88,10 +115,13 @@ pub(super) fn random_epoch() -> [u8; EPOCH_LEN] {
     })
 }
 
+/// The most entries that the stamp has digits for.
+const MAX_SIZE: usize = 99_999_999;
+
 /// How long a stream and its meta live, in the form of `publish.lua`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lives {
-    /// 0 for no history.
+    /// 0 for no history; [`MAX_SIZE`] at most.
     pub(super) size: usize,
     pub(super) stream_millis: u64,
     pub(super) meta_millis: u64,
@@ -106,7 +136,7 @@ impl Lives {
                 meta_ttl,
             }) => Self {
                 // None at all would read as no history.
-                size: size.max(1),
+                size: size.clamp(1, MAX_SIZE),
                 stream_millis: lengthened(ttl),
                 meta_millis: lengthened(meta_ttl),
             },
@@ -119,7 +149,7 @@ impl Lives {
     }
 }
 
-/// A sixteenth longer and a second, so that a life need not be renewed more often than that; see `publish.lua`.
+/// A sixteenth longer and a second, so that a life need not be renewed more often than that; see [`term`].
 fn lengthened(life: Duration) -> u64 {
     millis(life + life / 16 + Duration::from_millis(1_100))
 }
@@ -139,6 +169,16 @@ mod tests {
         let (one, two) = (random_epoch(), random_epoch());
         assert!(one.iter().all(u8::is_ascii_lowercase));
         assert_ne!(one, two);
+    }
+
+    #[test]
+    fn a_life_that_is_renewed_once_a_term_is_as_long_as_asked_for_at_its_end() {
+        for seconds in [1, 10, 17, 18, 60, 300, 86_400] {
+            let asked = Duration::from_secs(seconds);
+            let life = lengthened(asked);
+            let term_millis = (life / 17_000).max(1) * 1_000;
+            assert!(life - term_millis >= millis(asked), "{seconds} s");
+        }
     }
 
     #[test]

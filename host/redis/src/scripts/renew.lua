@@ -2,10 +2,10 @@
 --
 -- ARGV[2] the epoch that lost what it had acknowledged; [3] life of a meta made now, in milliseconds.
 if epoch == ARGV[2] then
-  epoch, is_stored = stamp:sub(27, 34), false
+  epoch, is_stored = stamp:sub(35, 42), false
 end
 if not is_stored then
-  local text = generation .. '0000000000' .. epoch .. string.format('%.0f', offset)
+  local text = generation .. size .. '0000000000' .. epoch .. string.format('%.0f', offset)
   if meta then
     redis.call('SET', KEYS[1], text, 'KEEPTTL')
   else
