@@ -30,6 +30,7 @@ pub mod publish;
 pub mod rate;
 pub mod recovery;
 pub mod session;
+pub mod store;
 #[cfg(test)]
 mod test_wire;
 pub mod token;

@@ -11,6 +11,7 @@ use tidegate_realtime::{
     broker::{BrokerError, BrokerEvents, Doubt, EngineHealth, JoinLeave},
     hooks::Progress,
     ids::ChannelKey,
+    store::StoreQuotas,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -26,6 +27,7 @@ use crate::{
     metrics::{EngineMetrics, InFlightCollector},
     presence::RedisPresence,
     pubsub::{Lapse, PubSubEvents, PubSubMetrics, SubscriptionParts, Subscriptions},
+    store::RedisStore,
 };
 
 /// How long a position may go without being compared with the stream's top (threat model R5).
@@ -60,6 +62,7 @@ pub struct RedisEngine {
     broker: RedisBroker,
     presence: RedisPresence,
     leases: RedisLeases,
+    store: RedisStore,
     bus: Arc<ControlBus>,
 }
 
@@ -110,6 +113,12 @@ impl RedisEngine {
             metrics.clone(),
         );
         let leases = RedisLeases::new(&shards, keys.clone(), node, metrics.clone());
+        let store = RedisStore::new(
+            shards.clone(),
+            keys.clone(),
+            StoreQuotas::default(),
+            metrics.clone(),
+        );
         let broker = RedisBroker::new(shards.clone(), replicated, keys.clone(), listening, metrics);
         Self {
             shards,
@@ -118,6 +127,7 @@ impl RedisEngine {
             broker,
             presence,
             leases,
+            store,
             bus,
         }
     }
@@ -137,6 +147,11 @@ impl RedisEngine {
 
     pub fn leases(&self) -> &RedisLeases {
         &self.leases
+    }
+
+    /// What plugins keep.
+    pub fn store(&self) -> &RedisStore {
+        &self.store
     }
 
     pub fn shards(&self) -> &Shards {

@@ -7,7 +7,7 @@
 //! digits. Distinct things have distinct names: kinds hold neither braces nor colons, and where something follows
 //! the channel, its length stands before it.
 
-use tidegate_realtime::{ids::ChannelKey, leases::LeaseName};
+use tidegate_realtime::{ids::ChannelKey, leases::LeaseName, store::Owner};
 
 /// What every name starts with; checked by [`Prefix::parse`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,7 @@ enum Kind {
     Session,
     User,
     Store,
+    StoreEnds,
     Probe,
 }
 
@@ -90,6 +91,7 @@ impl Kind {
             Self::Session => "session",
             Self::User => "user",
             Self::Store => "store",
+            Self::StoreEnds => "store_ends",
             Self::Probe => "probe",
         }
     }
@@ -201,9 +203,14 @@ impl Keys {
         self.of_channel(Kind::User, user)
     }
 
-    /// A value of a plugin's store; `name` is encoded by the caller together with its app and plugin.
-    pub fn store(&self, name: &str) -> String {
-        self.of_channel(Kind::Store, name)
+    /// What a plugin keeps in its store; the same encoder serves its app and name.
+    pub fn store(&self, owner: &Owner) -> String {
+        self.of_channel(Kind::Store, owner.key().as_str())
+    }
+
+    /// When what a plugin keeps in its store ends.
+    pub fn store_ends(&self, owner: &Owner) -> String {
+        self.of_channel(Kind::StoreEnds, owner.key().as_str())
     }
 
     /// The pub/sub channel with which one connection finds out whether it still hears; `tag` names the connection.
@@ -300,6 +307,9 @@ mod tests {
     }
 
     fn all_names(keys: &Keys, channel: &ChannelKey) -> Vec<String> {
+        // A plugin of the channel's name.
+        let app = AppId::parse(channel.app()).unwrap();
+        let owner = Owner::new(&app, channel.channel());
         vec![
             keys.stream(channel),
             keys.meta(channel),
@@ -310,6 +320,8 @@ mod tests {
             keys.presence_expiry(channel),
             keys.presence_users(channel),
             keys.channel(channel),
+            keys.store(&owner),
+            keys.store_ends(&owner),
         ]
     }
 

@@ -1,4 +1,4 @@
-//! The Redis engine: publications, history and presence that many nodes share, and what the nodes tell each other.
+//! The Redis engine: publications, history, presence and what plugins keep, shared by many nodes, and what the nodes tell each other.
 //!
 //! Owns every command that goes to Redis, the names of everything that is kept there, and the form of what travels
 //! over its channels. Decides nothing about sessions: it implements the traits of `tidegate-realtime`. Read
@@ -20,6 +20,7 @@ pub mod leases;
 pub mod metrics;
 pub mod presence;
 pub mod pubsub;
+pub mod store;
 
 pub use self::{
     broker::{Listening, RedisBroker},
@@ -32,4 +33,5 @@ pub use self::{
     metrics::EngineMetrics,
     presence::RedisPresence,
     pubsub::Subscriptions,
+    store::RedisStore,
 };

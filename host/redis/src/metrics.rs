@@ -27,6 +27,7 @@ pub struct EngineMetrics {
     publish: Histogram,
     history: Histogram,
     presence: Histogram,
+    store: Histogram,
     other: Histogram,
     failures: Family<FailureLabel, Counter>,
     bad_envelopes: Family<ReasonLabel, Counter>,
@@ -38,6 +39,7 @@ pub enum CommandKind {
     Publish,
     History,
     Presence,
+    Store,
     Other,
 }
 
@@ -47,6 +49,7 @@ impl CommandKind {
             Self::Publish => "publish",
             Self::History => "history",
             Self::Presence => "presence",
+            Self::Store => "store",
             Self::Other => "other",
         }
     }
@@ -81,6 +84,7 @@ impl EngineMetrics {
             publish: resolve(CommandKind::Publish),
             history: resolve(CommandKind::History),
             presence: resolve(CommandKind::Presence),
+            store: resolve(CommandKind::Store),
             other: resolve(CommandKind::Other),
             failures: Family::default(),
             bad_envelopes: Family::default(),
@@ -122,6 +126,7 @@ impl EngineMetrics {
             CommandKind::Publish => &self.publish,
             CommandKind::History => &self.history,
             CommandKind::Presence => &self.presence,
+            CommandKind::Store => &self.store,
             CommandKind::Other => &self.other,
         };
         histogram.observe(took.as_secs_f64());
