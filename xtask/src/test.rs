@@ -59,6 +59,7 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
     toolchain::rust(steps, workspace)?;
     if parts.rust {
         toolchain::redis(steps)?;
+        toolchain::postgres(steps)?;
         build_everything(steps, workspace)?;
     } else {
         demo::build_server(steps, workspace)?;

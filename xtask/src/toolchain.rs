@@ -22,6 +22,9 @@ const NODE_MAJOR: u32 = 20;
 /// The oldest Redis with what the tests use.
 const REDIS_MAJOR: u32 = 7;
 
+/// The oldest PostgreSQL with what the tests use.
+const POSTGRES_MAJOR: u32 = 15;
+
 /// Checks the compiler and adds the wasm target when it is missing.
 pub(crate) fn rust(steps: &mut Steps, workspace: &Workspace) -> Result<()> {
     steps.step(
@@ -179,6 +182,98 @@ pub(crate) fn redis(steps: &mut Steps) -> Result<()> {
     )
 }
 
+/// Finds the programs of PostgreSQL; installs Debian's package, but neither its service nor the database cluster that
+/// it would make, where that is possible without asking (as root).
+pub(crate) fn postgres(steps: &mut Steps) -> Result<()> {
+    steps.step(
+        "looking for PostgreSQL",
+        "apt-get update && apt-get install -y postgresql   (15 or newer; its service is not needed: systemctl disable \
+         --now postgresql; or set POSTGRES_BIN to the folder of initdb, postgres and psql)",
+        || {
+            if find_postgres().is_none() {
+                let _no_service = NoServices::declare()?;
+                install_from_debian("postgresql-common")?;
+                let _no_cluster = NoCluster::declare()?;
+                install_from_debian("postgresql")?;
+            }
+            let server = find_postgres().context("there is no PostgreSQL on this machine")?;
+            let version = steps::output(Command::new(&server).arg("--version"))?;
+            let found = postgres_version(&version)
+                .with_context(|| format!("`{}` is no version", version.trim()))?;
+            if found < POSTGRES_MAJOR {
+                bail!("PostgreSQL {POSTGRES_MAJOR} or newer is needed, this is {}", version.trim());
+            }
+            println!("    {}", version.trim());
+            Ok(())
+        },
+    )
+}
+
+/// `postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)`.
+fn postgres_version(line: &str) -> Option<u32> {
+    let (_, number) = line.split_once("(PostgreSQL) ")?;
+    number
+        .split(|c: char| !c.is_ascii_digit())
+        .next()?
+        .parse()
+        .ok()
+}
+
+/// Where the tests look for it.
+fn find_postgres() -> Option<PathBuf> {
+    let has_all = |folder: &Path| {
+        let mut programs = ["initdb", "postgres", "psql"].iter();
+        programs.all(|program| folder.join(program).is_file())
+    };
+    if let Ok(named) = std::env::var("POSTGRES_BIN") {
+        return Some(Path::new(&named).join("postgres"));
+    }
+    let releases = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten();
+    let found = releases.flatten().filter_map(|release| {
+        let number: u32 = release.file_name().to_str()?.parse().ok()?;
+        let folder = release.path().join("bin");
+        has_all(&folder).then(|| (number, folder.join("postgres")))
+    });
+    let newest = found.max_by_key(|(number, _)| *number);
+    newest
+        .map(|(_, server)| server)
+        .or_else(|| on_path("postgres").filter(|server| server.parent().is_some_and(has_all)))
+}
+
+/// Debian's way to say that a server which is installed now shall make no database cluster: a line of a file, there
+/// while this value lives. Tests make clusters of their own.
+struct NoCluster(Option<String>);
+
+impl NoCluster {
+    const FILE: &str = "/etc/postgresql-common/createcluster.conf";
+
+    /// Does nothing where there is no such file: nothing was installed.
+    fn declare() -> Result<Self> {
+        let Ok(before) = std::fs::read_to_string(Self::FILE) else {
+            return Ok(Self(None));
+        };
+        if !rustix::process::geteuid().is_root() {
+            return Ok(Self(None));
+        }
+        let with_line = format!("{before}\ncreate_main_cluster = false\n");
+        std::fs::write(Self::FILE, with_line)
+            .with_context(|| format!("cannot write {}", Self::FILE))?;
+        Ok(Self(Some(before)))
+    }
+}
+
+impl Drop for NoCluster {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0
+            && let Err(error) = std::fs::write(Self::FILE, before)
+        {
+            println!("    {} keeps a line of ours: {error}", Self::FILE);
+        }
+    }
+}
+
 /// `Redis server v=7.0.15 sha=…`.
 fn redis_version(line: &str) -> Option<u32> {
     line.split_once("v=")?.1.split('.').next()?.parse().ok()
@@ -248,6 +343,13 @@ mod tests {
             Some((1, 97))
         );
         assert_eq!(rust_version("clang 19"), None);
+    }
+    #[test]
+    fn the_version_of_postgresql_is_read_from_what_it_prints() {
+        let debian = "postgres (PostgreSQL) 15.13 (Debian 15.13-0+deb12u1)";
+        assert_eq!(postgres_version(debian), Some(15));
+        assert_eq!(postgres_version("postgres (PostgreSQL) 18beta1"), Some(18));
+        assert_eq!(postgres_version("psql 15"), None);
     }
     #[test]
     fn the_version_of_redis_is_read_from_what_it_prints() {

@@ -1,5 +1,7 @@
 //! Errors of the store: one variant for each thing a caller can do about it.
 
+use std::{error::Error, io};
+
 use rusqlite::ErrorCode;
 
 /// The store could not be opened.
@@ -25,6 +27,14 @@ pub enum OpenError {
         "the control store has schema {found}, this release knows up to {known}: run the newer release, or restore a backup"
     )]
     TooNew { found: u32, known: u32 },
+    /// The database cannot be brought to the schema of this release.
+    #[error(
+        "the schema of the control store cannot be made or brought forward ({why}): the role needs the right to create in the database, or a role that has it runs one node of this release once"
+    )]
+    Migration { why: String },
+    /// The system has no thread for the connections.
+    #[error("the connections of the control store cannot be served")]
+    Runtime(#[source] io::Error),
     #[error("the control store cannot be opened")]
     Store(#[from] StoreError),
 }
@@ -42,14 +52,24 @@ pub enum StoreError {
     #[error("{field}: {why}")]
     Invalid { field: &'static str, why: String },
     /// The disk is full. Nothing was changed; reads go on; the next write tries again.
-    #[error("the disk of the data directory is full; nothing was changed")]
+    #[error("the disk of the control store is full; nothing was changed")]
     Full,
     /// What is stored contradicts itself or its checksum.
-    #[error("the control store is damaged ({why}): restore control.db from a backup")]
+    #[error("the control store is damaged ({why}): restore it from a backup")]
     Corrupt { why: String },
+    /// The database that the nodes share cannot be reached. Nothing was changed; what runs goes on.
+    #[error(
+        "the control store cannot be reached ({why}); nothing was changed, and what runs goes on"
+    )]
+    Away { why: String },
+    /// The connection broke in the moment in which a change was stored.
+    #[error(
+        "the connection to the control store broke while the change was stored ({why}): look whether it took place before it is repeated"
+    )]
+    Unknown { why: String },
     /// The store could not be asked; the same call may succeed later.
     #[error("the control store is unavailable")]
-    Unavailable(#[source] rusqlite::Error),
+    Unavailable(#[source] Box<dyn Error + Send + Sync>),
 }
 
 impl StoreError {
@@ -66,6 +86,15 @@ impl StoreError {
             field,
             why: why.into(),
         }
+    }
+
+    pub(crate) fn away(why: impl Into<String>) -> Self {
+        Self::Away { why: why.into() }
+    }
+
+    /// Whether the database may answer the same call later, on its own.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away { .. } | Self::Unknown { .. })
     }
 
     pub(crate) fn corrupt(why: impl Into<String>) -> Self {
@@ -85,7 +114,7 @@ impl From<rusqlite::Error> for StoreError {
                 rusqlite::Error::FromSqlConversionFailure(..)
                 | rusqlite::Error::IntegralValueOutOfRange(..)
                 | rusqlite::Error::InvalidColumnType(..) => Self::corrupt("a row has a bad value"),
-                other => Self::Unavailable(other),
+                other => Self::Unavailable(Box::new(other)),
             },
         }
     }

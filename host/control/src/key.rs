@@ -135,8 +135,8 @@ impl Secret {
         Ok(Self(secret))
     }
 
-    /// One that was stored.
-    pub(crate) fn stored(text: String) -> Self {
+    /// One that is known already: it was stored, or an operator wrote it.
+    pub fn stored(text: String) -> Self {
         Self(text)
     }
 
@@ -166,6 +166,12 @@ impl Ring {
                 .push((hash, Arc::new(verified)));
         }
         Self { by_prefix }
+    }
+
+    /// Every valid key, in no order.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&[u8; 32], &Verified)> {
+        let entries = self.by_prefix.values().flatten();
+        entries.map(|(hash, verified)| (hash, &**verified))
     }
 
     pub(crate) fn verify(&self, presented: &str) -> Option<Arc<Verified>> {

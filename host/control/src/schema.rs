@@ -125,6 +125,14 @@ pub(crate) const MIGRATIONS: &[&str] = &[
     ALTER TABLE bindings ADD COLUMN isolation TEXT NOT NULL DEFAULT 'shared'
         CHECK (isolation IN ('shared', 'per-call'));
     ",
+    // 5: what nodes say that they run.
+    "
+    CREATE TABLE node_reports (
+        node TEXT PRIMARY KEY,
+        at INTEGER NOT NULL,
+        report TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ",
 ];
 
 /// Brings the file to the newest schema, each step in its own transaction.

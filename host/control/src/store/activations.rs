@@ -2,10 +2,9 @@
 //!
 //! The activations of a plugin are a stack: activating pushes onto it, rolling back walks down.
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
-
 use super::{
     Change, Store,
+    db::{Row, Transaction, params},
     plugins::{find_version, no_version, plugin_id, read_hook},
 };
 use crate::{Activation, Actor, AppName, PluginName, StoreError, Timestamp, Version};
@@ -134,13 +133,12 @@ pub(super) fn current_activation(
     transaction: &Transaction<'_>,
     plugin: i64,
 ) -> Result<Option<ActivationRow>, StoreError> {
-    Ok(transaction
-        .prepare_cached(
-            "SELECT a.id, a.version, a.under FROM plugins p JOIN activations a ON a.id = p.activation
-             WHERE p.id = ?1",
-        )?
-        .query_row((plugin,), read_activation)
-        .optional()?)
+    let row = transaction.query_opt(
+        "SELECT a.id, a.version, a.under FROM plugins p JOIN activations a ON a.id = p.activation
+         WHERE p.id = ?1",
+        params![plugin],
+    )?;
+    row.as_ref().map(read_activation).transpose()
 }
 
 fn activation_under(
@@ -153,9 +151,11 @@ fn activation_under(
             "no version of plugin {plugin} was active before; activate one by its number"
         )));
     };
-    Ok(transaction
-        .prepare_cached("SELECT id, version, under FROM activations WHERE id = ?1")?
-        .query_row((under,), read_activation)?)
+    let row = transaction.query_one(
+        "SELECT id, version, under FROM activations WHERE id = ?1",
+        params![under],
+    )?;
+    read_activation(&row)
 }
 
 fn switch(
@@ -181,13 +181,13 @@ fn switch(
         return Ok((activation, None));
     }
     check_bound_hooks(transaction, plugin, id, version)?;
-    transaction.execute(
-        "INSERT INTO activations (plugin, version, under, at) VALUES (?1, ?2, ?3, ?4)",
+    let made = transaction.query_one(
+        "INSERT INTO activations (plugin, version, under, at) VALUES (?1, ?2, ?3, ?4) RETURNING id",
         params![id, version.number, under, Timestamp::now().unix_millis()],
     )?;
     transaction.execute(
         "UPDATE plugins SET activation = ?1 WHERE id = ?2",
-        (transaction.last_insert_rowid(), id),
+        params![made.get::<i64>(0)?, id],
     )?;
     let change = Change::new(
         Some(app),
@@ -204,23 +204,24 @@ fn check_bound_hooks(
     id: i64,
     version: &Version,
 ) -> Result<(), StoreError> {
-    let mut statement =
-        transaction.prepare_cached("SELECT hook, scope FROM bindings WHERE plugin = ?1")?;
-    let mut rows = statement.query((id,))?;
-    while let Some(row) = rows.next()? {
+    let rows = transaction.query(
+        "SELECT hook, scope FROM bindings WHERE plugin = ?1",
+        params![id],
+    )?;
+    for row in &rows {
         let hook = read_hook(row, 0)?;
         if !version.hooks.contains(&hook) {
             return Err(StoreError::conflict(format!(
                 "version {} of {plugin} does not export {hook}, for which the plugin is bound in scope {}; unbind it there first, or activate a version that exports it",
                 version.number,
-                row.get::<_, String>(1)?,
+                row.get::<String>(1)?,
             )));
         }
     }
     Ok(())
 }
 
-pub(super) fn read_activation(row: &Row<'_>) -> rusqlite::Result<ActivationRow> {
+pub(super) fn read_activation(row: &Row) -> Result<ActivationRow, StoreError> {
     Ok(ActivationRow {
         row: row.get(0)?,
         version: row.get(1)?,

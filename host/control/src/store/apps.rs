@@ -1,8 +1,9 @@
 //! Apps: created, listed, deleted.
 
-use rusqlite::{OptionalExtension, Transaction};
-
-use super::{Change, Store};
+use super::{
+    Change, Store,
+    db::{Transaction, params},
+};
 use crate::{Actor, App, AppName, AppSecret, MAX_APPS, NewApp, Secret, StoreError, Timestamp};
 
 impl Store {
@@ -15,19 +16,16 @@ impl Store {
         self.mutate(actor, |transaction| {
             let created_at = Timestamp::now();
             let token_secret = Secret::for_tokens()?;
-            let count: u32 = transaction.query_row(
-                "SELECT count(*) FROM apps WHERE deleted_at IS NULL",
-                (),
-                |row| row.get(0),
-            )?;
-            if count >= MAX_APPS {
+            let count = transaction
+                .query_one("SELECT count(*) FROM apps WHERE deleted_at IS NULL", &[])?;
+            if count.get::<u32>(0)? >= MAX_APPS {
                 return Err(StoreError::conflict(format!(
                     "there are {MAX_APPS} apps, which is the limit; delete one that is not needed"
                 )));
             }
             let added = transaction.execute(
                 "INSERT INTO apps (name, created_at, token_secret) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-                (app.as_str(), created_at.unix_millis(), token_secret.reveal()),
+                params![app.as_str(), created_at.unix_millis(), token_secret.reveal()],
             )?;
             if added == 0 {
                 // A name says the same app for ever, in tokens, logs and history.
@@ -65,13 +63,13 @@ impl Store {
                     "app default belongs to the configuration file and cannot be deleted",
                 ));
             }
-            let bound: Vec<String> = transaction
-                .prepare_cached(
-                    "SELECT DISTINCT p.name FROM bindings b JOIN plugins p ON p.id = b.plugin
-                     WHERE b.app = ?1 ORDER BY p.name",
-                )?
-                .query_map((app.as_str(),), |row| row.get(0))?
-                .collect::<Result<_, _>>()?;
+            let rows = transaction.query(
+                "SELECT DISTINCT p.name FROM bindings b JOIN plugins p ON p.id = b.plugin
+                 WHERE b.app = ?1 ORDER BY p.name",
+                params![app.as_str()],
+            )?;
+            let bound = rows.iter().map(|row| row.get(0));
+            let bound: Vec<String> = bound.collect::<Result<_, _>>()?;
             if !bound.is_empty() {
                 return Err(StoreError::conflict(format!(
                     "plugins of app {app} are still bound ({}); unbind them first, then delete it",
@@ -82,11 +80,11 @@ impl Store {
             let now = Timestamp::now().unix_millis();
             transaction.execute(
                 "UPDATE keys SET revoked_at = ?1 WHERE app = ?2 AND revoked_at IS NULL",
-                (now, app.as_str()),
+                params![now, app.as_str()],
             )?;
             transaction.execute(
                 "UPDATE apps SET deleted_at = ?1, token_secret = NULL WHERE name = ?2",
-                (now, app.as_str()),
+                params![now, app.as_str()],
             )?;
             let change = Change::new(Some(app), "app.delete", format!("app/{app}"));
             Ok(((), Some(change)))
@@ -95,38 +93,23 @@ impl Store {
 
     /// The apps that were created, with what a node needs to let their clients in.
     pub fn created_apps(&self) -> Result<Vec<AppSecret>, StoreError> {
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(
-                "SELECT name, token_secret FROM apps
-                 WHERE deleted_at IS NULL AND token_secret IS NOT NULL ORDER BY name",
-            )?;
-            let mut rows = statement.query(())?;
-            let mut apps = Vec::new();
-            while let Some(row) = rows.next()? {
-                apps.push(AppSecret {
-                    name: AppName::parse(&row.get::<_, String>(0)?)?,
-                    token_secret: Secret::stored(row.get(1)?),
-                });
-            }
-            Ok(apps)
-        })
+        self.read(created_apps)
     }
 
     /// All apps, by name.
     pub fn apps(&self) -> Result<Vec<App>, StoreError> {
         self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(
+            let rows = transaction.query(
                 "SELECT name, created_at FROM apps WHERE deleted_at IS NULL ORDER BY name",
+                &[],
             )?;
-            let mut rows = statement.query(())?;
-            let mut apps = Vec::new();
-            while let Some(row) = rows.next()? {
-                apps.push(App {
-                    name: AppName::parse(&row.get::<_, String>(0)?)?,
+            let apps = rows.iter().map(|row| {
+                Ok(App {
+                    name: AppName::parse(&row.get::<String>(0)?)?,
                     created_at: Timestamp::from_millis(row.get(1)?),
-                });
-            }
-            Ok(apps)
+                })
+            });
+            apps.collect()
         })
     }
 
@@ -137,29 +120,48 @@ impl Store {
     }
 }
 
+/// See [`Store::created_apps`].
+pub(super) fn created_apps(transaction: &Transaction<'_>) -> Result<Vec<AppSecret>, StoreError> {
+    let rows = transaction.query(
+        "SELECT name, token_secret FROM apps
+         WHERE deleted_at IS NULL AND token_secret IS NOT NULL ORDER BY name",
+        &[],
+    )?;
+    let apps = rows.iter().map(|row| {
+        Ok(AppSecret {
+            name: AppName::parse(&row.get::<String>(0)?)?,
+            token_secret: Secret::stored(row.get(1)?),
+        })
+    });
+    apps.collect()
+}
+
 /// Deletes every plugin of an app; none is bound.
 fn delete_plugins_of(transaction: &Transaction<'_>, app: &AppName) -> Result<(), StoreError> {
     let of_app = "(SELECT id FROM plugins WHERE app = ?1)";
     // Rows point at each other, so the order of deletion is left to the commit.
-    transaction.pragma_update(None, "defer_foreign_keys", true)?;
+    transaction.defer_references()?;
     for table in ["activations", "versions"] {
         transaction.execute(
             &format!("DELETE FROM {table} WHERE plugin IN {of_app}"),
-            (app.as_str(),),
+            params![app.as_str()],
         )?;
     }
-    transaction.execute("DELETE FROM plugins WHERE app = ?1", (app.as_str(),))?;
+    transaction.execute("DELETE FROM plugins WHERE app = ?1", params![app.as_str()])?;
     transaction.execute(
         "DELETE FROM artifacts WHERE digest NOT IN (SELECT digest FROM versions)",
-        (),
+        &[],
     )?;
     Ok(())
 }
 
 pub(super) fn check_app(transaction: &Transaction<'_>, app: &AppName) -> Result<(), StoreError> {
-    transaction
-        .prepare_cached("SELECT 1 FROM apps WHERE name = ?1 AND deleted_at IS NULL")?
-        .query_row((app.as_str(),), |_| Ok(()))
-        .optional()?
-        .ok_or_else(|| StoreError::not_found(format!("app {app}")))
+    let found = transaction.query_opt(
+        "SELECT 1 FROM apps WHERE name = ?1 AND deleted_at IS NULL",
+        params![app.as_str()],
+    )?;
+    match found {
+        Some(_) => Ok(()),
+        None => Err(StoreError::not_found(format!("app {app}"))),
+    }
 }

@@ -1,8 +1,9 @@
 //! The audit log (threat model M7): written with every change, never edited.
 
-use rusqlite::{Connection, params};
-
-use super::Store;
+use super::{
+    Store,
+    db::{Transaction, params},
+};
 use crate::{Actor, AppName, AuditEntry, AuditQuery, Digest, MAX_PAGE, StoreError, Timestamp};
 
 /// Longest result text kept; refusals carry details that come from outside.
@@ -45,15 +46,17 @@ impl Change {
         self
     }
 
-    pub(super) fn record(self, connection: &Connection, actor: &Actor) -> Result<(), StoreError> {
-        connection
-            .prepare_cached(
-                "INSERT INTO audit (at, who, ip, app, action, object, old, new, result)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?
-            .execute(params![
+    pub(super) fn record(
+        self,
+        transaction: &Transaction<'_>,
+        actor: &Actor,
+    ) -> Result<(), StoreError> {
+        transaction.execute(
+            "INSERT INTO audit (at, who, ip, app, action, object, old, new, result)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            params![
                 Timestamp::now().unix_millis(),
-                actor.who,
+                &actor.who,
                 actor.ip.map(|ip| ip.to_string()),
                 self.app.as_ref().map(AppName::as_str),
                 self.action,
@@ -61,7 +64,8 @@ impl Change {
                 self.old.as_ref().map(Digest::as_bytes),
                 self.new.as_ref().map(Digest::as_bytes),
                 self.result,
-            ])?;
+            ],
+        )?;
         Ok(())
     }
 }
@@ -99,14 +103,14 @@ impl Store {
             .map_or(i64::MAX, |id| i64::try_from(id).unwrap_or(i64::MAX));
         let limit = i64::try_from(query.page.size).expect("a page is small");
         self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(
+            let app = query.app.as_ref().map(AppName::as_str);
+            let rows = transaction.query(
                 "SELECT id, at, who, ip, app, action, object, old, new, result FROM audit
                  WHERE id < ?1 AND (?2 IS NULL OR app = ?2) ORDER BY id DESC LIMIT ?3",
+                params![before, app, limit],
             )?;
-            let app = query.app.as_ref().map(AppName::as_str);
-            let mut rows = statement.query(params![before, app, limit])?;
             let mut entries = Vec::new();
-            while let Some(row) = rows.next()? {
+            for row in &rows {
                 let id: i64 = row.get(0)?;
                 entries.push(AuditEntry {
                     id: u64::try_from(id).map_err(|_| StoreError::corrupt("an audit id"))?,
@@ -114,13 +118,13 @@ impl Store {
                     who: row.get(2)?,
                     ip: row.get(3)?,
                     app: row
-                        .get::<_, Option<String>>(4)?
+                        .get::<Option<String>>(4)?
                         .map(|app| AppName::parse(&app))
                         .transpose()?,
                     action: row.get(5)?,
                     object: row.get(6)?,
-                    old: row.get::<_, Option<[u8; 32]>>(7)?.map(Digest::from),
-                    new: row.get::<_, Option<[u8; 32]>>(8)?.map(Digest::from),
+                    old: row.get::<Option<[u8; 32]>>(7)?.map(Digest::from),
+                    new: row.get::<Option<[u8; 32]>>(8)?.map(Digest::from),
                     result: row.get(9)?,
                 });
             }

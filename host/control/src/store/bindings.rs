@@ -1,11 +1,11 @@
 //! Bindings: which plugin answers which hook where, in which order; and the state that follows from them.
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
-
 use super::{
     Change, Store,
     apps::check_app,
+    db::{Row, Transaction, params},
     plugins::{find_version, newest_version, plugin_id, read_hook},
+    state::revision,
 };
 use crate::{
     Actor, AppName, Binding, BindingRequest, Bound, DesiredBinding, DesiredState, Digest,
@@ -26,6 +26,8 @@ const COLUMNS: &str =
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     app: AppName,
+    /// What the audit log had come to.
+    revision: i64,
     bindings: Vec<SnapshotBinding>,
     /// Plugin and its current activation.
     activations: Vec<(i64, Option<i64>)>,
@@ -92,7 +94,7 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7, ?8, ?9)
                  ON CONFLICT (id) DO UPDATE SET config = ?6, failure_policy = ?7, isolation = ?9",
                 params![
-                    id,
+                    &id,
                     plugin,
                     app.as_str(),
                     request.hook.as_str(),
@@ -120,16 +122,14 @@ impl Store {
     pub fn bindings(&self, app: &AppName) -> Result<Vec<Binding>, StoreError> {
         self.read(|transaction| {
             check_app(transaction, app)?;
-            let mut statement = transaction.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
-                 WHERE b.app = ?1 ORDER BY b.hook, b.scope, b.position"
-            ))?;
-            let mut rows = statement.query((app.as_str(),))?;
-            let mut bindings = Vec::new();
-            while let Some(row) = rows.next()? {
-                bindings.push(read_binding(row)?);
-            }
-            Ok(bindings)
+            let rows = transaction.query(
+                &format!(
+                    "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
+                     WHERE b.app = ?1 ORDER BY b.hook, b.scope, b.position"
+                ),
+                params![app.as_str()],
+            )?;
+            rows.iter().map(read_binding).collect()
         })
     }
 
@@ -140,7 +140,7 @@ impl Store {
     pub fn unbind(&self, actor: &Actor, app: &AppName, id: &str) -> Result<Binding, StoreError> {
         self.mutate(actor, |transaction| {
             let binding = find(transaction, app, id)?;
-            transaction.execute("DELETE FROM bindings WHERE id = ?1", (id,))?;
+            transaction.execute("DELETE FROM bindings WHERE id = ?1", params![id])?;
             let rest = pipeline(transaction, app, binding.hook, &binding.scope)?;
             renumber(transaction, &rest)?;
             let change = Change::new(Some(app), "binding.remove", format!("binding/{id}"))
@@ -151,49 +151,21 @@ impl Store {
 
     /// All that should run on every node.
     pub fn desired_state(&self) -> Result<DesiredState, StoreError> {
-        self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(&format!(
-                "SELECT {COLUMNS}, v.digest FROM bindings b
-                 JOIN plugins p ON p.id = b.plugin
-                 JOIN activations a ON a.id = p.activation
-                 JOIN versions v ON v.plugin = p.id AND v.number = a.version
-                 ORDER BY b.app, b.hook, b.scope, b.position"
-            ))?;
-            let mut rows = statement.query(())?;
-            let mut state = DesiredState::default();
-            while let Some(row) = rows.next()? {
-                let binding = read_binding(row)?;
-                let Some(version) = binding.active_version else {
-                    continue;
-                };
-                state.bindings.push(DesiredBinding {
-                    id: binding.id,
-                    app: binding.app,
-                    plugin: binding.plugin,
-                    version,
-                    digest: row.get::<_, [u8; 32]>(11)?.into(),
-                    hook: binding.hook,
-                    scope: binding.scope,
-                    position: binding.position,
-                    config: binding.config,
-                    failure_policy: binding.failure_policy,
-                    isolation: binding.isolation,
-                });
-            }
-            Ok(state)
-        })
+        self.read(desired_state)
     }
 
     /// Remembers what runs in an app, for [`Self::restore`].
     pub fn snapshot(&self, app: &AppName) -> Result<Snapshot, StoreError> {
         self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(
+            let rows = transaction.query(
                 "SELECT id, plugin, hook, scope, position, config, failure_policy, created_at, isolation
                  FROM bindings WHERE app = ?1",
+                params![app.as_str()],
             )?;
-            let bindings = statement
-                .query_map((app.as_str(),), |row| {
-                    Ok(SnapshotBinding {
+            let bindings = rows
+                .iter()
+                .map(|row| {
+                    Ok::<_, StoreError>(SnapshotBinding {
                         id: row.get(0)?,
                         plugin: row.get(1)?,
                         hook: row.get(2)?,
@@ -204,14 +176,19 @@ impl Store {
                         created_at: row.get(7)?,
                         isolation: row.get(8)?,
                     })
-                })?
+                })
                 .collect::<Result<_, _>>()?;
-            let activations = transaction
-                .prepare_cached("SELECT id, activation FROM plugins WHERE app = ?1")?
-                .query_map((app.as_str(),), |row| Ok((row.get(0)?, row.get(1)?)))?
+            let rows = transaction.query(
+                "SELECT id, activation FROM plugins WHERE app = ?1",
+                params![app.as_str()],
+            )?;
+            let activations = rows
+                .iter()
+                .map(|row| Ok::<_, StoreError>((row.get(0)?, row.get(1)?)))
                 .collect::<Result<_, _>>()?;
             Ok(Snapshot {
                 app: app.clone(),
+                revision: revision(transaction)?,
                 bindings,
                 activations,
             })
@@ -220,6 +197,10 @@ impl Store {
 
     /// Puts bindings and active versions of an app back as they were, after the sandbox could not carry out a
     /// change. Versions stay, and so do the audit entries of the change.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] when another node changed the app too since the snapshot was taken: its change would
+    /// be undone with it, so everything stays.
     pub fn restore(
         &self,
         actor: &Actor,
@@ -228,30 +209,41 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.mutate(actor, |transaction| {
             let app = snapshot.app.as_str();
-            transaction.execute("DELETE FROM bindings WHERE app = ?1", (app,))?;
+            let changes = transaction.query_one(
+                "SELECT count(*) FROM audit
+                 WHERE app = ?1 AND id > ?2 AND action <> 'plugin.upload' AND result NOT LIKE 'refused%'",
+                params![app, snapshot.revision],
+            )?;
+            if changes.get::<i64>(0)? > 1 {
+                return Err(StoreError::conflict(format!(
+                    "app {app} was changed from another node at the same time, so the change stays; look at what is \
+                     bound and active now"
+                )));
+            }
+            transaction.execute("DELETE FROM bindings WHERE app = ?1", params![app])?;
             for binding in &snapshot.bindings {
                 transaction.execute(
                     "INSERT INTO bindings
                          (id, plugin, app, hook, scope, position, config, failure_policy, created_at, isolation)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                     params![
-                        binding.id,
+                        &binding.id,
                         binding.plugin,
                         app,
-                        binding.hook,
-                        binding.scope,
+                        &binding.hook,
+                        &binding.scope,
                         binding.position,
-                        binding.config,
-                        binding.failure_policy,
+                        &binding.config,
+                        &binding.failure_policy,
                         binding.created_at,
-                        binding.isolation,
+                        &binding.isolation,
                     ],
                 )?;
             }
             for (plugin, activation) in &snapshot.activations {
                 transaction.execute(
                     "UPDATE plugins SET activation = ?1 WHERE id = ?2 AND app = ?3",
-                    params![activation, plugin, app],
+                    params![*activation, *plugin, app],
                 )?;
             }
             let change = Change::new(Some(&snapshot.app), "app.restore", format!("app/{app}"))
@@ -259,6 +251,41 @@ impl Store {
             Ok(((), Some(change)))
         })
     }
+}
+
+/// See [`Store::desired_state`].
+pub(super) fn desired_state(transaction: &Transaction<'_>) -> Result<DesiredState, StoreError> {
+    let rows = transaction.query(
+        &format!(
+            "SELECT {COLUMNS}, v.digest FROM bindings b
+             JOIN plugins p ON p.id = b.plugin
+             JOIN activations a ON a.id = p.activation
+             JOIN versions v ON v.plugin = p.id AND v.number = a.version
+             ORDER BY b.app, b.hook, b.scope, b.position"
+        ),
+        &[],
+    )?;
+    let mut state = DesiredState::default();
+    for row in &rows {
+        let binding = read_binding(row)?;
+        let Some(version) = binding.active_version else {
+            continue;
+        };
+        state.bindings.push(DesiredBinding {
+            id: binding.id,
+            app: binding.app,
+            plugin: binding.plugin,
+            version,
+            digest: row.get::<[u8; 32]>(11)?.into(),
+            hook: binding.hook,
+            scope: binding.scope,
+            position: binding.position,
+            config: binding.config,
+            failure_policy: binding.failure_policy,
+            isolation: binding.isolation,
+        });
+    }
+    Ok(state)
 }
 
 fn check_request(request: &BindingRequest) -> Result<(), StoreError> {
@@ -298,14 +325,12 @@ fn check_exports(
     plugin: i64,
     request: &BindingRequest,
 ) -> Result<(), StoreError> {
-    let active: Option<u32> = transaction
-        .prepare_cached(
-            "SELECT a.version FROM plugins p JOIN activations a ON a.id = p.activation WHERE p.id = ?1",
-        )?
-        .query_row((plugin,), |row| row.get(0))
-        .optional()?;
+    let active = transaction.query_opt(
+        "SELECT a.version FROM plugins p JOIN activations a ON a.id = p.activation WHERE p.id = ?1",
+        params![plugin],
+    )?;
     let version = match active {
-        Some(number) => find_version(transaction, plugin, number)?,
+        Some(row) => find_version(transaction, plugin, row.get(0)?)?,
         None => newest_version(transaction, plugin)?,
     };
     let Some(version) = version else {
@@ -325,12 +350,11 @@ fn check_exports(
 }
 
 fn check_count(transaction: &Transaction<'_>, app: &AppName) -> Result<(), StoreError> {
-    let count: i64 = transaction.query_row(
+    let count = transaction.query_one(
         "SELECT count(*) FROM bindings WHERE app = ?1",
-        (app.as_str(),),
-        |row| row.get(0),
+        params![app.as_str()],
     )?;
-    if count < MAX_BINDINGS {
+    if count.get::<i64>(0)? < MAX_BINDINGS {
         Ok(())
     } else {
         Err(StoreError::conflict(format!(
@@ -346,34 +370,33 @@ fn pipeline(
     hook: Hook,
     scope: &Scope,
 ) -> Result<Vec<String>, StoreError> {
-    Ok(transaction
-        .prepare_cached(
-            "SELECT id FROM bindings WHERE app = ?1 AND hook = ?2 AND scope = ?3 ORDER BY position, id",
-        )?
-        .query_map(
-            (app.as_str(), hook.as_str(), scope.to_string()),
-            |row| row.get(0),
-        )?
-        .collect::<Result<_, _>>()?)
+    let rows = transaction.query(
+        "SELECT id FROM bindings WHERE app = ?1 AND hook = ?2 AND scope = ?3 ORDER BY position, id",
+        params![app.as_str(), hook.as_str(), scope.to_string()],
+    )?;
+    rows.iter().map(|row| row.get(0)).collect()
 }
 
 fn renumber(transaction: &Transaction<'_>, pipeline: &[String]) -> Result<(), StoreError> {
-    let mut statement =
-        transaction.prepare_cached("UPDATE bindings SET position = ?1 WHERE id = ?2")?;
     for (position, id) in (0_u32..).zip(pipeline) {
-        statement.execute((position, id))?;
+        transaction.execute(
+            "UPDATE bindings SET position = ?1 WHERE id = ?2 AND position <> ?1",
+            params![position, id],
+        )?;
     }
     Ok(())
 }
 
 fn find(transaction: &Transaction<'_>, app: &AppName, id: &str) -> Result<Binding, StoreError> {
-    let mut statement = transaction.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
-         WHERE b.id = ?1 AND b.app = ?2"
-    ))?;
-    let mut rows = statement.query((id, app.as_str()))?;
-    match rows.next()? {
-        Some(row) => read_binding(row),
+    let row = transaction.query_opt(
+        &format!(
+            "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
+             WHERE b.id = ?1 AND b.app = ?2"
+        ),
+        params![id, app.as_str()],
+    )?;
+    match row {
+        Some(row) => read_binding(&row),
         None => Err(StoreError::not_found("the binding")),
     }
 }
@@ -383,12 +406,14 @@ fn find_by_place(
     plugin: i64,
     request: &BindingRequest,
 ) -> Result<Option<Binding>, StoreError> {
-    let mut statement = transaction.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
-         WHERE b.plugin = ?1 AND b.hook = ?2 AND b.scope = ?3"
-    ))?;
-    let mut rows = statement.query((plugin, request.hook.as_str(), request.scope.to_string()))?;
-    rows.next()?.map(read_binding).transpose()
+    let row = transaction.query_opt(
+        &format!(
+            "SELECT {COLUMNS} FROM bindings b JOIN plugins p ON p.id = b.plugin
+             WHERE b.plugin = ?1 AND b.hook = ?2 AND b.scope = ?3"
+        ),
+        params![plugin, request.hook.as_str(), request.scope.to_string()],
+    )?;
+    row.as_ref().map(read_binding).transpose()
 }
 
 /// What the audit log compares: everything that decides how the binding behaves.
@@ -405,27 +430,27 @@ fn describe(binding: &Binding) -> Digest {
     Digest::of(parts.to_string().as_bytes())
 }
 
-fn read_binding(row: &Row<'_>) -> Result<Binding, StoreError> {
+fn read_binding(row: &Row) -> Result<Binding, StoreError> {
     let corrupt = |what: &'static str| move |_: StoreError| StoreError::corrupt(what);
     Ok(Binding {
         id: row.get(0)?,
-        app: AppName::parse(&row.get::<_, String>(1)?).map_err(corrupt("an app's name"))?,
-        plugin: PluginName::parse(&row.get::<_, String>(2)?).map_err(corrupt("a plugin's name"))?,
+        app: AppName::parse(&row.get::<String>(1)?).map_err(corrupt("an app's name"))?,
+        plugin: PluginName::parse(&row.get::<String>(2)?).map_err(corrupt("a plugin's name"))?,
         hook: read_hook(row, 3)?,
         scope: row
-            .get::<_, String>(4)?
+            .get::<String>(4)?
             .parse()
             .map_err(corrupt("a binding's scope"))?,
         position: row.get(5)?,
         config: row.get(6)?,
         failure_policy: row
-            .get::<_, String>(7)?
+            .get::<String>(7)?
             .parse()
             .map_err(corrupt("a binding's failure policy"))?,
         created_at: Timestamp::from_millis(row.get(8)?),
         active_version: row.get(9)?,
         isolation: row
-            .get::<_, String>(10)?
+            .get::<String>(10)?
             .parse()
             .map_err(corrupt("a binding's isolation"))?,
     })

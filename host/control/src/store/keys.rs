@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, Row, Transaction, params};
-
-use super::{Change, Store, apps::check_app};
+use super::{
+    Change, Store,
+    apps::check_app,
+    db::{Row, Transaction, params},
+};
 use crate::{
     Actor, AppName, Key, KeyRole, NewKey, Secret, StoreError, Timestamp, Verified,
     key::{Ring, random_id},
@@ -31,9 +33,8 @@ impl Store {
     /// had keys, revoked ones included.
     pub fn ensure_first_keys(&self, actor: &Actor) -> Result<Option<FirstKeys>, StoreError> {
         self.mutate_keys(actor, |transaction| {
-            let keys: i64 =
-                transaction.query_row("SELECT count(*) FROM keys", (), |row| row.get(0))?;
-            if keys > 0 {
+            let keys = transaction.query_one("SELECT count(*) FROM keys", &[])?;
+            if keys.get::<i64>(0)? > 0 {
                 return Ok((None, None));
             }
             let app = AppName::default_app();
@@ -84,12 +85,11 @@ impl Store {
             if key.revoked_at.is_some() {
                 return Ok((key, None));
             }
-            let operators: i64 = transaction.query_row(
+            let operators = transaction.query_one(
                 "SELECT count(*) FROM keys WHERE role = 'operator' AND revoked_at IS NULL",
-                (),
-                |row| row.get(0),
+                &[],
             )?;
-            if key.role == KeyRole::Operator && operators == 1 {
+            if key.role == KeyRole::Operator && operators.get::<i64>(0)? == 1 {
                 return Err(StoreError::conflict(
                     "this is the last operator key; create another one first, then revoke it",
                 ));
@@ -108,15 +108,13 @@ impl Store {
     /// Keys of an app, or all of them where `within` is `None`; oldest first, revoked ones included.
     pub fn keys(&self, within: Option<&AppName>) -> Result<Vec<Key>, StoreError> {
         self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM keys WHERE ?1 IS NULL OR app = ?1 ORDER BY created_at, id"
-            ))?;
-            let mut rows = statement.query((within.map(AppName::as_str),))?;
-            let mut keys = Vec::new();
-            while let Some(row) = rows.next()? {
-                keys.push(read_key(row)?);
-            }
-            Ok(keys)
+            let rows = transaction.query(
+                &format!(
+                    "SELECT {COLUMNS} FROM keys WHERE ?1 IS NULL OR app = ?1 ORDER BY created_at, id"
+                ),
+                params![within.map(AppName::as_str)],
+            )?;
+            rows.iter().map(read_key).collect()
         })
     }
 
@@ -124,16 +122,22 @@ impl Store {
     pub fn verify(&self, presented: &str) -> Option<Arc<Verified>> {
         self.ring.load().verify(presented)
     }
+
+    /// Whether the key of this id is there and not revoked, as far as this node has heard. Never touches the disk.
+    pub fn is_valid(&self, id: &str) -> bool {
+        let ring = self.ring.load();
+        ring.entries().any(|(_, verified)| &*verified.id == id)
+    }
 }
 
-/// Every valid key, as a connection sees it.
-pub(super) fn load_ring(connection: &Connection) -> Result<Ring, StoreError> {
-    let mut statement = connection.prepare_cached(&format!(
-        "SELECT {COLUMNS}, hash FROM keys WHERE revoked_at IS NULL"
-    ))?;
-    let mut rows = statement.query(())?;
+/// Every valid key, as a transaction sees it.
+pub(super) fn load_ring(transaction: &Transaction<'_>) -> Result<Ring, StoreError> {
+    let rows = transaction.query(
+        &format!("SELECT {COLUMNS}, hash FROM keys WHERE revoked_at IS NULL"),
+        &[],
+    )?;
     let mut valid = Vec::new();
-    while let Some(row) = rows.next()? {
+    for row in &rows {
         let key = read_key(row)?;
         let verified = Verified {
             id: key.id.into(),
@@ -141,7 +145,7 @@ pub(super) fn load_ring(connection: &Connection) -> Result<Ring, StoreError> {
             app: key.app,
             methods: key.methods.into_iter().map(Into::into).collect(),
         };
-        valid.push((row.get::<_, [u8; 32]>(7)?, verified));
+        valid.push((row.get::<[u8; 32]>(7)?, verified));
     }
     Ok(Ring::new(valid))
 }
@@ -213,11 +217,11 @@ fn insert(
         "INSERT INTO keys (id, role, app, methods, hash, label, created_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         params![
-            key.id,
+            &key.id,
             role.as_str(),
             app.map(AppName::as_str),
             serde_json::to_string(methods).expect("a list of strings is JSON"),
-            secret.hash(),
+            &secret.hash(),
             label,
             key.created_at.unix_millis(),
         ],
@@ -230,22 +234,22 @@ fn find(
     within: Option<&AppName>,
     id: &str,
 ) -> Result<Key, StoreError> {
-    let mut statement = transaction.prepare_cached(&format!(
-        "SELECT {COLUMNS} FROM keys WHERE id = ?1 AND (?2 IS NULL OR app = ?2)"
-    ))?;
-    let mut rows = statement.query(params![id, within.map(AppName::as_str)])?;
-    match rows.next()? {
-        Some(row) => read_key(row),
+    let row = transaction.query_opt(
+        &format!("SELECT {COLUMNS} FROM keys WHERE id = ?1 AND (?2 IS NULL OR app = ?2)"),
+        params![id, within.map(AppName::as_str)],
+    )?;
+    match row {
+        Some(row) => read_key(&row),
         None => Err(StoreError::not_found("the key")),
     }
 }
 
-fn read_key(row: &Row<'_>) -> Result<Key, StoreError> {
+fn read_key(row: &Row) -> Result<Key, StoreError> {
     let app: Option<String> = row.get(2)?;
     let methods: String = row.get(3)?;
     Ok(Key {
         id: row.get(0)?,
-        role: KeyRole::parse(&row.get::<_, String>(1)?)
+        role: KeyRole::parse(&row.get::<String>(1)?)
             .map_err(|_| StoreError::corrupt("a key's role"))?,
         app: app
             .map(|app| AppName::parse(&app))
@@ -255,6 +259,6 @@ fn read_key(row: &Row<'_>) -> Result<Key, StoreError> {
             .map_err(|_| StoreError::corrupt("a key's methods"))?,
         label: row.get(4)?,
         created_at: Timestamp::from_millis(row.get(5)?),
-        revoked_at: row.get::<_, Option<i64>>(6)?.map(Timestamp::from_millis),
+        revoked_at: row.get::<Option<i64>>(6)?.map(Timestamp::from_millis),
     })
 }

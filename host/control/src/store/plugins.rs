@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use rusqlite::{OptionalExtension, Row, Transaction, params};
-
-use super::{Change, Store, apps::check_app};
+use super::{
+    Change, Store,
+    apps::check_app,
+    db::{Row, Transaction, params},
+};
 use crate::{
     Actor, AppName, Digest, Hook, MAX_ARTIFACT_BYTES, MAX_PAGE, NewVersion, Page, Plugin,
     PluginName, StoreError, Timestamp, Uploaded, Version,
@@ -18,7 +20,7 @@ const MAX_IMPORTS: usize = 256;
 
 const VERSION_COLUMNS: &str =
     "v.number, v.digest, v.size, v.hooks, v.imports, v.note, v.created_at,
-     v.number IS (SELECT a.version FROM plugins p JOIN activations a ON a.id = p.activation WHERE p.id = v.plugin)";
+     v.number IS NOT DISTINCT FROM (SELECT a.version FROM plugins p JOIN activations a ON a.id = p.activation WHERE p.id = v.plugin)";
 
 const PLUGIN_COLUMNS: &str = "p.app, p.name, p.created_at,
      (SELECT a.version FROM activations a WHERE a.id = p.activation),
@@ -78,16 +80,14 @@ impl Store {
     pub fn plugins(&self, app: &AppName, after: Option<&str>) -> Result<Vec<Plugin>, StoreError> {
         self.read(|transaction| {
             check_app(transaction, app)?;
-            let mut statement = transaction.prepare_cached(&format!(
-                "SELECT {PLUGIN_COLUMNS} FROM plugins p WHERE p.app = ?1 AND p.name > ?2 ORDER BY p.name LIMIT ?3"
-            ))?;
             let limit = i64::try_from(MAX_PAGE).expect("a page is small");
-            let mut rows = statement.query(params![app.as_str(), after.unwrap_or(""), limit])?;
-            let mut plugins = Vec::new();
-            while let Some(row) = rows.next()? {
-                plugins.push(read_plugin(row)?);
-            }
-            Ok(plugins)
+            let rows = transaction.query(
+                &format!(
+                    "SELECT {PLUGIN_COLUMNS} FROM plugins p WHERE p.app = ?1 AND p.name > ?2 ORDER BY p.name LIMIT ?3"
+                ),
+                params![app.as_str(), after.unwrap_or(""), limit],
+            )?;
+            rows.iter().map(read_plugin).collect()
         })
     }
 
@@ -95,12 +95,12 @@ impl Store {
     /// [`StoreError::NotFound`].
     pub fn plugin(&self, app: &AppName, plugin: &PluginName) -> Result<Plugin, StoreError> {
         self.read(|transaction| {
-            let mut statement = transaction.prepare_cached(&format!(
-                "SELECT {PLUGIN_COLUMNS} FROM plugins p WHERE p.app = ?1 AND p.name = ?2"
-            ))?;
-            let mut rows = statement.query((app.as_str(), plugin.as_str()))?;
-            match rows.next()? {
-                Some(row) => read_plugin(row),
+            let row = transaction.query_opt(
+                &format!("SELECT {PLUGIN_COLUMNS} FROM plugins p WHERE p.app = ?1 AND p.name = ?2"),
+                params![app.as_str(), plugin.as_str()],
+            )?;
+            match row {
+                Some(row) => read_plugin(&row),
                 None => Err(no_plugin(plugin)),
             }
         })
@@ -124,20 +124,18 @@ impl Store {
         }
         self.read(|transaction| {
             let id = plugin_id(transaction, app, plugin)?;
-            let mut statement = transaction.prepare_cached(&format!(
-                "SELECT {VERSION_COLUMNS} FROM versions v
-                 WHERE v.plugin = ?1 AND v.number < ?2 ORDER BY v.number DESC LIMIT ?3"
-            ))?;
             let before = page
                 .before
                 .map_or(i64::MAX, |number| i64::try_from(number).unwrap_or(i64::MAX));
             let limit = i64::try_from(page.size).expect("a page is small");
-            let mut rows = statement.query(params![id, before, limit])?;
-            let mut versions = Vec::new();
-            while let Some(row) = rows.next()? {
-                versions.push(read_version(row)?);
-            }
-            Ok(versions)
+            let rows = transaction.query(
+                &format!(
+                    "SELECT {VERSION_COLUMNS} FROM versions v
+                     WHERE v.plugin = ?1 AND v.number < ?2 ORDER BY v.number DESC LIMIT ?3"
+                ),
+                params![id, before, limit],
+            )?;
+            rows.iter().map(read_version).collect()
         })
     }
 
@@ -155,18 +153,32 @@ impl Store {
         })
     }
 
-    /// The bytes of an artifact as uploaded, checked against their digest.
+    /// The bytes of an artifact as uploaded, checked against their digest. A node of a cluster keeps a copy of those
+    /// that it was asked for.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Corrupt`] when the bytes are not those that were stored.
     pub fn artifact(&self, digest: &Digest) -> Result<Arc<[u8]>, StoreError> {
+        let Some(last_good) = &self.last_good else {
+            return self.stored_artifact(digest);
+        };
+        if let Some(bytes) = last_good.artifact(digest) {
+            return Ok(bytes);
+        }
+        let bytes = self.stored_artifact(digest)?;
+        last_good.keep_artifact(digest, &bytes);
+        Ok(bytes)
+    }
+
+    /// As [`Self::artifact`], from the database.
+    pub(super) fn stored_artifact(&self, digest: &Digest) -> Result<Arc<[u8]>, StoreError> {
         let bytes: Arc<[u8]> = self.read(|transaction| {
-            transaction
-                .prepare_cached("SELECT bytes FROM artifacts WHERE digest = ?1")?
-                .query_row((digest.as_bytes(),), |row| row.get::<_, Vec<u8>>(0))
-                .optional()?
-                .map(Arc::from)
-                .ok_or_else(|| StoreError::not_found("the artifact"))
+            let row = transaction.query_opt(
+                "SELECT bytes FROM artifacts WHERE digest = ?1",
+                params![digest.as_bytes()],
+            )?;
+            let row = row.ok_or_else(|| StoreError::not_found("the artifact"))?;
+            Ok(row.get::<Vec<u8>>(0)?.into())
         })?;
         if Digest::of(&bytes) == *digest {
             Ok(bytes)
@@ -198,15 +210,18 @@ impl Store {
                 )));
             }
             let newest = newest_version(transaction, id)?.map(|version| version.digest);
-            transaction.execute("UPDATE plugins SET activation = NULL WHERE id = ?1", (id,))?;
+            transaction.execute(
+                "UPDATE plugins SET activation = NULL WHERE id = ?1",
+                params![id],
+            )?;
             // Rows point at each other within the table, so the order of deletion is left to the commit.
-            transaction.pragma_update(None, "defer_foreign_keys", true)?;
-            transaction.execute("DELETE FROM activations WHERE plugin = ?1", (id,))?;
-            transaction.execute("DELETE FROM versions WHERE plugin = ?1", (id,))?;
-            transaction.execute("DELETE FROM plugins WHERE id = ?1", (id,))?;
+            transaction.defer_references()?;
+            transaction.execute("DELETE FROM activations WHERE plugin = ?1", params![id])?;
+            transaction.execute("DELETE FROM versions WHERE plugin = ?1", params![id])?;
+            transaction.execute("DELETE FROM plugins WHERE id = ?1", params![id])?;
             transaction.execute(
                 "DELETE FROM artifacts WHERE digest NOT IN (SELECT digest FROM versions)",
-                (),
+                &[],
             )?;
             let change = Change::new(Some(app), "plugin.delete", format!("plugin/{plugin}"))
                 .digests(newest, None);
@@ -245,15 +260,15 @@ fn ensure_plugin(
     if let Some(id) = find_plugin(transaction, app, plugin)? {
         return Ok(id);
     }
-    transaction.execute(
-        "INSERT INTO plugins (app, name, created_at) VALUES (?1, ?2, ?3)",
+    let made = transaction.query_one(
+        "INSERT INTO plugins (app, name, created_at) VALUES (?1, ?2, ?3) RETURNING id",
         params![
             app.as_str(),
             plugin.as_str(),
             Timestamp::now().unix_millis()
         ],
     )?;
-    Ok(transaction.last_insert_rowid())
+    made.get(0)
 }
 
 fn next_number(
@@ -261,12 +276,12 @@ fn next_number(
     app: &AppName,
     plugin: &PluginName,
 ) -> Result<u32, StoreError> {
-    Ok(transaction.query_row(
+    let row = transaction.query_one(
         "INSERT INTO numbers (app, name, last) VALUES (?1, ?2, 1)
-         ON CONFLICT (app, name) DO UPDATE SET last = last + 1 RETURNING last",
-        (app.as_str(), plugin.as_str()),
-        |row| row.get(0),
-    )?)
+         ON CONFLICT (app, name) DO UPDATE SET last = numbers.last + 1 RETURNING last",
+        params![app.as_str(), plugin.as_str()],
+    )?;
+    row.get(0)
 }
 
 fn insert_version(
@@ -302,10 +317,11 @@ fn find_plugin(
     app: &AppName,
     plugin: &PluginName,
 ) -> Result<Option<i64>, StoreError> {
-    Ok(transaction
-        .prepare_cached("SELECT id FROM plugins WHERE app = ?1 AND name = ?2")?
-        .query_row((app.as_str(), plugin.as_str()), |row| row.get(0))
-        .optional()?)
+    let row = transaction.query_opt(
+        "SELECT id FROM plugins WHERE app = ?1 AND name = ?2",
+        params![app.as_str(), plugin.as_str()],
+    )?;
+    row.map(|row| row.get(0)).transpose()
 }
 
 pub(super) fn plugin_id(
@@ -358,60 +374,60 @@ fn one_version(
     plugin: i64,
     number: u32,
 ) -> Result<Option<Version>, StoreError> {
-    let mut statement = transaction.prepare_cached(sql)?;
-    let mut rows = statement.query((plugin, number))?;
-    rows.next()?.map(read_version).transpose()
+    let row = transaction.query_opt(sql, params![plugin, number])?;
+    row.as_ref().map(read_version).transpose()
 }
 
 fn bound_places(transaction: &Transaction<'_>, plugin: i64) -> Result<Vec<String>, StoreError> {
-    let mut statement = transaction
-        .prepare_cached("SELECT id, hook, scope FROM bindings WHERE plugin = ?1 ORDER BY id")?;
-    let mut rows = statement.query((plugin,))?;
+    let rows = transaction.query(
+        "SELECT id, hook, scope FROM bindings WHERE plugin = ?1 ORDER BY id",
+        params![plugin],
+    )?;
     let mut places = Vec::new();
-    while let Some(row) = rows.next()? {
+    for row in &rows {
         places.push(format!(
             "{}: {} in {}",
-            row.get::<_, String>(0)?,
-            row.get::<_, String>(1)?,
-            row.get::<_, String>(2)?
+            row.get::<String>(0)?,
+            row.get::<String>(1)?,
+            row.get::<String>(2)?
         ));
     }
     Ok(places)
 }
 
-pub(super) fn read_hook(row: &Row<'_>, column: usize) -> Result<Hook, StoreError> {
-    row.get::<_, String>(column)?
+pub(super) fn read_hook(row: &Row, column: usize) -> Result<Hook, StoreError> {
+    row.get::<String>(column)?
         .parse()
         .map_err(|_| StoreError::corrupt("a hook's name"))
 }
 
-fn read_plugin(row: &Row<'_>) -> Result<Plugin, StoreError> {
+fn read_plugin(row: &Row) -> Result<Plugin, StoreError> {
     Ok(Plugin {
-        app: AppName::parse(&row.get::<_, String>(0)?)
+        app: AppName::parse(&row.get::<String>(0)?)
             .map_err(|_| StoreError::corrupt("an app's name"))?,
-        name: PluginName::parse(&row.get::<_, String>(1)?)
+        name: PluginName::parse(&row.get::<String>(1)?)
             .map_err(|_| StoreError::corrupt("a plugin's name"))?,
         created_at: Timestamp::from_millis(row.get(2)?),
         active_version: row.get(3)?,
-        newest_version: row.get::<_, Option<u32>>(4)?.unwrap_or_default(),
+        newest_version: row.get::<Option<u32>>(4)?.unwrap_or_default(),
         bindings: row.get(5)?,
     })
 }
 
-fn read_version(row: &Row<'_>) -> Result<Version, StoreError> {
-    let hooks: Vec<String> = serde_json::from_str(&row.get::<_, String>(3)?)
+fn read_version(row: &Row) -> Result<Version, StoreError> {
+    let hooks: Vec<String> = serde_json::from_str(&row.get::<String>(3)?)
         .map_err(|_| StoreError::corrupt("a version's hooks"))?;
     let size: i64 = row.get(2)?;
     Ok(Version {
         number: row.get(0)?,
-        digest: row.get::<_, [u8; 32]>(1)?.into(),
+        digest: row.get::<[u8; 32]>(1)?.into(),
         size: u64::try_from(size).map_err(|_| StoreError::corrupt("a version's size"))?,
         hooks: hooks
             .iter()
             .map(|hook| hook.parse())
             .collect::<Result<_, _>>()
             .map_err(|_| StoreError::corrupt("a version's hooks"))?,
-        imports: serde_json::from_str(&row.get::<_, String>(4)?)
+        imports: serde_json::from_str(&row.get::<String>(4)?)
             .map_err(|_| StoreError::corrupt("a version's imports"))?,
         note: row.get(5)?,
         created_at: Timestamp::from_millis(row.get(6)?),

@@ -6,11 +6,10 @@
 
 use std::{collections::BTreeSet, num::NonZeroU32};
 
-use rusqlite::{OptionalExtension, Transaction};
-
 use super::{
     Change, Store,
     activations::{ActivationRow, current_activation, read_activation},
+    db::{Transaction, params},
     plugins::plugin_id,
 };
 use crate::{Actor, AppName, PluginName, StoreError};
@@ -36,14 +35,15 @@ impl Store {
                 return Ok((gone, None));
             }
             forget_activations(transaction, id, &stack)?;
-            let mut delete = transaction
-                .prepare_cached("DELETE FROM versions WHERE plugin = ?1 AND number = ?2")?;
             for number in &gone {
-                delete.execute((id, number))?;
+                transaction.execute(
+                    "DELETE FROM versions WHERE plugin = ?1 AND number = ?2",
+                    params![id, *number],
+                )?;
             }
             transaction.execute(
                 "DELETE FROM artifacts WHERE digest NOT IN (SELECT digest FROM versions)",
-                (),
+                &[],
             )?;
             let numbers: Vec<String> = gone.iter().map(u32::to_string).collect();
             let change = Change::new(Some(app), "plugin.prune", format!("plugin/{plugin}"))
@@ -67,10 +67,13 @@ fn stack(
         let under = activation.under;
         stack.push(activation);
         next = match under {
-            Some(under) if stack.len() < depth => transaction
-                .prepare_cached("SELECT id, version, under FROM activations WHERE id = ?1")?
-                .query_row((under,), read_activation)
-                .optional()?,
+            Some(under) if stack.len() < depth => {
+                let row = transaction.query_opt(
+                    "SELECT id, version, under FROM activations WHERE id = ?1",
+                    params![under],
+                )?;
+                row.as_ref().map(read_activation).transpose()?
+            }
             Some(_) | None => None,
         };
     }
@@ -85,14 +88,14 @@ fn superseded(
     stack: &[ActivationRow],
 ) -> Result<Vec<u32>, StoreError> {
     let active: BTreeSet<u32> = stack.iter().map(|activation| activation.version).collect();
-    let mut statement = transaction.prepare_cached(
+    let rows = transaction.query(
         "SELECT number FROM versions WHERE plugin = ?1 AND number NOT IN
              (SELECT number FROM versions WHERE plugin = ?1 ORDER BY number DESC LIMIT ?2)
          ORDER BY number",
+        params![plugin, keep.get()],
     )?;
-    let mut rows = statement.query((plugin, keep.get()))?;
     let mut gone = Vec::new();
-    while let Some(row) = rows.next()? {
+    for row in &rows {
         let number = row.get(0)?;
         if !active.contains(&number) {
             gone.push(number);
@@ -108,24 +111,22 @@ fn forget_activations(
     stack: &[ActivationRow],
 ) -> Result<(), StoreError> {
     // Rows point at each other, so the order of deletion is left to the commit.
-    transaction.pragma_update(None, "defer_foreign_keys", true)?;
+    transaction.defer_references()?;
     if let Some(bottom) = stack.last() {
         transaction.execute(
             "UPDATE activations SET under = NULL WHERE id = ?1",
-            (bottom.row,),
+            params![bottom.row],
         )?;
     }
     let kept: BTreeSet<i64> = stack.iter().map(|activation| activation.row).collect();
-    let rows: Vec<i64> = {
-        let mut statement =
-            transaction.prepare_cached("SELECT id FROM activations WHERE plugin = ?1")?;
-        let rows = statement.query_map((plugin,), |row| row.get(0))?;
-        rows.collect::<Result<_, _>>()?
-    };
-    let mut delete = transaction.prepare_cached("DELETE FROM activations WHERE id = ?1")?;
+    let rows = transaction.query(
+        "SELECT id FROM activations WHERE plugin = ?1",
+        params![plugin],
+    )?;
     for row in rows {
-        if !kept.contains(&row) {
-            delete.execute((row,))?;
+        let id: i64 = row.get(0)?;
+        if !kept.contains(&id) {
+            transaction.execute("DELETE FROM activations WHERE id = ?1", params![id])?;
         }
     }
     Ok(())

@@ -257,6 +257,11 @@ impl From<StoreError> for Problem {
                 tracing::error!(%error, "the control store is damaged");
                 Self::new("store-damaged", error.to_string())
             }
+            // The node says once when it begins and when it ends.
+            StoreError::Away { .. } => Self::new("store-unavailable", error.to_string())
+                .help("try again when the database answers; until then the health endpoint says 'degraded'"),
+            StoreError::Unknown { .. } => Self::new("store-unavailable", error.to_string())
+                .help("ask for the object when the database answers again"),
             StoreError::Unavailable(ref source) => {
                 tracing::error!(error = %source, "the control store is unavailable");
                 Self::new("store-unavailable", error.to_string()).help("try again in a moment")

@@ -2,9 +2,19 @@
 
 use super::*;
 
-#[test]
-fn an_app_has_a_token_secret_of_its_own_and_goes_for_good() {
-    let bench = Bench::new();
+pub(super) fn a_fresh_store_has_app_default_and_no_keys(on: Database) {
+    let bench = Bench::new(on);
+    let apps: Vec<_> = bench.store.apps().unwrap();
+    assert_eq!(apps.len(), 1);
+    assert_eq!(apps[0].name.as_str(), "default");
+    assert!(bench.store.keys(None).unwrap().is_empty());
+    let state = bench.store.follow().unwrap();
+    assert!(state.apps.is_empty() && state.desired.bindings.is_empty());
+    bench.store.check().unwrap();
+}
+
+pub(super) fn an_app_has_a_token_secret_of_its_own_and_goes_for_good(on: Database) {
+    let bench = Bench::new(on);
     let (shop, game) = (
         AppName::parse("shop").unwrap(),
         AppName::parse("game").unwrap(),
@@ -40,9 +50,8 @@ fn an_app_has_a_token_secret_of_its_own_and_goes_for_good() {
     );
 }
 
-#[test]
-fn an_app_is_deleted_with_its_plugins_and_not_while_one_is_bound() {
-    let mut bench = Bench::new();
+pub(super) fn an_app_is_deleted_with_its_plugins_and_not_while_one_is_bound(on: Database) {
+    let mut bench = Bench::new(on);
     let default = std::mem::replace(&mut bench.app, AppName::parse("shop").unwrap());
     bench.store.create_app(&actor(), &bench.app).unwrap();
     bench.upload("filter", b"one", &[Hook::Filtering]);

@@ -2,9 +2,8 @@
 
 use super::*;
 
-#[test]
-fn binding_again_changes_the_binding_and_positions_stay_dense() {
-    let bench = Bench::new();
+pub(super) fn binding_again_changes_the_binding_and_positions_stay_dense(on: Database) {
+    let bench = Bench::new(on);
     for plugin in ["a", "b", "c"] {
         bench.upload(plugin, plugin.as_bytes(), &[Hook::Filtering]);
         bench.activate(plugin, 1).unwrap();
@@ -55,9 +54,8 @@ fn binding_again_changes_the_binding_and_positions_stay_dense() {
     assert_eq!(order(), [("c".to_owned(), 0), ("b".to_owned(), 1)]);
 }
 
-#[test]
-fn only_filtering_may_fail_open_and_only_valid_json_is_a_config() {
-    let bench = Bench::new();
+pub(super) fn only_filtering_may_fail_open_and_only_valid_json_is_a_config(on: Database) {
+    let bench = Bench::new(on);
     bench.upload("p", b"a", &[Hook::Routing, Hook::Rpc]);
     let check = |change: fn(&mut BindingRequest), field: &str| {
         let mut request = request("p", Hook::Routing, None);
@@ -82,9 +80,8 @@ fn only_filtering_may_fail_open_and_only_valid_json_is_a_config() {
     );
 }
 
-#[test]
-fn a_plugin_without_an_active_version_is_not_desired() {
-    let bench = Bench::new();
+pub(super) fn a_plugin_without_an_active_version_is_not_desired(on: Database) {
+    let bench = Bench::new(on);
     bench.upload("filter", b"a", &[Hook::Filtering]);
     bench.bind("filter", Hook::Filtering, None).unwrap();
     assert!(bench.store.desired_state().unwrap().bindings.is_empty());
@@ -96,24 +93,26 @@ fn a_plugin_without_an_active_version_is_not_desired() {
     assert_eq!(&*bench.store.artifact(&binding.digest).unwrap(), b"a");
 }
 
-#[test]
-fn restoring_a_snapshot_undoes_bindings_and_activations_but_not_the_log() {
-    let bench = Bench::new();
+pub(super) fn restoring_a_snapshot_undoes_bindings_and_activations_but_not_the_log(on: Database) {
+    let bench = Bench::new(on);
     bench.upload("filter", b"a", &[Hook::Filtering]);
     bench.upload("filter", b"b", &[Hook::Filtering]);
     bench.activate("filter", 1).unwrap();
     bench.bind("filter", Hook::Filtering, None).unwrap();
     let before = bench.store.desired_state().unwrap();
-    let snapshot = bench.store.snapshot(&bench.app).unwrap();
+    let restore = |snapshot| {
+        let cause = "trial instantiation trapped";
+        bench.store.restore(&actor(), &snapshot, cause).unwrap();
+        assert_eq!(bench.store.desired_state().unwrap(), before);
+    };
 
-    bench.activate("filter", 2).unwrap();
+    let snapshot = bench.store.snapshot(&bench.app).unwrap();
     let id = bench.store.bindings(&bench.app).unwrap()[0].id.clone();
     bench.store.unbind(&actor(), &bench.app, &id).unwrap();
-    bench
-        .store
-        .restore(&actor(), &snapshot, "trial instantiation trapped")
-        .unwrap();
-    assert_eq!(bench.store.desired_state().unwrap(), before);
+    restore(snapshot);
+    let snapshot = bench.store.snapshot(&bench.app).unwrap();
+    bench.activate("filter", 2).unwrap();
+    restore(snapshot);
     let last = bench.actions().pop().unwrap();
     assert_eq!(last, "app.restore app/default trial instantiation trapped");
     is_conflict(bench.rollback("filter"), "no version");

@@ -14,7 +14,7 @@ fn copy_of_the_database(bench: &Bench) -> (Store, TempDir) {
 
 #[test]
 fn after_a_checkpoint_the_database_file_alone_holds_everything() {
-    let bench = Bench::new();
+    let bench = Bench::new(Database::Sqlite);
     let keys = bench.store.ensure_first_keys(&actor()).unwrap().unwrap();
     let uploaded = bench.upload("filter", &[7; 100_000], &[Hook::Filtering]);
     // Somebody has read, through the other connection.
@@ -28,7 +28,7 @@ fn after_a_checkpoint_the_database_file_alone_holds_everything() {
 
 #[test]
 fn a_store_that_is_dropped_leaves_everything_in_the_database_file() {
-    let mut bench = Bench::new();
+    let mut bench = Bench::new(Database::Sqlite);
     bench.store.ensure_first_keys(&actor()).unwrap();
     let elsewhere = TempDir::new().unwrap();
     let store = std::mem::replace(

@@ -3,20 +3,11 @@
 use super::*;
 
 #[test]
-fn a_fresh_store_has_app_default_and_no_keys() {
-    let bench = Bench::new();
-    let apps: Vec<_> = bench.store.apps().unwrap();
-    assert_eq!(apps.len(), 1);
-    assert_eq!(apps[0].name.as_str(), "default");
-    assert!(bench.store.keys(None).unwrap().is_empty());
-}
-
-#[test]
 fn r9_a_full_disk_refuses_changes_keeps_reads_and_recovers_without_a_restart() {
-    let bench = Bench::new();
+    let bench = Bench::new(Database::Sqlite);
     bench.upload("filter", b"a", &[Hook::Filtering]);
     let pages: i64 = {
-        let writer = bench.store.writer.lock();
+        let writer = bench.sqlite().writer.lock();
         let pages = writer
             .pragma_query_value(None, "page_count", |row| row.get(0))
             .unwrap();
@@ -42,7 +33,7 @@ fn r9_a_full_disk_refuses_changes_keeps_reads_and_recovers_without_a_restart() {
     assert_eq!(&*bench.store.artifact(&Digest::of(b"a")).unwrap(), b"a");
 
     bench
-        .store
+        .sqlite()
         .writer
         .lock()
         .pragma_update(None, "max_page_count", pages + 1000)
@@ -53,10 +44,10 @@ fn r9_a_full_disk_refuses_changes_keeps_reads_and_recovers_without_a_restart() {
 
 #[test]
 fn r9_an_artifact_with_other_bytes_is_never_handed_out() {
-    let bench = Bench::new();
+    let bench = Bench::new(Database::Sqlite);
     bench.upload("filter", b"genuine", &[Hook::Filtering]);
     {
-        let writer = bench.store.writer.lock();
+        let writer = bench.sqlite().writer.lock();
         writer
             .execute_batch(
                 "DROP TRIGGER artifacts_do_not_change; UPDATE artifacts SET bytes = x'6666'",
@@ -75,14 +66,14 @@ fn r9_an_artifact_with_other_bytes_is_never_handed_out() {
 
 #[test]
 fn r9_a_torn_tail_of_the_log_costs_no_answered_change() {
-    let bench = Bench::new();
+    let bench = Bench::new(Database::Sqlite);
     bench.upload("filter", b"first", &[Hook::Filtering]);
     let wal = bench.dir.path().join("control.db-wal");
     let whole = std::fs::metadata(&wal).unwrap().len();
     bench.upload("filter", &[7; 200_000], &[Hook::Filtering]);
     // What a crash in the middle of the second upload leaves: a copy whose log ends anywhere in it.
     let log = std::fs::read(&wal).unwrap();
-    let database = std::fs::read(bench.store.path()).unwrap();
+    let database = std::fs::read(bench.dir.path().join(DATABASE_FILE)).unwrap();
     let start = usize::try_from(whole).unwrap();
     for cut in [
         start,
@@ -105,7 +96,7 @@ fn r9_a_torn_tail_of_the_log_costs_no_answered_change() {
 
 #[test]
 fn r9_the_files_are_the_owners_alone() {
-    let bench = Bench::new();
+    let bench = Bench::new(Database::Sqlite);
     bench.upload("filter", b"a", &[Hook::Filtering]);
     let mut seen = BTreeSet::new();
     for entry in std::fs::read_dir(bench.dir.path()).unwrap() {
@@ -119,7 +110,7 @@ fn r9_the_files_are_the_owners_alone() {
 
 #[test]
 fn one_data_directory_serves_one_node() {
-    let bench = Bench::new();
+    let bench = Bench::new(Database::Sqlite);
     assert!(matches!(
         Store::open(bench.dir.path()),
         Err(OpenError::InUse { .. })
@@ -176,9 +167,9 @@ fn an_older_schema_is_brought_forward_with_its_content() {
 
 #[test]
 fn a_schema_of_a_later_release_is_refused() {
-    let bench = Bench::new();
+    let bench = Bench::new(Database::Sqlite);
     bench
-        .store
+        .sqlite()
         .writer
         .lock()
         .pragma_update(None, "user_version", 1000)

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use super::*;
 
-fn bench_with(versions: u8) -> Bench {
-    let bench = Bench::new();
+fn bench_with(on: Database, versions: u8) -> Bench {
+    let bench = Bench::new(on);
     for number in 1..=versions {
         bench.upload("p", &[number], &[Hook::Filtering]);
     }
@@ -29,9 +29,8 @@ fn numbers(bench: &Bench) -> Vec<u32> {
     versions.iter().map(|version| version.number).collect()
 }
 
-#[test]
-fn the_newest_versions_stay_and_their_bytes_go_with_the_others() {
-    let bench = bench_with(5);
+pub(super) fn the_newest_versions_stay_and_their_bytes_go_with_the_others(on: Database) {
+    let bench = bench_with(on, 5);
     let digest = |number: u8| Digest::of(&[number]);
     assert_eq!(prune(&bench, 3), [1, 2]);
     assert_eq!(numbers(&bench), [5, 4, 3]);
@@ -47,9 +46,8 @@ fn the_newest_versions_stay_and_their_bytes_go_with_the_others() {
     );
 }
 
-#[test]
-fn the_active_version_and_the_way_back_stay_however_old() {
-    let bench = bench_with(6);
+pub(super) fn the_active_version_and_the_way_back_stay_however_old(on: Database) {
+    let bench = bench_with(on, 6);
     bench.activate("p", 1).unwrap();
     bench.activate("p", 2).unwrap();
     bench.bind("p", Hook::Filtering, None).unwrap();
@@ -63,9 +61,8 @@ fn the_active_version_and_the_way_back_stay_however_old() {
     );
 }
 
-#[test]
-fn of_a_deep_stack_of_activations_the_bottom_goes() {
-    let bench = bench_with(8);
+pub(super) fn of_a_deep_stack_of_activations_the_bottom_goes(on: Database) {
+    let bench = bench_with(on, 8);
     for number in 1..=8 {
         bench.activate("p", number).unwrap();
     }
@@ -81,9 +78,8 @@ fn of_a_deep_stack_of_activations_the_bottom_goes() {
         .unwrap();
 }
 
-#[test]
-fn bytes_that_another_plugin_has_too_stay() {
-    let bench = bench_with(3);
+pub(super) fn bytes_that_another_plugin_has_too_stay(on: Database) {
+    let bench = bench_with(on, 3);
     bench.upload("q", &[1], &[Hook::Filtering]);
     assert_eq!(prune(&bench, 1), [1, 2]);
     assert!(bench.store.artifact(&Digest::of(&[1])).is_ok());
