@@ -7,8 +7,7 @@ use std::{
 };
 
 use crate::{
-    ports::free_port,
-    server::{RedisOptions, RedisServer, binary, missing},
+    server::{FREE_PORT, RedisOptions, RedisServer, binary, missing},
     wait::until,
 };
 
@@ -66,7 +65,7 @@ impl RedisCluster {
                 redis.lines.extend([
                     "cluster-enabled yes".to_owned(),
                     "cluster-config-file nodes.conf".to_owned(),
-                    format!("cluster-port {}", free_port()),
+                    format!("cluster-port {FREE_PORT}"),
                     format!("cluster-node-timeout {}", node_timeout.as_millis()),
                     // A replica whose link was down for long stands for election all the same.
                     "cluster-replica-validity-factor 0".to_owned(),

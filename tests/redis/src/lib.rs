@@ -15,5 +15,5 @@ pub use cluster::{ClusterOptions, RedisCluster};
 pub use ports::free_port;
 pub use resp::{Connection, Reply};
 pub use sentinel::{SentinelOptions, Sentinels};
-pub use server::{MinReplicas, RedisOptions, RedisServer};
+pub use server::{FREE_PORT, MinReplicas, RedisOptions, RedisServer};
 pub use wait::{PATIENCE, until};

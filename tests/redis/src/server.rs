@@ -19,6 +19,9 @@ use crate::{
 /// How many ports are tried before the fault must lie elsewhere.
 const PORTS_TRIED: usize = 20;
 
+/// Stands for a free port in a line of the configuration.
+pub const FREE_PORT: &str = "{free port}";
+
 /// How a server is to run; the default keeps nothing on disk and lets everybody in.
 #[derive(Debug, Clone, Default)]
 pub struct RedisOptions {
@@ -36,7 +39,7 @@ pub struct RedisOptions {
     pub max_memory_bytes: Option<u64>,
     /// Refuses writes when replicas are missing.
     pub min_replicas: Option<MinReplicas>,
-    /// Further lines of `redis.conf`.
+    /// Further lines of `redis.conf`; [`FREE_PORT`] in one of them is another free port at every try to start.
     pub lines: Vec<String>,
 }
 
@@ -94,7 +97,8 @@ impl RedisOptions {
             config.push(format!("min-replicas-to-write {count}"));
             config.push(format!("min-replicas-max-lag {max_lag_seconds}"));
         }
-        config.extend(lines.iter().cloned());
+        let port = |line: &String| line.replace(FREE_PORT, &free_port().to_string());
+        config.extend(lines.iter().map(port));
         config.join("\n") + "\n"
     }
 }
