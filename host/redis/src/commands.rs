@@ -289,6 +289,31 @@ impl Pipe {
         }
     }
 
+    /// Whether a server of a Cluster has any slots.
+    pub fn has_slots(&self, address: &Address) -> bool {
+        match &self.shared.servers {
+            Servers::One(_) => true,
+            Servers::Cluster(cluster) => cluster.has_slots(address),
+        }
+    }
+
+    /// Whether what is published on a server of a Cluster can be expected to arrive: it has slots, and the other servers
+    /// do not hold it for dead.
+    pub fn is_on_duty(&self, address: &Address) -> bool {
+        match &self.shared.servers {
+            Servers::One(_) => true,
+            Servers::Cluster(cluster) => cluster.is_on_duty(address),
+        }
+    }
+
+    /// How often slots of a Cluster were found elsewhere than before.
+    pub fn num_changes(&self) -> u64 {
+        match &self.shared.servers {
+            Servers::One(_) => 0,
+            Servers::Cluster(cluster) => cluster.num_changes(),
+        }
+    }
+
     /// For connections of one's own: pub/sub.
     pub fn connector(&self) -> &Connector {
         &self.shared.connector

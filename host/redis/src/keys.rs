@@ -246,17 +246,33 @@ pub const NUM_SLOTS: u16 = 16_384;
 /// The slot of a name: CRC16 (XMODEM) of its [`hash_tag`].
 pub fn slot(name: &[u8]) -> u16 {
     let crc = hash_tag(name).iter().fold(0_u16, |crc, byte| {
-        let mut crc = crc ^ (u16::from(*byte) << 8);
-        for _ in 0..8 {
+        let [high, low] = crc.to_be_bytes();
+        (u16::from(low) << 8) ^ CRC_OF_BYTE[usize::from(high ^ byte)]
+    });
+    crc % NUM_SLOTS
+}
+
+/// Every name of a Cluster goes through it, and a search for a probe's name many thousand times.
+static CRC_OF_BYTE: [u16; 256] = crc_of_bytes();
+
+const fn crc_of_bytes() -> [u16; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0_u16;
+    while byte < 256 {
+        let mut crc = byte << 8;
+        let mut bit = 0;
+        while bit < 8 {
             crc = if crc & 0x8000 == 0 {
                 crc << 1
             } else {
                 (crc << 1) ^ 0x1021
             };
+            bit += 1;
         }
-        crc
-    });
-    crc % NUM_SLOTS
+        table[byte as usize] = crc;
+        byte += 1;
+    }
+    table
 }
 
 /// The shard of a channel: jump consistent hash over 64-bit FNV-1a, so that with one shard more only the channels that

@@ -182,13 +182,22 @@ impl Subscriptions {
         shards.map(|shard| shard.registry.lock().len()).sum()
     }
 
-    /// Whether what is published arrives, by the probes (threat model R4, invariant I9 of the fault list).
+    /// Whether what is published arrives, by the probes (threat model R4, invariant I9 of the fault list). A server of a
+    /// Cluster that has no slots has nothing to deliver, and one that the others hold for dead delivers to nobody: a
+    /// node that is deaf to these is as good as any other, and taking all of them off their balancer would end what
+    /// the other servers still carry.
     pub fn health(&self) -> EngineHealth {
         let now = Instant::now();
         let is_deaf = |shard: &Arc<Shard>| {
             let lines = shard.lines.lock();
+            let is_on_duty = |line: &&Arc<Line>| {
+                let address = line.address.as_ref();
+                address.is_none_or(|address| shard.pipe.is_on_duty(address))
+            };
+            let mut on_duty = lines.values().filter(is_on_duty).peekable();
             !shard.has_delivered.load(Ordering::Relaxed)
-                || lines.values().any(|line| line.is_deaf(now))
+                || on_duty.peek().is_none()
+                || on_duty.any(|line| line.is_deaf(now))
         };
         if self.shards.iter().any(is_deaf) {
             return EngineHealth::Unable(

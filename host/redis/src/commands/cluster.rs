@@ -6,7 +6,13 @@
 
 mod slot_map;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use redis::{ServerError, ServerErrorKind, Value};
@@ -16,7 +22,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::slot_map::{Redirect, SlotMap, parse_slots};
+use self::slot_map::{Redirect, SlotMap, SlotRange, parse_dead, parse_slots};
 use super::{Answer, Link, Live, MAX_REPEATS, REPEAT_DELAY, RedisFailure, Request, Route, Server};
 use crate::{
     config::Address,
@@ -47,6 +53,10 @@ struct Shared {
     stop: CancellationToken,
     /// Written by the keeper, and by redirects to servers that it does not know yet.
     map: ArcSwap<SlotMap>,
+    /// How often a reading of the map has shown slots elsewhere.
+    num_changes: AtomicU64,
+    /// Servers that the others hold for dead. Written by the keeper.
+    dead: ArcSwap<Vec<Address>>,
     /// Whether the map was ever read.
     is_known: watch::Sender<bool>,
     has_moved: Notify,
@@ -68,6 +78,8 @@ impl Cluster {
             tracker: tracker.clone(),
             stop: stop.clone(),
             map: ArcSwap::default(),
+            num_changes: AtomicU64::new(0),
+            dead: ArcSwap::default(),
             is_known: watch::Sender::new(false),
             has_moved: Notify::new(),
         });
@@ -107,6 +119,21 @@ impl Cluster {
     /// The primaries there are now, for connections of one's own; empty before the first reading.
     pub(super) fn primaries(&self) -> Vec<Address> {
         self.shared.map.load().addresses().cloned().collect()
+    }
+
+    /// Whether what is published on a server can be expected to arrive: it has slots, and the others do not hold it for
+    /// dead.
+    pub(super) fn is_on_duty(&self, address: &Address) -> bool {
+        self.has_slots(address) && !self.shared.dead.load().contains(address)
+    }
+
+    pub(super) fn has_slots(&self, address: &Address) -> bool {
+        self.shared.map.load().has_slots(address)
+    }
+
+    pub(super) fn num_changes(&self) -> u64 {
+        // Pairs with the one after the map was stored.
+        self.shared.num_changes.load(Ordering::Acquire)
     }
 
     /// The primary of a key.
@@ -271,11 +298,15 @@ impl Shared {
                 read = self.read_slots() => read,
             };
             match read {
-                Ok(slots) => {
+                Ok((slots, asked)) => {
                     is_reported = false;
-                    self.map
-                        .rcu(|map| map.updated(&slots, |address| self.start_link(address)));
+                    self.take(&slots);
                     self.is_known.send_replace(true);
+                    let dead = tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        dead = self.read_dead(&asked) => dead,
+                    };
+                    self.dead.store(Arc::new(dead));
                 }
                 Err(error) => {
                     if !is_reported {
@@ -301,8 +332,36 @@ impl Shared {
         }
     }
 
-    /// Asks one server after the other, those that are known to live first.
-    async fn read_slots(&self) -> Result<Vec<slot_map::SlotRange>, ConnectError> {
+    /// Takes the map over as it was read.
+    fn take(&self, slots: &[SlotRange]) {
+        let before = self
+            .map
+            .rcu(|map| map.updated(slots, |address| self.start_link(address)));
+        if !self.map.load().agrees_with(&before) {
+            self.num_changes.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Whom the others hold for dead, as one of them has it; asked only when somebody is away.
+    async fn read_dead(&self, asked: &Address) -> Vec<Address> {
+        if self.map.load().links().all(Link::is_live) {
+            return Vec::new();
+        }
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("NODES");
+        let login = self.connector.login();
+        match self.connector.ask(asked, login, &command).await {
+            Ok(answer) => parse_dead(&answer, &asked.host),
+            // Who may not ask counts on everybody.
+            Err(error) => {
+                tracing::debug!(%error, "nobody says which servers of the Cluster are dead");
+                Vec::new()
+            }
+        }
+    }
+
+    /// Asks one server after the other, those that are known to live first; answers which one has answered too.
+    async fn read_slots(&self) -> Result<(Vec<SlotRange>, Address), ConnectError> {
         let map = self.map.load_full();
         let known = map.live_addresses().cloned();
         let candidates: Vec<Address> = known.chain(self.seeds.iter().cloned()).collect();
@@ -314,7 +373,7 @@ impl Shared {
             match self.connector.ask(&address, login, &command).await {
                 // A node that knows of no slot has not met the others yet.
                 Ok(answer) => match parse_slots(&answer, &address.host) {
-                    Some(slots) if !slots.is_empty() => return Ok(slots),
+                    Some(slots) if !slots.is_empty() => return Ok((slots, address)),
                     Some(_) | None => last = Some(ConnectError::NoSlots { address }),
                 },
                 Err(error) => last = Some(error),

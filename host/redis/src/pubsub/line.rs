@@ -116,6 +116,7 @@ impl Line {
 pub(super) async fn keep(shard: Arc<Shard>, line: Arc<Line>) {
     let mut pause = FIRST_PAUSE;
     let mut is_reported = false;
+    let mut evicted_at = None;
     loop {
         let opened = tokio::select! {
             biased; // A stop is not delayed by a server that is away.
@@ -125,6 +126,7 @@ pub(super) async fn keep(shard: Arc<Shard>, line: Arc<Line>) {
         match opened {
             Ok((socket, address)) => {
                 is_reported = false;
+                evicted_at = None;
                 let end = Conversation::new(&shard, &line)
                     .hold(socket, &address)
                     .await;
@@ -144,8 +146,11 @@ pub(super) async fn keep(shard: Arc<Shard>, line: Arc<Line>) {
                     report(&error);
                     is_reported = true;
                 }
-                // Whatever the map says of them, these names may be elsewhere by now.
-                if line.address.is_some() {
+                // These names may be elsewhere by now; looked for once for each map, since that takes a while under
+                // a lock that every subscribe needs.
+                let map = shard.pipe.num_changes();
+                if line.address.is_some() && evicted_at != Some(map) {
+                    evicted_at = Some(map);
                     shard.registry.lock().evict(line.id);
                     shard.has_homeless.notify_one();
                 }

@@ -155,6 +155,11 @@ impl World {
             .collect()
     }
 
+    /// Whether everything came into doubt: once, or more often on a machine that stalls.
+    fn all_lapsed(&self) -> bool {
+        self.lapses().iter().any(|lapse| lapse == "*")
+    }
+
     fn lapses(&self) -> Vec<String> {
         self.ear.lapses.lock().clone()
     }
@@ -176,6 +181,19 @@ impl World {
 
     async fn until_healthy(&self) {
         self.until("delivery", || self.lines_deliver()).await;
+    }
+
+    /// The same of all lines but those to these ports.
+    async fn until_healthy_but(&self, ports: &[u16]) {
+        let deliver = || {
+            let lines = self.subscriptions.shards[0].lines.lock();
+            let mut others = lines.values().filter(|line| {
+                let address = line.address.as_ref();
+                !address.is_some_and(|address| ports.contains(&address.port))
+            });
+            others.all(|line| line.delivers())
+        };
+        self.until("delivery", deliver).await;
     }
 
     /// Whether every line has had a probe back since it last was in doubt.

@@ -31,7 +31,9 @@ pub(super) struct SlotRange {
 pub(super) struct SlotMap {
     /// Index into `servers` for each slot; empty before the first reading.
     owners: Vec<Option<usize>>,
+    /// Those with slots, then those that a redirect named.
     servers: Vec<(Address, Arc<Link>)>,
+    num_owners: usize,
 }
 
 impl SlotMap {
@@ -55,7 +57,26 @@ impl SlotMap {
             });
             owners[usize::from(range.first)..=usize::from(range.last)].fill(Some(index));
         }
-        Arc::new(Self { owners, servers })
+        Arc::new(Self {
+            num_owners: servers.len(),
+            owners,
+            servers,
+        })
+    }
+
+    /// Whether every slot is where it is in the other map.
+    pub(super) fn agrees_with(&self, other: &Self) -> bool {
+        fn owner(map: &SlotMap, slot: usize) -> Option<&Address> {
+            let index = (*map.owners.get(slot)?)?;
+            Some(&map.servers[index].0)
+        }
+        (0..usize::from(NUM_SLOTS)).all(|slot| owner(self, slot) == owner(other, slot))
+    }
+
+    /// Whether a server has any slots.
+    pub(super) fn has_slots(&self, address: &Address) -> bool {
+        let mut owners = self.servers[..self.num_owners].iter();
+        owners.any(|(owner, _)| owner == address)
     }
 
     /// The same with one server more, which has no slot yet.
@@ -67,6 +88,7 @@ impl SlotMap {
         Arc::new(Self {
             owners: self.owners.clone(),
             servers,
+            num_owners: self.num_owners,
         })
     }
 
@@ -118,6 +140,40 @@ pub(super) fn parse_slots(answer: &Value, host: &str) -> Option<Vec<SlotRange>> 
         .iter()
         .map(|range| parse_range(range, host))
         .collect()
+}
+
+/// The servers that the answer of `CLUSTER NODES` holds for dead, under each of their names. Whoever has not been reached
+/// for long by the one that was asked counts, as much as who has not by most.
+pub(super) fn parse_dead(answer: &Value, host: &str) -> Vec<Address> {
+    let lines = text(answer).unwrap_or_default().lines();
+    lines.flat_map(|line| parse_dead_line(line, host)).collect()
+}
+
+/// `ID HOST:PORT@BUS[,NAME] FLAGS …`.
+fn parse_dead_line(line: &str, host: &str) -> Vec<Address> {
+    let mut words = line.split(' ').skip(1);
+    let (Some(address), Some(flags)) = (words.next(), words.next()) else {
+        return Vec::new();
+    };
+    if !flags
+        .split(',')
+        .any(|flag| flag == "fail" || flag == "fail?")
+    {
+        return Vec::new();
+    }
+    let (address, rest) = address.split_once('@').unwrap_or((address, ""));
+    let Some((own_host, port)) = address.rsplit_once(':') else {
+        return Vec::new();
+    };
+    let Ok(port) = port.parse() else {
+        return Vec::new();
+    };
+    let own_host = if own_host.is_empty() { host } else { own_host };
+    // Where servers have names, the map of slots may call them by these.
+    let name = rest.split(',').nth(1).filter(|name| !name.is_empty());
+    let names = [Some(own_host), name];
+    let names = names.into_iter().flatten();
+    names.map(|name| Address::new(name, port)).collect()
 }
 
 fn parse_range(range: &Value, host: &str) -> Option<SlotRange> {
@@ -173,6 +229,30 @@ mod tests {
         assert_eq!(ranges[0].primary, Address::new("10.0.0.1", 7000));
         assert_eq!(ranges[1].primary, Address::new("asked", 7001));
         assert_eq!((ranges[1].first, ranges[1].last), (100, 16_383));
+    }
+
+    #[test]
+    fn the_dead_are_those_with_the_flag_under_all_their_names() {
+        let answer = bulk(
+            "a1 10.0.0.1:7000@17000,one.test master,fail - 1 2 3 connected 0-5\n\
+             b2 10.0.0.2:7000@17000,two.test,shard-id=x myself,master - 0 0 1 connected 6-9\n\
+             c3 :7002@17002 slave,fail? b2 1 2 3 connected\n\
+             d4 10.0.0.4:7000@17000 master,nofailover - 1 2 3 connected\n",
+        );
+        let expected = [
+            Address::new("10.0.0.1", 7000),
+            Address::new("one.test", 7000),
+            Address::new("asked", 7002),
+        ];
+        assert_eq!(parse_dead(&answer, "asked"), expected);
+        for nonsense in [
+            Value::Nil,
+            bulk("fail"),
+            bulk("a b fail"),
+            bulk("a b:x@1 fail"),
+        ] {
+            assert_eq!(parse_dead(&nonsense, "asked"), [], "{nonsense:?}");
+        }
     }
 
     #[test]

@@ -238,6 +238,9 @@ impl<'a> Conversation<'a> {
         let Some(address) = &self.line.address else {
             return Some(name(0).into());
         };
+        if !self.shard.pipe.has_slots(address) {
+            return None;
+        }
         let is_here = |name: &String| self.shard.pipe.primary_of(name).as_ref() == Some(address);
         (0..PROBE_NAMES).map(name).find(is_here).map(Name::from)
     }
