@@ -24,7 +24,7 @@ use crate::{
     envelope::Envelope,
     keys::Keys,
     leases::RedisLeases,
-    metrics::{EngineMetrics, InFlightCollector},
+    metrics::{AbleCollector, EngineMetrics, InFlightCollector},
     presence::RedisPresence,
     pubsub::{Lapse, PubSubEvents, PubSubMetrics, SubscriptionParts, Subscriptions},
     store::RedisStore,
@@ -120,6 +120,7 @@ impl RedisEngine {
             metrics.clone(),
         );
         let broker = RedisBroker::new(shards.clone(), replicated, keys.clone(), listening, metrics);
+        registry.register_collector(Box::new(AbleCollector(broker.clone())));
         Self {
             shards,
             keys,

@@ -11,7 +11,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use tidegate_realtime::broker::{Broker as _, EngineHealth};
+
 use crate::{
+    broker::RedisBroker,
     commands::{InFlight, RedisFailure},
     envelope::BadEnvelope,
 };
@@ -151,6 +154,26 @@ impl Collector for InFlightCollector {
         let encoder = encoder.encode_descriptor(
             "tidegate_engine_in_flight",
             "Commands to Redis that have no answer yet",
+            None,
+            gauge.metric_type(),
+        )?;
+        gauge.encode(encoder)
+    }
+}
+
+/// Reads whether the engine can do its work when metrics are asked for.
+#[derive(Debug)]
+pub struct AbleCollector(pub RedisBroker);
+
+impl Collector for AbleCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let gauge = ConstGauge::new(match self.0.health() {
+            EngineHealth::Able => 1_i64,
+            EngineHealth::Unable(_) => 0,
+        });
+        let encoder = encoder.encode_descriptor(
+            "tidegate_engine_able",
+            "Whether what is published through Redis arrives at this node: 1, or 0",
             None,
             gauge.metric_type(),
         )?;
