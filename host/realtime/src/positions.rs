@@ -1,7 +1,7 @@
 //! The position check: has everybody on this node got all of their streams?
 //!
 //! Owns when the top of a followed stream is read, once per channel whatever the number of its members (threat model
-//! R5), and what follows from the answer. Whoever turns out to have missed something is stopped and told by
+//! R5) and only where nothing was delivered meanwhile, and what follows from the answer. Whoever turns out to have missed something is stopped and told by
 //! [`Signal::Gap`](crate::link::Signal::Gap), which the session answers with 2500 or 3010. A stream that shows less
 //! than this node has seen of it was rolled back: it gets a new epoch before anybody is told (the node's side of the
 //! fork guard, R3), so that nobody comes back to offsets that mean two things. Does not deliver, and knows no Redis.
@@ -42,6 +42,10 @@ const READS_IN_FLIGHT: usize = 256;
 
 /// Unanswered reads after which the rest of a batch is left for later: every one may take its whole time-out.
 const MAX_UNANSWERED: usize = 64;
+
+/// Turns of the routine in one interval. A channel is read after so many without a delivery; more of them make the time
+/// since the last delivery more exact, and the walk dearer.
+const TURNS: u8 = 8;
 
 /// Channels looked at between two yields.
 const YIELD_EVERY: usize = 128;
@@ -143,7 +147,7 @@ impl Round {
             *self = Self::start(now);
         }
         let num_parts = u32::try_from(Hub::num_parts()).unwrap_or(1);
-        self.at = now + interval.min(LONGEST) * self.pace / 100 / num_parts;
+        self.at = now + interval.min(LONGEST) * self.pace / 100 / u32::from(TURNS) / num_parts;
         part
     }
 }
@@ -176,7 +180,7 @@ impl Checker {
             return;
         };
         let part = self.round.next(now, interval);
-        let channels = self.node.hub().positioned_channels(part);
+        let channels = self.node.hub().unconfirmed_channels(part, TURNS);
         self.check(channels, Cause::Routine).await;
     }
 

@@ -177,6 +177,11 @@ impl Channel {
         self.is_lingering.store(false, Ordering::Relaxed);
     }
 
+    /// A turn of the routine check; as [`KnownStream::turn`].
+    pub(crate) fn is_check_due(&self, num_turns: u8) -> bool {
+        self.stream.lock().turn(num_turns)
+    }
+
     /// Takes note of an event's position.
     pub(crate) fn advance(&self, position: &StreamPosition) -> Advance {
         self.stream.lock().advance(position)

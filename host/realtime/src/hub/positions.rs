@@ -126,6 +126,15 @@ impl Hub {
             .collect()
     }
 
+    /// Those of them for whom so many turns have gone by without a sign that nothing is missing.
+    pub(crate) fn unconfirmed_channels(&self, part: usize, num_turns: u8) -> Vec<Arc<Channel>> {
+        let part = self.channels[part].read();
+        part.iter()
+            .filter(|channel| channel.is_positioned() && channel.is_check_due(num_turns))
+            .map(Arc::clone)
+            .collect()
+    }
+
     /// Compares every member of the channel; stops and tells those who have lost something.
     pub(crate) async fn compare(&self, channel: &Arc<Channel>, comparison: Comparison) -> Compared {
         // Unset first: a member that gets a position meanwhile sets it again.

@@ -11,6 +11,8 @@ use tidegate_protocol::StreamPosition;
 pub(crate) struct KnownStream {
     /// `None` until a position was seen; boxed, since channels without history never see one.
     known: Option<Box<Known>>,
+    /// Turns of the routine since the members' places were last confirmed.
+    turns: u8,
 }
 
 /// What is known of one epoch.
@@ -19,6 +21,8 @@ pub(crate) struct Known {
     pub(crate) epoch: Box<str>,
     /// The highest offset that came as an event, 0 before the first.
     live: u64,
+    /// What `live` was at the routine's last turn.
+    live_at_turn: u64,
     /// The highest offset seen in any way. A store that shows less has lost what it had acknowledged.
     pub(crate) highest: u64,
     /// An offset came a second time.
@@ -45,6 +49,7 @@ impl Known {
         Box::new(Self {
             epoch: position.epoch.as_str().into(),
             live,
+            live_at_turn: 0,
             highest: position.offset,
             is_forked: false,
         })
@@ -98,6 +103,25 @@ impl KnownStream {
         }
     }
 
+    /// A turn of the routine check. Answers whether the top has to be read, after this many turns without a sign: an
+    /// event is one, since every member that has a place got it as its next one, or was told.
+    pub(crate) fn turn(&mut self, num_turns: u8) -> bool {
+        if let Some(known) = &mut self.known {
+            let has_moved = known.live != known.live_at_turn;
+            known.live_at_turn = known.live;
+            if has_moved && !known.is_forked {
+                self.turns = 0;
+                return false;
+            }
+        }
+        self.turns += 1;
+        let is_due = self.turns >= num_turns;
+        if is_due {
+            self.turns = 0;
+        }
+        is_due
+    }
+
     /// The stream is another one now, and this is its top.
     pub(crate) fn replace(&mut self, top: &StreamPosition) {
         self.known = (!top.epoch.is_empty()).then(|| Known::of(top, 0));
@@ -113,6 +137,29 @@ mod tests {
             offset,
             epoch: epoch.to_owned(),
         }
+    }
+
+    #[test]
+    fn r5_a_check_is_due_when_nothing_came_for_so_many_turns() {
+        let mut stream = KnownStream::default();
+        let turns = |stream: &mut KnownStream, num: usize| -> Vec<bool> {
+            (0..num).map(|_| stream.turn(3)).collect()
+        };
+        assert_eq!(
+            turns(&mut stream, 6),
+            [false, false, true, false, false, true]
+        );
+        stream.advance(&at("e", 7));
+        assert_eq!(turns(&mut stream, 4), [false, false, false, true]);
+        for offset in 8..20 {
+            stream.advance(&at("e", offset));
+            assert_eq!(turns(&mut stream, 1), [false], "delivered");
+        }
+        assert_eq!(turns(&mut stream, 3), [false, false, true], "quiet again");
+        // What was read from the store confirms nobody's place, nor does what nobody gets.
+        stream.check(&at("e", 30));
+        stream.advance(&at("e", 19));
+        assert_eq!(turns(&mut stream, 3), [false, false, true]);
     }
 
     #[test]

@@ -248,6 +248,22 @@ async fn r5_a_channel_is_read_once_per_interval_whatever_the_number_of_its_membe
 }
 
 #[tokio::test(start_paused = true)]
+async fn r5_what_was_just_delivered_is_not_read_and_what_falls_silent_is() {
+    let apart = Apart::new(settings());
+    let mut client = apart.subscriber(&["kept:busy"]).await;
+    apart.reads();
+    for _ in 0..500 {
+        apart.world.publish("kept:busy", "1").await;
+        tokio::time::sleep(Duration::from_millis(900)).await;
+    }
+    assert_eq!(apart.reads(), 0, "every delivery was a check");
+    assert!(client.taken().is_empty());
+    apart.lose("kept:busy").await;
+    pass(16).await;
+    assert_eq!(client.taken(), ["kept:busy"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_configured_delay_is_the_longer_bound_and_zero_checks_on_doubt_alone() {
     for (delay, expected) in [(2, 416..=625), (40, 83..=125), (0, 0..=0)] {
         let mut settings = settings();
