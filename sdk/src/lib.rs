@@ -75,13 +75,14 @@
 //!
 //! # What a plugin can use
 //!
-//! [`log`], [`config`], [`context`], [`clock`], [`budget`], [`random`], [`state`], [`metrics`], [`json`], [`publishing`],
-//! [`sessions`], [`presence`], and the methods of [`Message`]. There is no file system, no network and no environment;
+//! [`log`], [`config`], [`context`], [`clock`], [`budget`], [`random`], [`state`], [`store`], [`metrics`], [`json`],
+//! [`publishing`], [`sessions`], [`presence`], and the methods of [`Message`]. There is no file system, no network and no environment;
 //! what the standard library has of them answers with errors.
 //!
 //! # What to know
 //!
-//! * **A call has a deadline** (20 ms; filtering and routing 5 ms) and 32 MiB of memory. A call that is late, panics,
+//! * **A call has a deadline** (20 ms; filtering and routing 5 ms; 3 s for a plugin that uses [`store`], which waits for
+//!   other machines and may have neither of these two hooks) and 32 MiB of memory. A call that is late, panics,
 //!   or answers with a value out of range has *failed*: its effects are discarded, its instance is thrown away, the
 //!   client gets error 100 with a trace id, and nobody else notices. A panic's message is in the plugin's log.
 //! * **There are many instances, and each may vanish at any moment.** Remember nothing in globals but what can be
@@ -148,6 +149,7 @@ pub mod routing;
 pub mod rpc;
 pub mod sessions;
 pub mod state;
+pub mod store;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 

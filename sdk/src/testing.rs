@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Every call is that of a new instance, and what it did replaces what the one before did; only what it left in
-//! [`state`](crate::state) is there for the next, and [`metrics`](crate::metrics) add up. The contract's limits
+//! [`state`](crate::state) and [`store`](crate::store) is there for the next, and [`metrics`](crate::metrics) add up. The contract's limits
 //! hold: what would fail the hook call on a node panics in the test and says why.
 
 use std::{
@@ -36,7 +36,7 @@ use crate::{
     authorization, config,
     context::{Origin, TokenError},
     filtering,
-    host::{self, Held, Number, State},
+    host::{self, Held, Number, State, Stored},
     json,
     log::Level,
     routing, rpc,
@@ -269,6 +269,26 @@ impl Host {
         self
     }
 
+    /// Puts a value without an end into the plugin's [`store`](crate::store).
+    pub fn with_stored(mut self, key: &str, value: impl AsRef<[u8]>) -> Self {
+        let held = Stored::Value(value.as_ref().to_vec());
+        self.state.stored.put(key, held, None);
+        self
+    }
+
+    /// Puts a counter without an end into the plugin's [`store`](crate::store).
+    pub fn with_stored_count(mut self, key: &str, count: i64) -> Self {
+        self.state.stored.put(key, Stored::Counter(count), None);
+        self
+    }
+
+    /// Takes the [`store`](crate::store) away: every operation is
+    /// [`Unavailable`](crate::store::StoreError::Unavailable) from now on.
+    pub fn without_store(mut self) -> Self {
+        self.state.stored.is_away = true;
+        self
+    }
+
     /// Puts a counter into the plugin's state, to live for `ttl` from the host's time.
     pub fn with_count(mut self, key: &str, count: i64, ttl: Duration) -> Self {
         let end = self.end_of(ttl);
@@ -440,6 +460,7 @@ impl Host {
         state.has_message = has_message;
         state.data = data.to_vec();
         state.keys.operations = 0;
+        state.stored.operations = 0;
         let (answer, state) = host::scope(state, call);
         self.state = state;
         if answer.is_err() {
@@ -530,6 +551,22 @@ impl Host {
         match self.state.numbers.get(name, labels) {
             Some(Number::Histogram(observed)) => observed.clone(),
             Some(Number::Counter(_) | Number::Gauge(_)) | None => Vec::new(),
+        }
+    }
+
+    /// The value that a key of the plugin's [`store`](crate::store) holds, at the host's time.
+    pub fn stored(&self, key: &str) -> Option<Vec<u8>> {
+        match self.state.stored.held(key, self.state.facts.now_ms)? {
+            Stored::Value(value) => Some(value.clone()),
+            Stored::Counter(_) => None,
+        }
+    }
+
+    /// The count that a key of the plugin's [`store`](crate::store) holds, at the host's time; 0 where there is none.
+    pub fn stored_count(&self, key: &str) -> i64 {
+        match self.state.stored.held(key, self.state.facts.now_ms) {
+            Some(Stored::Counter(count)) => *count,
+            Some(Stored::Value(_)) | None => 0,
         }
     }
 

@@ -12,12 +12,18 @@
 )]
 mod guests;
 
-use std::hint::black_box;
+use std::{hint::black_box, sync::Arc};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use guests::{PASS, bind, binding, compile, draft, filtering, ready, sandbox};
-use tidegate_realtime::hooks::{FilteringVerdict, Hooks, Progress};
+use bytes::Bytes;
+use guests::{PASS, bind, binding, compile, draft, filtering, guest, peer, ready, sandbox};
+use tidegate_realtime::{
+    hooks::{FilteringVerdict, Hooks, Progress, RpcQuestion},
+    store::MemoryStore,
+};
 use tidegate_sandbox::{Hook, Sandbox};
+use tokio::runtime::Builder;
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::{Component, ComponentType, Lift, Linker};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, Store};
 use wit_component::ComponentEncoder;
@@ -221,5 +227,43 @@ fn capabilities(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, hook_call, capabilities);
+/// The same for a plugin that waits, with a store that answers at once: a call on a thread for such plugins. What Redis
+/// adds is its round trip.
+fn waiting(criterion: &mut Criterion) {
+    let sandbox = sandbox();
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let store = Arc::new(MemoryStore::default());
+    sandbox.open_store(store, runtime.handle().clone(), CancellationToken::new());
+    for count in [1, 11] {
+        let increment = "(call $increment (i32.const 1024) (i32.const 4) (i64.const 1) (i32.const 0) (i64.const 0) (i32.const 64))";
+        let compiled = compile(
+            &sandbox,
+            &guest(
+                &[Hook::Rpc],
+                &format!(
+                    "(import \"tidegate:plugin/store@0.1.0\" \"increment\" (func $increment (param i32 i32 i64 i32 i64 i32)))
+                     (data (i32.const 1024) \"sent\")
+                     (func (export \"tidegate:plugin/rpc@0.1.0#call\") (param i32 i32 i32 i32 i32 i32) (result i32)
+                       {}
+                       (i32.store8 (i32.const 16) (i32.const 0)) (i32.const 16))",
+                    increment.repeat(count)
+                ),
+            ),
+        );
+        bind(&sandbox, vec![binding(&compiled, Hook::Rpc)]);
+        let asker = peer("ann");
+        criterion.bench_function(&format!("hook_call/0B/rpc_store_{count}"), |bencher| {
+            bencher.iter(|| {
+                let question = RpcQuestion {
+                    peer: Arc::clone(&asker),
+                    method: "m".into(),
+                    data: Bytes::new(),
+                };
+                ready(sandbox.rpc(question)).expect("it answers")
+            });
+        });
+    }
+}
+
+criterion_group!(benches, hook_call, capabilities, waiting);
 criterion_main!(benches);

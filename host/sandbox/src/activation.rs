@@ -42,7 +42,7 @@ pub enum BindingProblem {
     ScopeUnsuitable,
     #[error("only filtering may have the failure policy `open`")]
     OpenPolicyNotAllowed,
-    #[error("a deadline is 1 ms to {} ms at this hook", .cap_millis)]
+    #[error("a deadline is 1 ms to {} ms for this plugin at this hook", .cap_millis)]
     Deadline { cap_millis: u128 },
     #[error("memory is 64 KiB to {MEMORY_CAP_BYTES} bytes")]
     Memory,
@@ -170,6 +170,7 @@ impl Inherited<'_> {
                 plugin: Arc::clone(plugin),
                 hook: *hook,
                 version: *version,
+                class: compiled.class(),
             };
             let now = runtime.clock.now_millis();
             Arc::new(match compiled.problem() {
@@ -204,7 +205,7 @@ impl Binding {
         if *failure_policy == FailurePolicy::Open && *hook != Hook::Filtering {
             return Err(BindingProblem::OpenPolicyNotAllowed);
         }
-        let cap = hook.deadline_cap();
+        let cap = hook.deadline_cap(compiled.class());
         if limits
             .deadline
             .is_some_and(|deadline| deadline.as_millis() == 0 || deadline > cap)

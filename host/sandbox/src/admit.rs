@@ -14,7 +14,11 @@ use wasmparser::Validator;
 use wasmtime::Engine;
 use wit_component::ComponentEncoder;
 
-use crate::{binding::Hook, compile::ComponentDigest, engine};
+use crate::{
+    binding::{Class, Hook},
+    compile::ComponentDigest,
+    engine,
+};
 
 /// Largest upload.
 pub const MAX_UPLOAD_BYTES: usize = 4 << 20;
@@ -36,6 +40,15 @@ pub struct Admitted {
 }
 
 impl Admitted {
+    /// Whether its calls may wait for other machines.
+    pub fn class(&self) -> Class {
+        if self.imports.iter().any(|import| contract::waits(import)) {
+            Class::Waiting
+        } else {
+            Class::Immediate
+        }
+    }
+
     /// Whether it imports an interface whose name begins so.
     pub(crate) fn imports(&self, interface: &str) -> bool {
         let mut imports = self.imports.iter();

@@ -45,10 +45,26 @@ impl Hook {
     }
 
     /// What a call may take unless the binding says otherwise (threat model section 6).
-    pub(crate) fn default_deadline(self) -> Duration {
-        match self {
-            Self::Authentication | Self::Authorization | Self::Rpc => Duration::from_millis(20),
-            Self::Filtering | Self::Routing => Duration::from_millis(5),
+    pub(crate) fn default_deadline(self, class: Class) -> Duration {
+        match (self, class) {
+            (Self::Filtering | Self::Routing, _) => Duration::from_millis(5),
+            (Self::Authentication | Self::Authorization | Self::Rpc, Class::Immediate) => {
+                Duration::from_millis(20)
+            }
+            (Self::Authentication | Self::Authorization | Self::Rpc, Class::Waiting) => {
+                WAITING_DEADLINE
+            }
+        }
+    }
+
+    /// Whether a plugin that waits may be asked here. Where messages pass, nobody waits for another machine.
+    pub fn suits(self, class: Class) -> bool {
+        match class {
+            Class::Immediate => true,
+            Class::Waiting => match self {
+                Self::Authentication | Self::Authorization | Self::Rpc => true,
+                Self::Filtering | Self::Routing => false,
+            },
         }
     }
 
@@ -61,11 +77,40 @@ impl Hook {
     }
 
     /// What a binding may raise the deadline to. The clients of the slow hooks wait, but their app has few
-    /// threads, so they too are held to a tenth of a second.
-    pub fn deadline_cap(self) -> Duration {
+    /// threads, so they too are held to a tenth of a second; a plugin that waits has threads for that.
+    pub fn deadline_cap(self, class: Class) -> Duration {
+        match (self, class) {
+            (Self::Filtering | Self::Routing, _) => Duration::from_millis(20),
+            (Self::Authentication | Self::Authorization | Self::Rpc, Class::Immediate) => {
+                Duration::from_millis(100)
+            }
+            (Self::Authentication | Self::Authorization | Self::Rpc, Class::Waiting) => {
+                WAITING_DEADLINE_CAP
+            }
+        }
+    }
+}
+
+/// What a call of a plugin that waits may take unless the binding says otherwise: a client that waits for an answer
+/// does so for five seconds, and has time left to hear of it.
+const WAITING_DEADLINE: Duration = Duration::from_secs(3);
+/// What a binding may raise that to.
+const WAITING_DEADLINE_CAP: Duration = Duration::from_secs(10);
+
+/// Whether calls of a plugin may wait for other machines; its imports say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Every capability answers at once.
+    Immediate,
+    /// Some capability may have to ask another machine.
+    Waiting,
+}
+
+impl Class {
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::Authentication | Self::Authorization | Self::Rpc => Duration::from_millis(100),
-            Self::Filtering | Self::Routing => Duration::from_millis(20),
+            Self::Immediate => "immediate",
+            Self::Waiting => "waiting",
         }
     }
 }
@@ -229,7 +274,9 @@ mod tests {
     fn words_of_hooks_and_policies_read_back() {
         for hook in Hook::ALL {
             assert_eq!(Hook::parse(hook.as_str()), Some(hook));
-            assert!(hook.default_deadline() <= hook.deadline_cap());
+            for class in [Class::Immediate, Class::Waiting] {
+                assert!(hook.default_deadline(class) <= hook.deadline_cap(class));
+            }
         }
         for policy in [FailurePolicy::Closed, FailurePolicy::Open] {
             assert_eq!(FailurePolicy::parse(policy.as_str()), Some(policy));

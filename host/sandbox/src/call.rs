@@ -15,14 +15,14 @@ use wasmtime::Store;
 
 use crate::{
     Runtime,
-    binding::Isolation,
+    binding::{Class, Isolation},
     breaker::Permit,
     deadline::{Deadline, STRETCH, processor_time},
     failure::{Failure, FailureKind, Phase},
     guest::{Facts, GuestState, Input, Left, Tags},
     instance::{CALLS_PER_SAMPLE, Export, Instance, Sampling},
     instances::Stage,
-    lane::{LONGEST_WAIT, Turn},
+    lane::Turn,
     limits,
     metrics::{Also, CallEnd},
     slots,
@@ -78,8 +78,8 @@ pub(crate) fn begin(
         }
     };
     let ticks = match turn {
-        Turn::Aside { charged } if !charged.is_zero() => {
-            if charged >= LONGEST_WAIT {
+        Turn::Aside { charged, lane } if !charged.is_zero() => {
+            if charged >= lane.longest_wait() {
                 return Err(too_late(runtime, unit, permit, charged));
             }
             // A burst behind a fresh version waits longer than a call may take; each still gets half its time.
@@ -115,7 +115,11 @@ pub(crate) fn call<V>(
     } = seated;
     let timing = Timing::start(turn, instance.next_call_is_sampled());
     // The ticks begin here: an instance may have been made since `now`.
-    let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
+    let started_at = runtime.engine.ticker.now();
+    let deadline = match unit.class {
+        Class::Immediate => Deadline::new(ticks, started_at),
+        Class::Waiting => Deadline::by_the_clock(ticks, started_at),
+    };
     runtime.engine.ticker.arm();
     let Instance { store, export, .. } = &mut *instance;
     store.set_epoch_deadline(STRETCH);
@@ -133,10 +137,11 @@ pub(crate) fn call<V>(
         }
         Err(_) => Err(Failure::host_panic()),
     };
+    let waited = instance.store.data().call.store.waited;
     let took = timing.stop(
         runtime,
         unit,
-        &instance.store.data().call.deadline,
+        (&instance.store.data().call.deadline, waited),
         (result.is_ok(), input_bytes),
     );
     let took = match (took, &result) {
@@ -151,6 +156,7 @@ pub(crate) fn call<V>(
         Box::new(Measured {
             lane: turn.lane(),
             took,
+            waited,
             memory_bytes: instance.store.data().limiter.memory(),
         })
     });
@@ -367,7 +373,7 @@ impl Timing {
         self,
         runtime: &Runtime,
         unit: &Arc<Unit>,
-        deadline: &Deadline,
+        (deadline, waited): (&Deadline, Duration),
         (is_answered, input_bytes): (bool, usize),
     ) -> Option<Duration> {
         // There only if the call got half-way to its deadline.
@@ -402,7 +408,7 @@ impl Timing {
         if let Some(slow) = slow {
             unit.conduct.was_slow(runtime, slow, unit.deadline);
         }
-        if let Some(used) = used
+        if let Some(used) = used.map(|used| used + waited)
             && is_answered
             && limits::is_near(used.as_nanos(), unit.deadline.as_nanos())
         {

@@ -1,7 +1,8 @@
 //! What a plugin may import: one module per interface, each with its limits.
 //!
 //! Every function counts towards the calls a guest may make into the host, and checks its arguments as if an
-//! enemy had written them. None of them blocks, and none asks a hook: what a plugin wants done is queued in
+//! enemy had written them. None of them blocks but those of [`store`], which only plugins on threads of their own can
+//! call, and none asks a hook: what a plugin wants done is queued in
 //! the call's state and done after the call.
 
 mod budget;
@@ -18,6 +19,7 @@ mod publishing;
 mod random;
 mod sessions;
 pub(crate) mod state;
+pub(crate) mod store;
 
 use bytes::Bytes;
 use wasmtime::component::{HasSelf, Linker};
@@ -40,6 +42,7 @@ pub(crate) fn link(linker: &mut Linker<GuestState>) -> wasmtime::Result<()> {
     plugin::message::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::publishing::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::state::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
+    plugin::store::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::metrics::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::json::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;
     plugin::sessions::add_to_linker::<_, HasSelf<GuestState>>(linker, |state| state)?;

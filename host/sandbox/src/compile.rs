@@ -24,7 +24,7 @@ use wasmtime::component::{Component, InstancePre};
 use crate::{
     Runtime,
     admit::{AdmissionRefused, Admitted},
-    binding::Hook,
+    binding::{Class, Hook},
     cache::native::{self, Generated},
     failure::{FailureKind, escape},
     generated::exports::tidegate::plugin as exports,
@@ -79,6 +79,7 @@ pub(crate) struct Parts {
     hooks: Vec<Hook>,
     imports_json: bool,
     imports_context: bool,
+    class: Class,
     pub(crate) pre: InstancePre<GuestState>,
     pub(crate) indices: HookIndices,
 }
@@ -153,6 +154,13 @@ impl Compiled {
     /// Whether it may ask about the call in hand.
     pub(crate) fn imports_context(&self) -> bool {
         self.0.as_ref().is_ok_and(|parts| parts.imports_context)
+    }
+
+    /// Whether its calls may wait for other machines. What cannot run does not.
+    pub fn class(&self) -> Class {
+        self.0
+            .as_ref()
+            .map_or(Class::Immediate, |parts| parts.class)
     }
 
     /// Whether instances of one are as good as those of the other.
@@ -333,6 +341,7 @@ fn link(
         hooks: admitted.hooks.clone(),
         imports_json: admitted.imports(JSON),
         imports_context: admitted.imports(CONTEXT),
+        class: admitted.class(),
         pre,
         indices,
     })

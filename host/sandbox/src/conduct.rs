@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     Runtime,
-    binding::Hook,
+    binding::{Class, Hook},
     breaker::{Breaker, Opening, Permit, Strike},
     capabilities::clock::unix_millis,
     failure::{Failure, FailureKind},
@@ -59,12 +59,13 @@ pub(crate) struct Subject {
     pub(crate) plugin: Arc<str>,
     pub(crate) hook: Hook,
     pub(crate) version: u32,
+    pub(crate) class: Class,
 }
 
 /// A line about a subject.
 macro_rules! line {
     ($level:ident, $subject:expr, $($rest:tt)+) => {{
-        let Subject { app, plugin, hook, version } = &$subject;
+        let Subject { app, plugin, hook, version, class: _ } = &$subject;
         tracing::$level!(%app, %plugin, version, hook = hook.as_str(), $($rest)+);
     }};
 }
@@ -269,6 +270,7 @@ impl Conduct {
             plugin,
             hook,
             version,
+            class: _,
         } = &self.subject;
         let call = LogCall::outside(Arc::clone(plugin), *version, *hook);
         let stamp = (unix_millis(), LogLevel::Warn);
@@ -293,10 +295,14 @@ impl Conduct {
 
     /// The lane of its calls.
     pub(crate) fn lane(&self) -> Lane {
-        if self.standing.is_inline() && !self.subject.hook.is_always_aside() {
-            Lane::Inline
-        } else {
-            Lane::Aside
+        match self.subject.class {
+            Class::Waiting => Lane::Waiting,
+            Class::Immediate
+                if self.standing.is_inline() && !self.subject.hook.is_always_aside() =>
+            {
+                Lane::Inline
+            }
+            Class::Immediate => Lane::Aside,
         }
     }
 
@@ -340,6 +346,7 @@ impl Conduct {
             plugin,
             hook,
             version,
+            class: _,
         } = self.subject.clone();
         let report = UnfitVersion {
             app,

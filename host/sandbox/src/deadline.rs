@@ -6,6 +6,10 @@
 //! lacks and no more, and not beyond [`longest`]. Reading costs a system call, but only calls that are slow anyway
 //! get here.
 //!
+//! A call that may wait for other machines has its deadline by the clock alone: its waiting is its own doing, its
+//! deadline is long, and the ticks stand still when nobody calls a guest for a while. What it computes meanwhile is held to
+//! [`MOST_WORK_OF_WAITING`]: there are more threads to wait on than cores to work on.
+//!
 //! And at each tick but the first the guest gives way: whoever waits for the core, a worker with messages above all,
 //! has it before the guest goes on. Otherwise a guest that spins keeps it for a whole slice of the scheduler, several
 //! milliseconds.
@@ -13,6 +17,7 @@
 use std::{thread, time::Duration};
 
 use rustix::time::{ClockId, clock_gettime};
+use tokio::time::Instant;
 use wasmtime::{StoreContextMut, Trap, UpdateDeadline};
 
 use crate::{
@@ -23,6 +28,9 @@ use crate::{
 /// Second halves that a call may take beyond its own because it was kept waiting. With the first it makes the
 /// longest call about three times its deadline in wall time.
 const GRANTS: u64 = 4;
+
+/// Processor time of one call that may wait; as much as other calls may be given at most.
+const MOST_WORK_OF_WAITING: Duration = Duration::from_millis(100);
 
 /// Where a call stands with its deadline.
 #[derive(Debug, Default)]
@@ -35,6 +43,16 @@ pub(crate) struct Deadline {
     look_at: u64,
     /// The thread's processor time at the first look; none before.
     half_way: Option<Duration>,
+    /// Of a call that may wait; the ticks are not looked at then.
+    by_the_clock: Option<ByTheClock>,
+}
+
+/// The end of a call that may wait.
+#[derive(Debug, Clone, Copy)]
+struct ByTheClock {
+    until: Instant,
+    /// The thread's processor time when the call began.
+    worked_before: Duration,
 }
 
 impl Deadline {
@@ -44,11 +62,34 @@ impl Deadline {
             armed_at,
             look_at: armed_at + first_half(ticks),
             half_way: None,
+            by_the_clock: None,
         }
+    }
+
+    /// One that waiting counts towards.
+    pub(crate) fn by_the_clock(ticks: u64, armed_at: u64) -> Self {
+        let millis = u32::try_from(ticks.saturating_sub(1)).unwrap_or(u32::MAX);
+        Self {
+            by_the_clock: Some(ByTheClock {
+                until: Instant::now() + TICK * millis,
+                worked_before: processor_time(),
+            }),
+            ..Self::new(ticks, armed_at)
+        }
+    }
+
+    /// What is left of a call that may wait; nothing of any other.
+    pub(crate) fn time_to_wait(&self) -> Duration {
+        self.by_the_clock.map_or(Duration::ZERO, |clock| {
+            clock.until.saturating_duration_since(Instant::now())
+        })
     }
 
     /// The whole milliseconds that are left when the ticker shows `now`.
     pub(crate) fn remaining_millis(&self, now: u64) -> u64 {
+        if self.by_the_clock.is_some() {
+            return u64::try_from(self.time_to_wait().as_millis()).unwrap_or(u64::MAX);
+        }
         let used = now.saturating_sub(self.armed_at);
         self.ticks.saturating_sub(1).saturating_sub(used)
     }
@@ -115,7 +156,16 @@ impl Deadline {
     /// Whether a call may go on at a tick: it is looked at only where its ticks are used up.
     fn may_go_on(&mut self, ticker: Ticker) -> bool {
         let now = ticker.now();
-        if now >= self.look_at {
+        if let Some(ByTheClock {
+            until,
+            worked_before,
+        }) = self.by_the_clock
+        {
+            let worked = processor_time().saturating_sub(worked_before);
+            if Instant::now() >= until || worked >= MOST_WORK_OF_WAITING {
+                return false;
+            }
+        } else if now >= self.look_at {
             match self.look(processor_time(), now) {
                 Some(more) => self.look_at = now + more,
                 None => return false,
@@ -186,6 +236,37 @@ mod tests {
         let left = [7, 8, 26, 27, 1_000].map(|now| deadline.remaining_millis(now));
         assert_eq!(left, [20, 19, 1, 0, 0]);
         assert_eq!(deadline.used(), None);
+    }
+
+    #[test]
+    fn a_call_that_waits_has_what_the_clock_leaves_although_no_tick_comes() {
+        let ticker = Ticker::start(|| true).unwrap();
+        ticker.wait_until_parked();
+        let now = ticker.now();
+        let mut deadline = Deadline::by_the_clock(ticker::ticks(Duration::from_millis(40)), now);
+        assert!(deadline.remaining_millis(now) <= 40);
+        assert!(deadline.may_go_on(ticker));
+        let began = Instant::now();
+        while !deadline.time_to_wait().is_zero() {
+            std::thread::yield_now();
+        }
+        assert!(began.elapsed() >= Duration::from_millis(30));
+        assert_eq!(deadline.remaining_millis(now), 0);
+        assert!(!deadline.may_go_on(ticker), "whatever the ticks say");
+        assert_eq!(deadline.used(), None);
+        let other = Deadline::new(ticker::ticks(Duration::from_millis(40)), now);
+        assert_eq!(other.time_to_wait(), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_call_that_may_wait_ends_when_it_has_worked_for_long() {
+        let ticker = Ticker::start(|| true).unwrap();
+        let ticks = ticker::ticks(Duration::from_secs(3_600));
+        let before = processor_time();
+        let mut deadline = Deadline::by_the_clock(ticks, ticker.now());
+        while deadline.may_go_on(ticker) {}
+        assert!(processor_time() - before >= MOST_WORK_OF_WAITING);
+        assert!(deadline.time_to_wait() > Duration::from_secs(60));
     }
 
     #[test]

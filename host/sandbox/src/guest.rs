@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tidegate_realtime::hooks::{Destination, Effect, Origin, Peer, TokenCheck};
 
 use crate::{
-    capabilities::{json::Parsed, log::CallLog, state::StateUse},
+    capabilities::{json::Parsed, log::CallLog, state::StateUse, store::StoreUse},
     deadline::Deadline,
     failure::GuestFault,
     limits,
@@ -47,6 +47,7 @@ pub(crate) struct CallState {
     pub(crate) edits: Option<Box<Edits>>,
     pub(crate) queued: Vec<Effect>,
     pub(crate) state: StateUse,
+    pub(crate) store: StoreUse,
     /// The same, once a field of it was asked for.
     pub(crate) parsed: Parsed,
     /// For the plugin's log, and for the story should the call fail.
@@ -143,13 +144,14 @@ impl CallState {
         deadline: Deadline,
     ) {
         debug_assert!(matches!(self.facts, Facts::Idle) && self.queued.is_empty());
+        self.store = StoreUse::default();
         self.facts = facts;
         self.data = data;
         self.trace_id = trace_id;
         self.deadline = deadline;
     }
 
-    /// Ends the call: nothing of it stays but its deadline, which tells how long it took. Answers the tags that
+    /// Ends the call: nothing of it stays but its deadline and what it waited, which tell how long it took. Answers the tags that
     /// were lent, if there are any, and what the call left; most calls leave nothing.
     #[inline]
     pub(crate) fn end(&mut self) -> (Option<Tags>, Option<Box<Left>>) {
@@ -164,6 +166,7 @@ impl CallState {
             edits,
             queued,
             state,
+            store: _,
             parsed,
             log,
         } = self;

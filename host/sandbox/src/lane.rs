@@ -5,6 +5,12 @@
 //! ([`queue`]); the asker gets a future. Authentication, authorization and rpc always run aside. All plugins of a
 //! question run in one lane, aside if any of them has to.
 //!
+//! Calls of plugins that wait for other machines ([`Class::Waiting`]) run on threads of the same kind that nobody else
+//! uses, so that a store that stalls holds up nobody but those who asked it. They are made when they are first needed.
+//! An app has at most half of them at a time, by the time that its calls hold them and not by the processor time. A
+//! question is put in a lane by what is bound when it is asked; if a plugin that waits was bound before its turn comes,
+//! it moves there.
+//!
 //! A question that waited aside is asked of what is bound when its turn comes, not of what was bound when it was
 //! put there: after an activation nothing old is called, queued or not. The messages of a session stay in order,
 //! since a session has one question at a time.
@@ -16,7 +22,10 @@ mod threads;
 use std::{
     io,
     num::NonZeroUsize,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -27,25 +36,27 @@ use tidegate_realtime::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
-use self::threads::{Job, PluginThreads};
+use self::threads::{Job, PluginThreads, ThreadsConfig};
 pub(crate) use self::{
     queue::LINE,
     standing::{Move, Standing},
-    threads::LONGEST_WAIT,
+    threads::{LONGEST_WAIT, LONGEST_WAIT_TO_WAIT},
 };
-use crate::instances::Patience;
+use crate::{binding::Class, instances::Patience};
 
 /// Waiting calls of an app from which on versions that are about to earn the inline lane may use it: behind so
 /// many, a message would wait longer than it takes.
 const CROWD: usize = 32;
 
 /// A lane, as statistics show it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Lane {
     /// On the session's worker.
     Inline,
     /// On plugin threads.
     Aside,
+    /// On threads for plugins that wait for other machines.
+    Waiting,
 }
 
 impl Lane {
@@ -53,6 +64,15 @@ impl Lane {
         match self {
             Self::Inline => "inline",
             Self::Aside => "aside",
+            Self::Waiting => "waiting",
+        }
+    }
+
+    /// After this long in its queue a call is too late, whatever kept it.
+    pub(crate) fn longest_wait(self) -> Duration {
+        match self {
+            Self::Inline | Self::Aside => LONGEST_WAIT,
+            Self::Waiting => LONGEST_WAIT_TO_WAIT,
         }
     }
 }
@@ -64,15 +84,15 @@ pub(crate) enum Turn {
     Inline,
     /// Inline although some have not quite, because the aside lane is crowded.
     Overflow,
-    /// Aside; the queue took so much of the first call's deadline.
-    Aside { charged: Duration },
+    /// Aside, or where plugins wait; the queue took so much of the first call's deadline.
+    Aside { charged: Duration, lane: Lane },
 }
 
 impl Turn {
     pub(crate) fn lane(self) -> Lane {
         match self {
             Self::Inline | Self::Overflow => Lane::Inline,
-            Self::Aside { .. } => Lane::Aside,
+            Self::Aside { lane, .. } => lane,
         }
     }
 
@@ -90,18 +110,39 @@ impl Turn {
 }
 
 /// A question for a plugin thread.
-struct Question<F, T> {
+struct Question<C, F, T> {
+    app: AppId,
+    /// Whether it asks a plugin that waits, by what is bound now.
+    class: C,
     ask: Option<F>,
     answer: Option<T>,
     sender: oneshot::Sender<T>,
+    /// Where it goes if it has to wait and is somewhere else.
+    waiting: Weak<Waiting>,
 }
 
-impl<T: Send, F: FnOnce(Turn) -> T + Send> Job for Question<F, T> {
-    fn run(&mut self, charged: Duration) {
-        self.answer = self.ask.take().map(|ask| ask(Turn::Aside { charged }));
+impl<C, F, T> Job for Question<C, F, T>
+where
+    C: Fn() -> Class + Send + 'static,
+    F: FnOnce(Turn) -> T + Send + 'static,
+    T: Send + 'static,
+{
+    fn run(&mut self, turn: Turn) {
+        if turn.lane() != Lane::Waiting && (self.class)() == Class::Waiting {
+            return;
+        }
+        self.answer = self.ask.take().map(|ask| ask(turn));
     }
 
     fn deliver(self: Box<Self>) {
+        if self.ask.is_some() {
+            // Dropped where there is no room, and who asked hears of it.
+            if let Some(waiting) = self.waiting.upgrade() {
+                let app = self.app.clone();
+                drop(waiting.submit(&app, self));
+            }
+            return;
+        }
         if let Some(answer) = self.answer {
             // Who asked may be gone.
             let _ = self.sender.send(answer);
@@ -109,10 +150,50 @@ impl<T: Send, F: FnOnce(Turn) -> T + Send> Job for Question<F, T> {
     }
 }
 
+/// The threads for plugins that wait.
+#[derive(Debug)]
+struct Waiting {
+    n_threads: NonZeroUsize,
+    /// `None` if the operating system gave none.
+    threads: OnceLock<Option<PluginThreads>>,
+    /// Questions that found a full queue.
+    shed: AtomicU64,
+}
+
+impl Waiting {
+    /// Has the job run when it is the app's turn.
+    fn submit(&self, app: &AppId, job: Box<dyn Job>) -> Result<(), Box<dyn Job>> {
+        let threads = self.threads.get_or_init(|| {
+            let config = ThreadsConfig {
+                lane: Lane::Waiting,
+                n_threads: self.n_threads,
+            };
+            let started = PluginThreads::start(config);
+            let started = started.inspect_err(|error| {
+                tracing::error!(
+                    %error,
+                    "the threads for plugins that wait could not be started; raise the limit of threads, or lower \
+                     plugins.waiting_threads"
+                );
+            });
+            started.ok()
+        });
+        let submitted = match threads {
+            Some(threads) => threads.submit(app, job),
+            None => Err(job),
+        };
+        if submitted.is_err() {
+            self.shed.fetch_add(1, Ordering::Relaxed);
+        }
+        submitted
+    }
+}
+
 /// The aside lane.
 #[derive(Debug)]
 pub(crate) struct Aside {
     threads: PluginThreads,
+    waiting: Arc<Waiting>,
     /// Questions that found a full queue.
     shed: AtomicU64,
 }
@@ -128,12 +209,26 @@ pub struct AsideStatistics {
 }
 
 impl Aside {
+    /// `n_waiting` are for plugins that wait, and are started when there is one.
+    ///
     /// # Errors
     /// That of the operating system when it gives no thread.
-    pub(crate) fn start(n_threads: Option<NonZeroUsize>) -> io::Result<Self> {
+    pub(crate) fn start(
+        n_threads: Option<NonZeroUsize>,
+        n_waiting: NonZeroUsize,
+    ) -> io::Result<Self> {
         let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let config = ThreadsConfig {
+            lane: Lane::Aside,
+            n_threads: n_threads.unwrap_or_else(cores),
+        };
         Ok(Self {
-            threads: PluginThreads::start(n_threads.unwrap_or_else(cores))?,
+            threads: PluginThreads::start(config)?,
+            waiting: Arc::new(Waiting {
+                n_threads: n_waiting,
+                threads: OnceLock::new(),
+                shed: AtomicU64::new(0),
+            }),
             shed: AtomicU64::new(0),
         })
     }
@@ -142,22 +237,33 @@ impl Aside {
         self.threads.waiting_of(app) >= CROWD
     }
 
-    /// Asks on a plugin thread. `shed` answers when the queue is full, `lost` when the node stops first.
+    /// Asks on a plugin thread, or on one where plugins wait if `class` says so, which is asked again when the turn
+    /// comes. `shed` answers when the queue is full, `lost` when the node stops first.
     pub(crate) fn ask<V: Send + 'static>(
         &self,
         app: &AppId,
+        class: impl Fn() -> Class + Send + 'static,
         question: impl FnOnce(Turn) -> Result<Outcome<V>, HookFailure> + Send + 'static,
         shed: impl FnOnce() -> HookFailure,
         lost: impl FnOnce() -> HookFailure + Send + 'static,
     ) -> Answered<V> {
         let (sender, receiver) = oneshot::channel();
-        let job = Question {
+        let now = class();
+        let job = Box::new(Question {
+            app: app.clone(),
+            class,
             ask: Some(question),
             answer: None,
             sender,
+            waiting: Arc::downgrade(&self.waiting),
+        });
+        let submitted = match now {
+            Class::Immediate => self.threads.submit(app, job).inspect_err(|_| {
+                self.shed.fetch_add(1, Ordering::Relaxed);
+            }),
+            Class::Waiting => self.waiting.submit(app, job),
         };
-        if self.threads.submit(app, Box::new(job)).is_err() {
-            self.shed.fetch_add(1, Ordering::Relaxed);
+        if submitted.is_err() {
             return Progress::Ready(Err(shed()));
         }
         Progress::Pending(Box::pin(async move {
@@ -171,5 +277,68 @@ impl Aside {
             waiting: self.threads.waiting(),
             shed: self.shed.load(Ordering::Relaxed),
         }
+    }
+
+    /// What the threads for plugins that wait are doing; there are none before there is such a plugin.
+    pub(crate) fn waiting_statistics(&self) -> AsideStatistics {
+        let threads = self.waiting.threads.get().and_then(Option::as_ref);
+        AsideStatistics {
+            threads: threads.map_or(0, PluginThreads::len),
+            waiting: threads.map_or(0, PluginThreads::waiting),
+            shed: self.waiting.shed.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicBool, mpsc::sync_channel};
+
+    use super::*;
+
+    fn answer<V>(answered: Answered<V>) -> V {
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let answer = runtime.unwrap().block_on(answered.wait());
+        answer.unwrap().verdict
+    }
+
+    #[test]
+    fn a_question_moves_to_where_plugins_wait_if_one_was_bound_before_its_turn() {
+        let one = NonZeroUsize::MIN;
+        let aside = Aside::start(Some(one), one).unwrap();
+        let app = AppId::default_app();
+        let waits = Arc::new(AtomicBool::new(false));
+        let ask = |run: Box<dyn FnOnce(Turn) -> Lane + Send>| {
+            let waits = Arc::clone(&waits);
+            let class = move || match waits.load(Ordering::SeqCst) {
+                true => Class::Waiting,
+                false => Class::Immediate,
+            };
+            let question = move |turn| {
+                Ok(Outcome {
+                    verdict: run(turn),
+                    effects: Vec::new(),
+                })
+            };
+            let failure = || HookFailure::new("lost".into());
+            aside.ask(&app, class, question, failure, failure)
+        };
+        let (entered, has_entered) = sync_channel(1);
+        let (release, gate) = sync_channel::<()>(1);
+        let first = ask(Box::new(move |turn| {
+            entered.send(()).unwrap();
+            gate.recv().unwrap();
+            turn.lane()
+        }));
+        has_entered.recv().unwrap();
+        let queued = ask(Box::new(Turn::lane));
+        waits.store(true, Ordering::SeqCst);
+        release.send(()).unwrap();
+        assert_eq!(answer(first), Lane::Aside);
+        assert_eq!(answer(queued), Lane::Waiting);
+        assert_eq!(answer(ask(Box::new(Turn::lane))), Lane::Waiting);
+        // Where plugins wait others may be asked, too.
+        waits.store(false, Ordering::SeqCst);
+        assert_eq!(answer(ask(Box::new(Turn::lane))), Lane::Aside);
     }
 }

@@ -9,7 +9,8 @@
 //! instance → the checked answer.
 //!
 //! Invariants: a plugin's failure is its own (the instance is dropped, the question fails, nothing else
-//! notices); no guest value is used before it was checked; a host function never blocks and never asks a hook.
+//! notices); no guest value is used before it was checked; a host function never asks a hook, and none blocks but those
+//! of capabilities that wait, on threads of their own.
 
 mod activation;
 mod admit;
@@ -47,7 +48,7 @@ mod verdict;
 pub use activation::{ApplyError, BindingProblem};
 pub use admit::{AdmissionRefused, Admitted, MAX_UPLOAD_BYTES};
 pub use binding::{
-    BadScope, Binding, Bindings, FailurePolicy, Hook, Isolation, PluginLimits, Scope,
+    BadScope, Binding, Bindings, Class, FailurePolicy, Hook, Isolation, PluginLimits, Scope,
 };
 pub use breaker::BreakerState;
 pub use cache::CacheConfig;

@@ -23,7 +23,7 @@ use self::question::Question;
 pub(crate) use self::question::Unasked;
 use crate::{
     Runtime,
-    binding::{FailurePolicy, Hook, Scope},
+    binding::{Class, FailurePolicy, Hook, Scope},
     call::NotBegun,
     capabilities::log::CallLog,
     convert::{self, FilterAnswer, RouteAnswer},
@@ -159,6 +159,16 @@ impl<'a> Asker<'a> {
         match self.snapshot.apps.get(&draft.app) {
             Some(app) => app.routing.units(&draft.channel, &self.runtime.naming),
             None => &[],
+        }
+    }
+
+    /// Whether any of these may wait for other machines.
+    pub(crate) fn class<'b>(units: impl IntoIterator<Item = &'b Arc<Unit>>) -> Class {
+        let mut units = units.into_iter();
+        if units.any(|unit| unit.class == Class::Waiting) {
+            Class::Waiting
+        } else {
+            Class::Immediate
         }
     }
 

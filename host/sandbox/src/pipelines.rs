@@ -12,7 +12,7 @@ use crate::{
     binding::{FailurePolicy, Hook, Isolation, Scope},
     breaker::BreakerState,
     deadline,
-    lane::{LONGEST_WAIT, Lane},
+    lane::{LONGEST_WAIT, LONGEST_WAIT_TO_WAIT, Lane},
     limits,
     pipeline::{AppPipelines, Asker, Scoped},
     ticker,
@@ -168,14 +168,15 @@ fn by_prefix<'a>(asker: Asker<'a>, app: &AppId, units: &'a [Arc<Unit>]) -> Vec<F
 impl Pipeline {
     fn new(hook: Hook, scope: Scope, units: &[&Arc<Unit>], now_millis: u64) -> Self {
         let steps: Vec<_> = units.iter().map(|unit| step(unit, now_millis)).collect();
-        let is_inline = steps.iter().all(|step| step.lane == Lane::Inline);
-        let lane = if is_inline { Lane::Inline } else { Lane::Aside };
+        let lane = steps.iter().map(|step| step.lane).max();
+        let lane = lane.unwrap_or(Lane::Inline);
         // An inline question that finds no instance goes aside, and waits there like any other.
-        let queue = LONGEST_WAIT;
+        let queue = match lane {
+            Lane::Inline | Lane::Aside => LONGEST_WAIT,
+            Lane::Waiting => LONGEST_WAIT_TO_WAIT,
+        };
         let instance = deadline::longest(ticker::ticks(limits::INSTANTIATION_DEADLINE));
-        let calls = units
-            .iter()
-            .map(|unit| instance + deadline::longest(unit.deadline_ticks));
+        let calls = units.iter().map(|unit| instance + unit.longest_call());
         Self {
             hook,
             scope,

@@ -17,13 +17,16 @@ use tidegate_realtime::{
     },
     ids::AppId,
     presence::PresenceView,
+    store::Store,
 };
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
 use wasmtime::component::Linker;
 
 use crate::{
     activation::{self, ApplyError},
     admit::{self, AdmissionRefused, Admitted},
-    binding::{Bindings, Hook},
+    binding::{Bindings, Class, Hook},
     cache::{Cache, CacheConfig},
     capabilities::{self, kept::Keeper},
     clock::Clock,
@@ -45,6 +48,11 @@ use crate::{
 
 /// One story a second is nothing beside what a plugin answers, and enough to see how it is asked.
 const DEFAULT_EXPLAIN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Calls that wait for other machines at once. A store that answers in a millisecond is asked sixteen thousand times a
+/// second by the half of them that one app may have, and threads that wait cost little beside their instances: sixty
+/// kilobytes for each plugin that was asked there.
+const DEFAULT_WAITING_THREADS: NonZeroUsize = NonZeroUsize::new(32).expect("it is not 0");
 
 /// Validated settings of the sandbox.
 #[derive(Debug, Clone)]
@@ -69,6 +77,8 @@ pub struct SandboxConfig {
     pub clock: Clock,
     /// Threads that run plugins aside; as many as the machine has cores where none is given.
     pub plugin_threads: Option<NonZeroUsize>,
+    /// Threads for plugins that wait for other machines; there are none before there is such a plugin.
+    pub waiting_threads: NonZeroUsize,
     /// Instances that there may be at once; what the pool holds where none is given.
     pub max_instances: Option<NonZeroUsize>,
     /// Where versions are reported that keep failing since they replaced another.
@@ -92,6 +102,7 @@ impl Default for SandboxConfig {
             namespace_boundary: ":".to_owned(),
             clock: Clock::default(),
             plugin_threads: None,
+            waiting_threads: DEFAULT_WAITING_THREADS,
             max_instances: None,
             unfit: None,
             state: StateQuotas::default(),
@@ -170,6 +181,8 @@ pub struct SandboxStatistics {
     /// Instances that made room for others so far.
     pub instances_evicted: u64,
     pub aside: AsideStatistics,
+    /// The threads for plugins that wait.
+    pub waiting: AsideStatistics,
     pub log_lines_dropped: u64,
     pub hooks: Vec<HookStatistics>,
 }
@@ -189,6 +202,7 @@ impl Sandbox {
             namespace_boundary,
             clock,
             plugin_threads,
+            waiting_threads,
             max_instances,
             unfit,
             state,
@@ -206,8 +220,8 @@ impl Sandbox {
         });
         let pool = engine.allocation.instances();
         let capacity = max_instances.map_or(pool, |most| pool.min(most.get()));
-        let aside =
-            Aside::start(plugin_threads).map_err(|error| SandboxError::Threads(error.into()))?;
+        let aside = Aside::start(plugin_threads, waiting_threads)
+            .map_err(|error| SandboxError::Threads(error.into()))?;
         let metrics = Arc::<Metrics>::default();
         let runtime = Runtime {
             logs: Logs::new(Arc::clone(&metrics.log_lines_dropped)),
@@ -245,6 +259,12 @@ impl Sandbox {
     /// that there is none.
     pub fn watch_presence(&self, view: Arc<dyn PresenceView>) {
         let _ = self.core.runtime.keeper.presence.set(view);
+    }
+
+    /// Names the store of plugins, what drives it while one waits, and what ends the waiting. Only the first call has
+    /// an effect; before it, `store` answers that there is none.
+    pub fn open_store(&self, store: Arc<dyn Store>, runtime: Handle, stop: CancellationToken) {
+        self.core.runtime.keeper.store.open(store, runtime, stop);
     }
 
     /// Checks an upload and makes a component of it; compiles nothing. Takes milliseconds: use a blocking
@@ -370,6 +390,7 @@ impl Sandbox {
             instances_made: runtime.instances.made(),
             instances_evicted: runtime.instances.evicted(),
             aside: self.aside.statistics(),
+            waiting: self.aside.waiting_statistics(),
             log_lines_dropped: runtime.metrics.log_lines_dropped.load(Ordering::Relaxed),
             hooks: runtime
                 .metrics
@@ -411,17 +432,20 @@ impl Sandbox {
 
 /// Questions, each in its lane.
 impl Sandbox {
-    /// Asks on a plugin thread.
+    /// Asks on a plugin thread, or on one where plugins wait if `class` says so.
     fn ask_aside<V: Send + 'static>(
         &self,
         unasked: Unasked,
+        class: impl Fn(Asker<'_>) -> Class + Send + 'static,
         question: impl FnOnce(Asker<'_>) -> Result<Outcome<V>, HookFailure> + Send + 'static,
     ) -> Answered<V> {
         let unasked = Arc::new(unasked);
         let (core, lost) = (Arc::clone(&self.core), Arc::clone(&unasked));
         let runtime = Arc::clone(&self.core.runtime);
+        let classifier = Arc::clone(&self.core);
         self.aside.ask(
             &unasked.app,
+            move || classifier.ask(Turn::Inline, &class),
             move |turn| core.ask(turn, question),
             || {
                 let detail = format!(
@@ -447,7 +471,8 @@ impl Sandbox {
         let first = self
             .core
             .ask(Turn::Inline, |asker| asker.filters(&draft).first().cloned());
-        self.ask_aside(unasked(&draft, Hook::Filtering, first), |asker| {
+        let unasked = unasked(&draft, Hook::Filtering, first);
+        self.ask_aside(unasked, never_waits, |asker| {
             asker
                 .filter(draft)
                 .unwrap_or_else(|draft| asker.cannot_ask(&draft, Hook::Filtering))
@@ -463,7 +488,8 @@ impl Sandbox {
         let first = self
             .core
             .ask(Turn::Inline, |asker| asker.routers(&draft).first().cloned());
-        self.ask_aside(unasked(&draft, Hook::Routing, first), |asker| {
+        let unasked = unasked(&draft, Hook::Routing, first);
+        self.ask_aside(unasked, never_waits, |asker| {
             asker
                 .route(draft)
                 .unwrap_or_else(|draft| asker.cannot_ask(&draft, Hook::Routing))
@@ -481,6 +507,11 @@ impl Sandbox {
         }
         self.core.ask(Turn::Overflow, |asker| ask(asker, draft))
     }
+}
+
+/// Of the hooks where messages pass.
+fn never_waits(_: Asker<'_>) -> Class {
+    Class::Immediate
 }
 
 fn unasked(draft: &Draft, hook: Hook, first: Option<Arc<Unit>>) -> Unasked {
@@ -504,13 +535,15 @@ impl Hooks for Sandbox {
                     .ask(Turn::Inline, |asker| asker.authenticate(question)),
             );
         }
+        let place = app.clone();
+        let class = move |asker: Asker<'_>| Asker::class(asker.authenticators(&place));
         let unasked = Unasked {
             app,
             hook: Hook::Authentication,
             subject: Arc::clone(self.core.runtime.no_subject()),
             first,
         };
-        self.ask_aside(unasked, |asker| asker.authenticate(question))
+        self.ask_aside(unasked, class, |asker| asker.authenticate(question))
     }
 
     fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
@@ -524,13 +557,15 @@ impl Hooks for Sandbox {
                     .ask(Turn::Inline, |asker| asker.authorize(question)),
             );
         }
+        let (place, channel) = (app.clone(), Arc::clone(&subject));
+        let class = move |asker: Asker<'_>| Asker::class(asker.authorizers(&place, &channel));
         let unasked = Unasked {
             app,
             hook: Hook::Authorization,
             subject,
             first,
         };
-        self.ask_aside(unasked, |asker| asker.authorize(question))
+        self.ask_aside(unasked, class, |asker| asker.authorize(question))
     }
 
     #[inline]
@@ -556,13 +591,15 @@ impl Hooks for Sandbox {
         if self.is_answered_at_once(first.as_ref()) {
             return Progress::Ready(self.core.ask(Turn::Inline, |asker| asker.rpc(question)));
         }
+        let (place, method) = (app.clone(), Arc::clone(&subject));
+        let class = move |asker: Asker<'_>| Asker::class(asker.responders(&place, &method));
         let unasked = Unasked {
             app,
             hook: Hook::Rpc,
             subject,
             first,
         };
-        self.ask_aside(unasked, |asker| asker.rpc(question))
+        self.ask_aside(unasked, class, |asker| asker.rpc(question))
     }
 
     fn has_rpc(&self, app: &AppId) -> bool {

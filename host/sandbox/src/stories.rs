@@ -65,6 +65,8 @@ pub struct StoryStep {
 pub struct Measured {
     pub lane: Lane,
     pub took: Took,
+    /// For other machines, which is not part of `took`.
+    pub waited: Duration,
     /// Linear memory of the instance afterwards.
     pub memory_bytes: usize,
 }

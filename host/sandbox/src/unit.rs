@@ -18,11 +18,11 @@ use tidegate_realtime::ids::AppId;
 
 use crate::{
     Runtime,
-    binding::{Binding, FailurePolicy, Hook, Isolation, PluginLimits, Scope},
+    binding::{Binding, Class, FailurePolicy, Hook, Isolation, PluginLimits, Scope},
     capabilities::kept::Kept,
     compile::Compiled,
     conduct::{Conduct, Subject},
-    limits,
+    deadline, limits,
     logs::PluginLog,
     metrics::Tally,
     ticker,
@@ -67,6 +67,8 @@ pub(crate) struct Unit {
     pub(crate) reads_data: bool,
     /// Whether the plugin may ask who sent the message, so that calls of all others need not hold the sender.
     pub(crate) reads_context: bool,
+    /// Whether its calls may wait for other machines.
+    pub(crate) class: Class,
     pub(crate) deadline: Duration,
     pub(crate) deadline_ticks: u64,
     pub(crate) memory_bytes: usize,
@@ -123,7 +125,8 @@ impl Unit {
             isolation,
             limits,
         } = binding;
-        let deadline = limits.deadline.unwrap_or(hook.default_deadline());
+        let class = compiled.class();
+        let deadline = limits.deadline.unwrap_or(hook.default_deadline(class));
         Self {
             id: next_id(),
             app: app.clone(),
@@ -137,6 +140,7 @@ impl Unit {
             compiled: compiled.clone(),
             reads_data: compiled.imports_json(),
             reads_context: compiled.imports_context(),
+            class,
             deadline,
             deadline_ticks: ticker::ticks(deadline),
             memory_bytes: limits.memory_bytes.unwrap_or(limits::DEFAULT_MEMORY_BYTES),
@@ -169,6 +173,7 @@ impl Unit {
             plugin: Arc::clone(&binding.plugin),
             hook,
             version: 0,
+            class: compiled.class(),
         };
         let shared = SharedParts {
             log: runtime.logs.unlisted(),
@@ -183,7 +188,7 @@ impl Unit {
         let deadline = binding
             .limits
             .deadline
-            .unwrap_or(binding.hook.default_deadline());
+            .unwrap_or(binding.hook.default_deadline(binding.compiled.class()));
         self.app == *app
             && self.plugin == binding.plugin
             && self.version == binding.version
@@ -212,6 +217,15 @@ impl Unit {
         self.kept
             .get()
             .expect("an instance is made after its unit's things were found")
+    }
+
+    /// The most wall time that a call can take.
+    pub(crate) fn longest_call(&self) -> Duration {
+        match self.class {
+            Class::Immediate => deadline::longest(self.deadline_ticks),
+            // Where waiting counts, nothing is put off; the guest ends at the next tick.
+            Class::Waiting => self.deadline + ticker::TICK,
+        }
     }
 
     pub(crate) fn retire(&self) {

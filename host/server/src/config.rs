@@ -372,6 +372,8 @@ pub struct PluginsConfig {
     pub deadlines: PluginDeadlines,
     /// Threads of the aside lane; as many as cores where none is given.
     pub threads: Option<NonZeroUsize>,
+    /// Threads for plugins that wait for other machines.
+    pub waiting_threads: NonZeroUsize,
     /// Instances at once; what the pool holds where none is given.
     pub max_instances: Option<NonZeroUsize>,
     pub state: StateQuotas,
@@ -385,6 +387,8 @@ pub struct PluginDeadlines {
     pub filtering: Duration,
     pub routing: Duration,
     pub rpc: Duration,
+    /// Of a plugin that waits for other machines, at whatever hook.
+    pub waiting: Duration,
 }
 
 /// Something served at a path of the client listener.

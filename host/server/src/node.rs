@@ -36,7 +36,7 @@ use tidegate_redis::connect::ConnectError;
 use tidegate_sandbox::{
     CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, UnfitSender, UnfitVersion,
 };
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
@@ -51,7 +51,7 @@ use crate::{
     demo::{self, DemoError},
     health::{self, Readiness},
     metrics::{self, HubCollector},
-    plugin_host::{self, SandboxHost, return_unfit},
+    plugin_host::{self, Forgotten, ForgottenOwners, SandboxHost, forget, return_unfit},
     transport::{
         address::{ClientAddress, TrustedProxies},
         admission::{Admission, AdmissionConfig},
@@ -145,6 +145,8 @@ pub struct Node {
     control: Arc<Admin>,
     unfit: mpsc::Receiver<UnfitVersion>,
     store: Arc<Store>,
+    /// Deleted plugins, whose keys go.
+    forgotten: ForgottenOwners,
     services: Services,
 }
 
@@ -200,6 +202,10 @@ impl Node {
             version: VERSION.to_owned(),
         });
         sandbox.watch_presence(realtime.presence_view());
+        let services = Services::default();
+        let (runtime, stopped) = (Handle::current(), services.stop().clone());
+        sandbox.open_store(engine.store(), runtime, stopped);
+        let (forgotten, forgotten_owners) = Forgotten::new();
         let cluster = engine.bus().map(|bus| {
             let metrics = ClusterMetrics::register(&mut registry);
             let cluster = realtime.join_cluster(bus, metrics);
@@ -213,6 +219,7 @@ impl Node {
             Arc::clone(&sandbox),
             Arc::clone(&store),
             config.plugins.clone(),
+            forgotten,
         );
         let admin = Admin::new(
             AdminConfig {
@@ -302,7 +309,8 @@ impl Node {
             control,
             unfit,
             store,
-            services: Services::default(),
+            forgotten: forgotten_owners,
+            services,
         })
     }
 
@@ -341,6 +349,7 @@ impl Node {
             control,
             unfit,
             store,
+            forgotten,
             services,
         } = self;
         // Sessions end before the tasks that write for them and keep their deadlines.
@@ -354,6 +363,8 @@ impl Node {
             services.spawn(name, service);
         }
         engine.spawn_services(&services);
+        let forgetting = forget(engine.store(), forgotten, services_stop.clone());
+        services.spawn("forgetting of deleted plugins", forgetting);
         if let Some(cluster) = cluster {
             services.spawn("cluster", cluster.run(services_stop.clone()));
         }
@@ -472,6 +483,7 @@ fn sandbox_config(config: &Config, unfit: UnfitSender) -> Result<SandboxConfig, 
         namespace_boundary: config.channels.namespace_boundary.to_string(),
         clock: Clock::system(),
         plugin_threads: config.plugins.threads,
+        waiting_threads: config.plugins.waiting_threads,
         max_instances: config.plugins.max_instances,
         unfit: Some(unfit),
         explain_interval: config.plugins.explain_interval,

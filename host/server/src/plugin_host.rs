@@ -3,6 +3,7 @@
 //! Owns the translation between the control store's rows and the sandbox's bindings, and the compiled versions
 //! that the desired state names. Decides nothing. Compiling and instantiating happen on blocking threads.
 
+mod forgotten;
 mod logs;
 mod pipelines;
 mod statistics;
@@ -17,7 +18,7 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::json;
 use tidegate_control::{AppName, DesiredBinding, DesiredState, Digest, PluginName, Store};
-use tidegate_realtime::ids::AppId;
+use tidegate_realtime::{ids::AppId, store::Owner};
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
     FailurePolicy, Hook, Isolation, PipelineQuery, PluginLimits, Sandbox, Scope, StoryOutcome,
@@ -33,6 +34,8 @@ use crate::{
     cli,
     config::PluginsConfig,
 };
+
+pub use self::forgotten::{Forgotten, ForgottenOwners, forget};
 
 /// How a node of these settings compiles plugins: this same program, as a child.
 ///
@@ -61,6 +64,8 @@ struct Inner {
     store: Arc<Store>,
     /// Limits that the operator set for all plugins.
     config: PluginsConfig,
+    /// Where deleted plugins are named.
+    forgotten: Forgotten,
     /// Written after each successful apply.
     running: Mutex<Running>,
 }
@@ -94,12 +99,18 @@ enum Occasion {
 const BINDING_RULE: &str = "binding";
 
 impl SandboxHost {
-    pub fn new(sandbox: Arc<Sandbox>, store: Arc<Store>, config: PluginsConfig) -> Self {
+    pub fn new(
+        sandbox: Arc<Sandbox>,
+        store: Arc<Store>,
+        config: PluginsConfig,
+        forgotten: Forgotten,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 sandbox,
                 store,
                 config,
+                forgotten,
                 running: Mutex::default(),
             }),
         }
@@ -172,12 +183,22 @@ impl PluginHost for SandboxHost {
     ) {
         if let Ok(app) = AppId::parse(app.as_str()) {
             self.inner.sandbox.forget_plugin(&app, plugin.as_str());
+            let owner = Owner::new(&app, plugin.as_str());
+            self.inner.forgotten.forget(owner);
         }
     }
 
-    fn forget_app(&self, app: &tidegate_control::AppName) {
+    fn forget_app(
+        &self,
+        app: &tidegate_control::AppName,
+        plugins: &[tidegate_control::PluginName],
+    ) {
         if let Ok(app) = AppId::parse(app.as_str()) {
             self.inner.sandbox.forget_app(&app);
+            for plugin in plugins {
+                let owner = Owner::new(&app, plugin.as_str());
+                self.inner.forgotten.forget(owner);
+            }
         }
     }
 
@@ -465,6 +486,7 @@ impl Inner {
         } else {
             &row.config
         };
+        let limits = self.config.limits(hook, compiled.class());
         let binding = Binding {
             plugin: row.plugin.as_str().into(),
             version: row.version,
@@ -475,7 +497,7 @@ impl Inner {
             config: config.into(),
             failure_policy,
             isolation,
-            limits: self.config.limits(hook),
+            limits,
         };
         binding.check().map_err(|problem| Refused {
             rule: BINDING_RULE.to_owned(),

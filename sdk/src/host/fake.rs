@@ -7,6 +7,7 @@ mod json;
 mod metrics;
 mod sessions;
 mod state;
+mod store;
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -15,7 +16,7 @@ use crate::{
     sessions::Target as SessionTarget,
 };
 
-pub(crate) use self::{json::*, metrics::*, sessions::*, state::*};
+pub(crate) use self::{json::*, metrics::*, sessions::*, state::*, store::*};
 
 /// Limits of `wit/capabilities.wit`.
 const MAX_TAGS: usize = 16;
@@ -42,6 +43,8 @@ pub(crate) struct State {
     pub(crate) has_message: bool,
     /// What the plugin remembers.
     pub(crate) keys: Keys,
+    /// What it keeps in the store.
+    pub(crate) stored: StoredKeys,
     /// What it recorded for the monitoring.
     pub(crate) numbers: Numbers,
     /// The data of the message or command in hand.

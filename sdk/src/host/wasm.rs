@@ -11,6 +11,7 @@ use crate::{
     routing::Target,
     sessions::{self, SessionsError},
     state::StateError,
+    store::StoreError,
 };
 
 pub(crate) use wit::{
@@ -101,6 +102,46 @@ pub(crate) fn state_count(key: &str) -> Result<i64, StateError> {
 
 pub(crate) fn state_time_left(key: &str) -> Result<Option<u64>, StateError> {
     wit::state::time_left(key).map_err(state_error)
+}
+
+fn store_error(error: wit::store::StoreError) -> StoreError {
+    match error {
+        wit::store::StoreError::Invalid(reason) => StoreError::Invalid(reason),
+        wit::store::StoreError::TooLarge(reason) => StoreError::TooLarge(reason),
+        wit::store::StoreError::Limit(reason) => StoreError::Limit(reason),
+        wit::store::StoreError::Quota(reason) => StoreError::Quota(reason),
+        wit::store::StoreError::WrongKind(reason) => StoreError::WrongKind(reason),
+        wit::store::StoreError::Unavailable(reason) => StoreError::Unavailable(reason),
+    }
+}
+
+pub(crate) fn store_get(key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+    wit::store::get(key).map_err(store_error)
+}
+
+pub(crate) fn store_set(key: &str, value: &[u8], ttl_ms: Option<u64>) -> Result<(), StoreError> {
+    wit::store::set(key, value, ttl_ms).map_err(store_error)
+}
+
+pub(crate) fn store_compare_and_set(
+    key: &str,
+    expected: Option<&[u8]>,
+    value: &[u8],
+    ttl_ms: Option<u64>,
+) -> Result<bool, StoreError> {
+    wit::store::compare_and_set(key, expected, value, ttl_ms).map_err(store_error)
+}
+
+pub(crate) fn store_delete(key: &str) -> Result<bool, StoreError> {
+    wit::store::delete(key).map_err(store_error)
+}
+
+pub(crate) fn store_increment(key: &str, by: i64, ttl_ms: Option<u64>) -> Result<i64, StoreError> {
+    wit::store::increment(key, by, ttl_ms).map_err(store_error)
+}
+
+pub(crate) fn store_count(key: &str) -> Result<i64, StoreError> {
+    wit::store::count(key).map_err(store_error)
 }
 
 fn metrics_error(error: wit::metrics::MetricsError) -> MetricsError {

@@ -13,7 +13,10 @@ use wit_parser::{
 };
 
 use super::AdmissionRefused;
-use crate::{binding::Hook, stubs};
+use crate::{
+    binding::{Class, Hook},
+    stubs,
+};
 
 /// What the component does with the contract.
 #[derive(Debug)]
@@ -25,6 +28,19 @@ pub(super) struct Contract {
 /// Package and minor version; any patch of it is compatible.
 const PACKAGE: &str = "tidegate:plugin/";
 const COMPATIBLE: &str = "0.1.";
+
+/// Interfaces whose functions may have to ask another machine.
+const WAITING: [&str; 1] = ["store"];
+
+/// Whether an import makes a plugin one that waits.
+pub(super) fn waits(import: &str) -> bool {
+    import.strip_prefix(PACKAGE).is_some_and(|rest| {
+        let interface = rest
+            .split_once('@')
+            .map_or(rest, |(interface, _)| interface);
+        WAITING.contains(&interface)
+    })
+}
 
 /// The interfaces that may be imported: those of the contract's world `capabilities`.
 static CAPABILITIES: LazyLock<Vec<&str>> = LazyLock::new(|| {
@@ -104,7 +120,25 @@ pub(super) fn check(component: &[u8]) -> Result<Contract, AdmissionRefused> {
             "implement a hook's trait and name it in plugin!(…)",
         ));
     }
+    check_class(&hooks, &imports)?;
     Ok(Contract { hooks, imports })
+}
+
+/// A plugin that waits has no hook where messages pass.
+fn check_class(hooks: &[Hook], imports: &[String]) -> Result<(), AdmissionRefused> {
+    let Some(import) = imports.iter().find(|import| waits(import)) else {
+        return Ok(());
+    };
+    let Some(hook) = hooks.iter().find(|hook| !hook.suits(Class::Waiting)) else {
+        return Ok(());
+    };
+    Err(AdmissionRefused::new(
+        "waiting-import",
+        format!(
+            "the component imports `{import}`, which waits for other machines, and exports `{hook}`, where nobody waits"
+        ),
+        "use `state` there, or put what waits into a plugin of its own that has other hooks",
+    ))
 }
 
 /// The interface's name if it is one of our package at a compatible version.

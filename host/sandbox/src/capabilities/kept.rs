@@ -17,6 +17,7 @@ use super::{
         StateCollector,
         store::{PluginState, StateStore},
     },
+    store::{PluginStore, StoreDoor},
 };
 use crate::{clock::Clock, limits::StateQuotas};
 
@@ -25,6 +26,7 @@ pub(crate) struct Kept {
     pub(crate) state: Arc<PluginState>,
     pub(crate) metrics: Arc<PluginMetrics>,
     pub(crate) presence: PresenceWindow,
+    pub(crate) store: PluginStore,
 }
 
 /// Where the node's presence is seen, once there is a node.
@@ -35,6 +37,7 @@ pub(crate) struct Keeper {
     pub(crate) state: Arc<StateStore>,
     pub(crate) metrics: Arc<CustomMetrics>,
     pub(crate) presence: PresenceWindow,
+    pub(crate) store: StoreDoor,
 }
 
 impl std::fmt::Debug for Kept {
@@ -55,6 +58,7 @@ impl Keeper {
             state: Arc::new(StateStore::new(clock.clone(), quotas)),
             metrics: Arc::default(),
             presence: Arc::default(),
+            store: StoreDoor::default(),
         }
     }
 
@@ -63,6 +67,7 @@ impl Keeper {
             state: self.state.of(app, plugin),
             metrics: self.metrics.of(app, plugin),
             presence: Arc::clone(&self.presence),
+            store: PluginStore::new(&self.store, app, plugin),
         }
     }
 

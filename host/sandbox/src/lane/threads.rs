@@ -1,6 +1,6 @@
 //! The plugin threads: they take calls off the fair queue and run them.
 //!
-//! As many as there are cores; one app has at most half of them at a time, and at least one. A thread that has
+//! As many as there are cores, and others for plugins that wait ([`Lane::Waiting`]); one app has at most half of them at a time, and at least one. A thread that has
 //! nothing to do sleeps. The queue's lock is held for a push or a pop and never while a plugin runs. Dropping the
 //! handle drops the calls that wait, lets those under way end, and waits for the threads.
 
@@ -20,16 +20,29 @@ use parking_lot::{Condvar, Mutex};
 use tidegate_realtime::ids::AppId;
 use tokio::time::Instant;
 
-use super::queue::{FairQueue, Next};
-use crate::deadline::processor_time;
+use super::{
+    Lane, Turn,
+    queue::{FairQueue, Next},
+};
+use crate::{capabilities::store, deadline::processor_time};
 
 /// After this long in the queue a call is too late, whatever kept it.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_millis(200);
 
+/// The same where plugins wait, whose calls have seconds: a third of what they may take by default.
+pub(crate) const LONGEST_WAIT_TO_WAIT: Duration = Duration::from_secs(1);
+
+/// What threads there shall be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ThreadsConfig {
+    pub(crate) lane: Lane,
+    pub(crate) n_threads: NonZeroUsize,
+}
+
 /// A call that runs on a plugin thread.
 pub(crate) trait Job: Send {
-    /// Does the work; the queue took `charged` of its deadline.
-    fn run(&mut self, charged: Duration);
+    /// Does the work; `turn` says what the queue took of its deadline.
+    fn run(&mut self, turn: Turn);
 
     /// Answers who asked. Comes after the work was accounted for, so that what they ask next neither waits for
     /// this thread nor is charged with it.
@@ -46,9 +59,10 @@ struct Waiting {
 struct Shared {
     state: Mutex<State>,
     wanted: Condvar,
-    /// Processor time of all plugin threads so far.
+    /// What all these threads took so far: processor time, or where plugins wait time by the clock.
     busy_micros: AtomicU64,
     n_threads: u64,
+    lane: Lane,
 }
 
 struct State {
@@ -75,7 +89,8 @@ impl std::fmt::Debug for PluginThreads {
 impl PluginThreads {
     /// # Errors
     /// That of the operating system when it gives no thread.
-    pub(crate) fn start(n_threads: NonZeroUsize) -> io::Result<Self> {
+    pub(crate) fn start(config: ThreadsConfig) -> io::Result<Self> {
+        let ThreadsConfig { lane, n_threads } = config;
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 queue: FairQueue::new(n_threads.get() / 2),
@@ -85,6 +100,7 @@ impl PluginThreads {
             wanted: Condvar::new(),
             busy_micros: AtomicU64::new(0),
             n_threads: n_threads.get() as u64,
+            lane,
         });
         let mut threads = Self {
             shared,
@@ -93,7 +109,10 @@ impl PluginThreads {
         for _ in 0..n_threads.get() {
             let shared = Arc::clone(&threads.shared);
             let thread = thread::Builder::new()
-                .name("plugin".to_owned())
+                .name(match lane {
+                    Lane::Inline | Lane::Aside => "plugin".to_owned(),
+                    Lane::Waiting => "plugin-waiting".to_owned(),
+                })
                 .spawn(move || run(&shared))?;
             threads.threads.push(thread);
         }
@@ -166,8 +185,20 @@ fn charge(waited: Duration, own: Duration, share: Duration) -> Duration {
     }
 }
 
+/// What a thread is paid for: where plugins wait, the thread itself is what is scarce.
+fn paid_time(lane: Lane, origin: Instant) -> Duration {
+    match lane {
+        Lane::Inline | Lane::Aside => processor_time(),
+        Lane::Waiting => origin.elapsed(),
+    }
+}
+
 fn run(shared: &Shared) {
-    let mut processor = processor_time();
+    if shared.lane == Lane::Waiting {
+        store::let_this_thread_wait();
+    }
+    let origin = Instant::now();
+    let mut paid = paid_time(shared.lane, origin);
     let mut state = shared.state.lock();
     loop {
         if state.is_stopped {
@@ -177,6 +208,10 @@ fn run(shared: &Shared) {
             state.idle += 1;
             shared.wanted.wait(&mut state);
             state.idle -= 1;
+            if shared.lane == Lane::Waiting {
+                // Nobody is paid for sleeping.
+                paid = paid_time(shared.lane, origin);
+            }
             continue;
         };
         drop(state);
@@ -191,16 +226,24 @@ fn run(shared: &Shared) {
             busy_then,
         } = waiting;
         let busy = shared.busy_micros.load(Ordering::Relaxed) - busy_then;
-        let charged = charge(
-            since.elapsed(),
-            Duration::from_micros(own_micros),
-            Duration::from_micros(busy / shared.n_threads),
-        );
+        let charged = match shared.lane {
+            Lane::Inline | Lane::Aside => charge(
+                since.elapsed(),
+                Duration::from_micros(own_micros),
+                Duration::from_micros(busy / shared.n_threads),
+            ),
+            // Deadlines are by the clock there, and long.
+            Lane::Waiting => since.elapsed(),
+        };
+        let turn = Turn::Aside {
+            charged,
+            lane: shared.lane,
+        };
         // Guests are contained where they are called; this keeps the thread if something of ours gives way.
-        let has_failed = catch_unwind(AssertUnwindSafe(|| job.run(charged))).is_err();
-        let now = processor_time();
-        let worked = micros(now.saturating_sub(processor));
-        processor = now;
+        let has_failed = catch_unwind(AssertUnwindSafe(|| job.run(turn))).is_err();
+        let now = paid_time(shared.lane, origin);
+        let worked = micros(now.saturating_sub(paid));
+        paid = now;
         shared.busy_micros.fetch_add(worked, Ordering::Relaxed);
         state = shared.state.lock();
         state.queue.done(&app, worked);
@@ -230,7 +273,7 @@ mod tests {
     struct Does<F>(Option<F>);
 
     impl<F: FnOnce() + Send> Job for Does<F> {
-        fn run(&mut self, _: Duration) {
+        fn run(&mut self, _: Turn) {
             self.0.take().unwrap()();
         }
 
@@ -242,7 +285,12 @@ mod tests {
     }
 
     fn threads(n: usize) -> PluginThreads {
-        PluginThreads::start(NonZeroUsize::new(n).unwrap()).unwrap()
+        start(Lane::Aside, n)
+    }
+
+    fn start(lane: Lane, n: usize) -> PluginThreads {
+        let n_threads = NonZeroUsize::new(n).unwrap();
+        PluginThreads::start(ThreadsConfig { lane, n_threads }).unwrap()
     }
 
     fn app(name: &str) -> AppId {
@@ -289,6 +337,33 @@ mod tests {
     }
 
     #[test]
+    fn where_plugins_wait_an_app_pays_for_the_time_that_it_holds_threads() {
+        let threads = start(Lane::Waiting, 1);
+        let (entered, has_entered) = sync_channel(1);
+        let (release, gate) = sync_channel::<()>(1);
+        let (sender, receiver) = sync_channel(10);
+        let waits = job(move || {
+            entered.send(()).unwrap();
+            gate.recv().unwrap();
+        });
+        threads.submit(&app("waits"), waits).ok().unwrap();
+        has_entered.recv().unwrap();
+        for name in ["waits", "waits", "short", "short"] {
+            let sender = sender.clone();
+            let job = job(move || sender.send(name).unwrap());
+            threads.submit(&app(name), job).ok().unwrap();
+        }
+        // It used no processor, and held the only thread for longer than the others will.
+        let until = Instant::now() + Duration::from_millis(300);
+        while Instant::now() < until {
+            thread::yield_now();
+        }
+        release.send(()).unwrap();
+        let order: Vec<_> = receiver.iter().take(4).collect();
+        assert_eq!(order, ["short", "short", "waits", "waits"]);
+    }
+
+    #[test]
     fn what_waits_when_the_threads_stop_is_dropped_and_its_asker_hears_of_it() {
         let threads = threads(1);
         let (entered, has_entered) = sync_channel::<()>(1);
@@ -316,8 +391,10 @@ mod tests {
     }
 
     impl Job for Charged {
-        fn run(&mut self, charged: Duration) {
-            self.charged = charged;
+        fn run(&mut self, turn: Turn) {
+            if let Turn::Aside { charged, .. } = turn {
+                self.charged = charged;
+            }
             let until = processor_time() + self.works_for;
             while processor_time() < until {}
         }

@@ -208,6 +208,26 @@ impl Collector for Sources {
             "Breakers that opened because a plugin kept failing",
             metrics.breaker_openings.load(Ordering::Relaxed),
         )?;
+        if let Some(waiting) = aside.upgrade().map(|aside| aside.waiting_statistics()) {
+            gauge(
+                encoder,
+                "tidegate_plugin_waiting_threads",
+                "Threads for plugins that wait for other machines",
+                waiting.threads,
+            )?;
+            gauge(
+                encoder,
+                "tidegate_plugin_waiting_queued",
+                "Questions that wait for such a thread",
+                waiting.waiting,
+            )?;
+            counter(
+                encoder,
+                "tidegate_plugin_waiting_shed",
+                "Questions refused because too many of their app waited for such a thread",
+                waiting.shed,
+            )?;
+        }
         if let Some(aside) = aside.upgrade().map(|aside| aside.statistics()) {
             gauge(
                 encoder,

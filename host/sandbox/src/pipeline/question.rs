@@ -163,7 +163,7 @@ impl<'a> Question<'a> {
             Stage::UnderWay
         };
         let turn = self.turn;
-        if let Turn::Aside { charged } = &mut self.turn {
+        if let Turn::Aside { charged, .. } = &mut self.turn {
             *charged = Duration::ZERO;
         }
         begin(self.runtime, unit, turn, stage)

@@ -8,7 +8,7 @@ use tidegate_realtime::hooks::{
     AuthorizationReason, AuthorizationVerdict, Effect, FilteringVerdict, Hooks, Origin,
     RoutingVerdict, RpcQuestion, RpcVerdict, Target, TokenCheck,
 };
-use tidegate_sandbox::{FailureKind, Hook, Sandbox, Scope, StepEnd};
+use tidegate_sandbox::{Class, FailureKind, Hook, Sandbox, Scope, StepEnd};
 
 /// A filter that answers the text that an import returned through a pointer at 64.
 fn telling(import: &str) -> Vec<u8> {
@@ -110,7 +110,7 @@ fn w8_time_stands_still_during_a_call() {
         )),
     );
     let mut binding = binding(&compiled, Hook::Filtering);
-    binding.limits.deadline = Some(Hook::Filtering.deadline_cap());
+    binding.limits.deadline = Some(Hook::Filtering.deadline_cap(Class::Immediate));
     bind(&sandbox, vec![binding]);
     assert!(filter(&sandbox, b"{}").is_ok());
 }

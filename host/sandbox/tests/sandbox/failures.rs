@@ -8,7 +8,7 @@ use crate::guests::{
 };
 use tidegate_realtime::hooks::{FilteringVerdict, Hooks, Refusal};
 use tidegate_sandbox::{
-    CompileError, FailureKind, FailurePolicy, Hook, Lane, Sandbox, StepEnd, Took,
+    Class, CompileError, FailureKind, FailurePolicy, Hook, Lane, Sandbox, StepEnd, Took,
 };
 
 /// Messages whose data starts so make the guests of these tests misbehave.
@@ -279,7 +279,7 @@ fn a_call_that_fails_inline_tells_its_lane_and_memory_though_no_clock_was_read()
     );
     let compiled = compile(&sandbox, &filtering(&body));
     let mut bound = binding(&compiled, Hook::Filtering);
-    bound.limits.deadline = Some(Hook::Filtering.deadline_cap());
+    bound.limits.deadline = Some(Hook::Filtering.deadline_cap(Class::Immediate));
     bind(&sandbox, vec![bound]);
     passed(&sandbox, b"1");
     let mut untimed = 0;

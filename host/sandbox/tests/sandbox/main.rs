@@ -23,4 +23,5 @@ mod not_ready;
 mod sessions;
 mod state;
 mod statistics;
+mod store;
 mod verdicts;

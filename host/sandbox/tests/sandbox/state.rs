@@ -3,7 +3,7 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use prometheus_client::registry::Registry;
-use tidegate_sandbox::{Binding, Clock, Hook, Sandbox, SandboxConfig, StateQuotas};
+use tidegate_sandbox::{Binding, Class, Clock, Hook, Sandbox, SandboxConfig, StateQuotas};
 
 use crate::guests::{
     PASS, bind, binding, compile, filter, filtering, passed, sandbox, with_filter,
@@ -182,7 +182,7 @@ fn w8_the_time_of_keys_stands_still_during_a_call() {
     let sandbox = sandbox();
     let compiled = compile(&sandbox, &filtering(&body));
     let mut binding = binding(&compiled, Hook::Filtering);
-    binding.limits.deadline = Some(Hook::Filtering.deadline_cap());
+    binding.limits.deadline = Some(Hook::Filtering.deadline_cap(Class::Immediate));
     bind(&sandbox, vec![binding]);
     passed(&sandbox, b"k");
 }

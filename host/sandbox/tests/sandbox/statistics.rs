@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_realtime::hooks::FilteringVerdict;
 use tidegate_sandbox::{
-    Bindings, FailureKind, Hook, HookStatistics, Isolation, Lane, Sandbox, Verdict,
+    Bindings, Class, FailureKind, Hook, HookStatistics, Isolation, Lane, Sandbox, Verdict,
 };
 
 use crate::guests::{PASS, bind, binding, compile, filter, filtering, passed, sandbox};
@@ -42,7 +42,7 @@ fn verdicts_failures_and_times_are_those_of_the_calls_that_were_made() {
     let compiled = compile(&sandbox, &moody());
     let mut bound = binding(&compiled, Hook::Filtering);
     // Counts are exact where no deadline passes, whatever else the machine does.
-    bound.limits.deadline = Some(Hook::Filtering.deadline_cap());
+    bound.limits.deadline = Some(Hook::Filtering.deadline_cap(Class::Immediate));
     bind(&sandbox, vec![bound]);
     let fresh = row(&sandbox);
     assert_eq!((fresh.calls(), fresh.durations.samples), (0, 0));
@@ -157,7 +157,7 @@ fn an_instance_per_call_leaves_nothing_and_every_call_is_timed() {
     let compiled = compile(&sandbox, &moody());
     let mut bound = binding(&compiled, Hook::Filtering);
     bound.isolation = Isolation::PerCall;
-    bound.limits.deadline = Some(Hook::Filtering.deadline_cap());
+    bound.limits.deadline = Some(Hook::Filtering.deadline_cap(Class::Immediate));
     bind(&sandbox, vec![bound]);
     for _ in 0..20 {
         passed(&sandbox, b"1");

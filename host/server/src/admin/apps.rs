@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::json;
-use tidegate_control::{AppName, Store, StoreError};
+use tidegate_control::{AppName, PluginName, Store, StoreError};
 
 use super::{
     problem::Problem,
@@ -45,11 +45,28 @@ pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
     let (app, actor) = (call.app()?, call.caller.actor.clone());
     let _turn = call.admin.turns.of(&app).await;
     let name = app.clone();
-    call.ask(move |store| store.delete_app(&actor, &name))
+    let plugins = call
+        .ask(move |store| {
+            let plugins = plugin_names(store, &name)?;
+            store.delete_app(&actor, &name)?;
+            Ok(plugins)
+        })
         .await?;
     call.admin.apps.close(&app);
     call.admin.quotas.forget(&app);
     call.admin.followers.end_app(&app);
-    call.admin.host.forget_app(&app);
+    call.admin.host.forget_app(&app, &plugins);
     Ok(Answer::empty())
+}
+
+/// All plugins of an app.
+fn plugin_names(store: &Store, app: &AppName) -> Result<Vec<PluginName>, StoreError> {
+    let mut names: Vec<PluginName> = Vec::new();
+    loop {
+        let page = store.plugins(app, names.last().map(PluginName::as_str))?;
+        if page.is_empty() {
+            return Ok(names);
+        }
+        names.extend(page.into_iter().map(|plugin| plugin.name));
+    }
 }

@@ -51,8 +51,8 @@ pub trait PluginHost: Send + Sync + 'static {
     /// Gives back what a plugin kept that was deleted.
     fn forget_plugin(&self, _app: &AppName, _plugin: &PluginName) {}
 
-    /// Gives back what the plugins of an app kept that was deleted.
-    fn forget_app(&self, _app: &AppName) {}
+    /// Gives back what the plugins of an app kept that was deleted; these were in it.
+    fn forget_app(&self, _app: &AppName, _plugins: &[PluginName]) {}
 
     /// What happened under a trace id, while it is remembered.
     fn explain(&self, trace: &str) -> Option<Story>;

@@ -208,8 +208,17 @@ fn measured(step: &Value) -> Option<String> {
     };
     let memory = step["memory_bytes"].as_u64().unwrap_or(0) >> 10;
     let lane = text(&step["lane"]);
+    let waited = step["waited_ns"]
+        .as_u64()
+        .map_or_else(String::new, |waited| {
+            format!(
+                " and {}.{} ms of waiting",
+                waited / 1_000_000,
+                waited % 1_000_000 / 100_000
+            )
+        });
     Some(format!(
-        "{lane}, {under}{}.{} us, {memory} KiB",
+        "{lane}, {under}{}.{} us{waited}, {memory} KiB",
         nanos / 1_000,
         nanos % 1_000 / 100
     ))
@@ -352,6 +361,15 @@ mod tests {
     fn a_failed_call_that_was_not_timed_has_a_bound() {
         let step = json!({ "lane": "inline", "took_under_ns": 1_000_000, "memory_bytes": 65_536 });
         assert_eq!(measured(&step).unwrap(), "inline, under 1000.0 us, 64 KiB");
+    }
+
+    #[test]
+    fn what_a_call_waited_is_told_beside_what_it_took() {
+        let step = json!({
+            "lane": "waiting", "took_ns": 20_500, "waited_ns": 1_260_000, "memory_bytes": 65_536,
+        });
+        let told = measured(&step).unwrap();
+        assert_eq!(told, "waiting, 20.5 us and 1.2 ms of waiting, 64 KiB");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::{
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
-use tidegate_sandbox::{Hook, StateQuotas};
+use tidegate_sandbox::{Class, Hook, StateQuotas};
 
 use super::{
     ADMIN_KEY_MIN_BYTES, AdminApiConfig, ClientConfig, Config, DemoConfig, Endpoint, ErrorMode,
@@ -352,10 +352,9 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
         Duration::from_secs(1),
         problems,
     );
-    let mut deadline = |hook: Hook| {
-        let name = format!("plugins.deadline.{hook}");
+    let mut held_to = |name: &str, most: Duration| {
+        let name = format!("plugins.deadline.{name}");
         let deadline = at_least(root, &name, Duration::from_millis(1), problems);
-        let most = hook.deadline_cap();
         if deadline > most {
             let most = super::units::format_duration(most);
             problems.push(root.problem(
@@ -365,6 +364,7 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
         }
         deadline
     };
+    let mut deadline = |hook: Hook| held_to(hook.as_str(), hook.deadline_cap(Class::Immediate));
     let state = StateQuotas {
         keys_per_app: usize::try_from(root.count("plugins.state.keys_per_app"))
             .unwrap_or(usize::MAX),
@@ -377,6 +377,7 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
         filtering: deadline(Hook::Filtering),
         routing: deadline(Hook::Routing),
         rpc: deadline(Hook::Rpc),
+        waiting: held_to("waiting", Hook::Rpc.deadline_cap(Class::Waiting)),
     };
     if state.bytes_in_all < state.bytes_per_app {
         problems.push(root.problem(
@@ -391,6 +392,7 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
     PluginsConfig {
         deadlines,
         threads: some("plugins.threads"),
+        waiting_threads: some("plugins.waiting_threads").unwrap_or(NonZeroUsize::MIN),
         max_instances: some("plugins.max_instances"),
         state,
         allowed_headers,

@@ -13,7 +13,7 @@ use tidegate_realtime::{
     },
     token::{HmacSecret, TokenAlgorithm as RealtimeAlgorithm, TokenConfig as RealtimeToken},
 };
-use tidegate_sandbox::{Hook, PluginLimits};
+use tidegate_sandbox::{Class, Hook, PluginLimits};
 
 use super::{
     ChannelsConfig, ClientConfig, Config, NamespaceConfig, Permission, PluginDeadlines,
@@ -40,10 +40,10 @@ impl Config {
 }
 
 impl PluginsConfig {
-    /// Limits of a call of this hook.
-    pub fn limits(&self, hook: Hook) -> PluginLimits {
+    /// Limits of a call of this hook by a plugin of this class.
+    pub fn limits(&self, hook: Hook, class: Class) -> PluginLimits {
         PluginLimits {
-            deadline: Some(self.deadlines.of(hook)),
+            deadline: Some(self.deadlines.of(hook, class)),
             memory_bytes: Some(self.max_memory_bytes),
         }
     }
@@ -51,7 +51,10 @@ impl PluginsConfig {
 
 impl PluginDeadlines {
     /// The deadline of one hook.
-    pub fn of(&self, hook: Hook) -> Duration {
+    pub fn of(&self, hook: Hook, class: Class) -> Duration {
+        if class == Class::Waiting && hook.suits(class) {
+            return self.waiting;
+        }
         match hook {
             Hook::Authentication => self.authentication,
             Hook::Authorization => self.authorization,
@@ -289,14 +292,19 @@ mod tests {
             ("TIDEGATE_CLIENT_TOKEN_AUDIENCE", "us"),
             ("TIDEGATE_CLIENT_QUEUE_MAX_SIZE", "64KiB"),
             ("TIDEGATE_PLUGINS_DEADLINE_RPC", "50ms"),
+            ("TIDEGATE_PLUGINS_DEADLINE_WAITING", "2s"),
             (
                 "TIDEGATE_CHANNEL_NAMESPACES",
                 r#"[{"name":"chat","history_size":5,"history_ttl":"1m","allow_publish_for_subscriber":true}]"#,
             ),
         ]);
         assert_eq!(config.hub().outbox_bytes, 64 << 10);
-        let limits = config.plugins.limits(Hook::Rpc);
+        let limits = config.plugins.limits(Hook::Rpc, Class::Immediate);
         assert_eq!(limits.deadline, Some(Duration::from_millis(50)));
+        let limits = config.plugins.limits(Hook::Rpc, Class::Waiting);
+        assert_eq!(limits.deadline, Some(Duration::from_secs(2)));
+        let limits = config.plugins.limits(Hook::Filtering, Class::Waiting);
+        assert_eq!(limits.deadline, Some(Duration::from_millis(5)));
         let realtime = config.into_realtime();
         assert_eq!(realtime.client.command_rate.unwrap().get(), 50);
         assert_eq!(realtime.token.algorithms, [RealtimeAlgorithm::Hs512]);

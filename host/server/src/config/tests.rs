@@ -74,12 +74,13 @@ fn personal_channels_need_a_namespace_that_there_is() {
 #[test]
 fn plugin_resources_have_keys() {
     let plugins = good(
-        "[plugins]\nthreads = 3\nmax_instances = 64\n\
+        "[plugins]\nthreads = 3\nwaiting_threads = 5\nmax_instances = 64\n\
          [plugins.state]\nkeys_per_app = 10\nbytes_per_app = \"1MiB\"\nbytes_in_all = \"2MiB\"",
         &[],
     )
     .plugins;
     assert_eq!(plugins.threads.map(NonZeroUsize::get), Some(3));
+    assert_eq!(plugins.waiting_threads.get(), 5);
     assert_eq!(plugins.max_instances.map(NonZeroUsize::get), Some(64));
     assert_eq!(plugins.state.keys_per_app, 10);
     assert_eq!(plugins.state.bytes_per_app, 1 << 20);

@@ -13,13 +13,14 @@ use tidegate_realtime::{
     memory::{MemoryBroker, MemoryConfig},
     node::Shared,
     presence::{MemoryPresence, Presence},
+    store::{MemoryStore, Store},
 };
 use tidegate_redis::{EngineParts, RedisConfig, RedisEngine, check_login};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     BuildError,
-    services::{Services, sweep, sweep_presence},
+    services::{Services, sweep, sweep_presence, sweep_store},
 };
 use crate::{config::EngineConfig, metrics::MemoryCollector};
 
@@ -34,7 +35,7 @@ pub(super) struct Engine {
 
 #[derive(Debug)]
 enum Kind {
-    Memory(Arc<MemoryBroker>, MemoryPresence),
+    Memory(Arc<MemoryBroker>, MemoryPresence, MemoryStore),
     Redis(RedisEngine),
 }
 
@@ -58,7 +59,7 @@ impl Engine {
                 };
                 let broker = Arc::new(MemoryBroker::with_config(events, config));
                 registry.register_collector(Box::new(MemoryCollector(Arc::clone(&broker))));
-                Kind::Memory(broker, MemoryPresence::default())
+                Kind::Memory(broker, MemoryPresence::default(), MemoryStore::default())
             }
             EngineConfig::Redis(config) => {
                 let parts = EngineParts {
@@ -77,14 +78,14 @@ impl Engine {
 
     pub(super) fn broker(&self) -> Arc<dyn Broker> {
         match &self.kind {
-            Kind::Memory(broker, _) => Arc::clone(broker) as Arc<_>,
+            Kind::Memory(broker, ..) => Arc::clone(broker) as Arc<_>,
             Kind::Redis(engine) => Arc::new(engine.broker().clone()),
         }
     }
 
     pub(super) fn presence(&self) -> Arc<dyn Presence> {
         match &self.kind {
-            Kind::Memory(_, presence) => Arc::new(presence.clone()),
+            Kind::Memory(_, presence, _) => Arc::new(presence.clone()),
             Kind::Redis(engine) => Arc::new(engine.presence().clone()),
         }
     }
@@ -96,6 +97,14 @@ impl Engine {
             Kind::Redis(engine) => Shared {
                 leases: Arc::new(engine.leases().clone()),
             },
+        }
+    }
+
+    /// What plugins keep.
+    pub(super) fn store(&self) -> Arc<dyn Store> {
+        match &self.kind {
+            Kind::Memory(.., store) => Arc::new(store.clone()),
+            Kind::Redis(engine) => Arc::new(engine.store().clone()),
         }
     }
 
@@ -111,9 +120,11 @@ impl Engine {
     pub(super) fn spawn_services(&self, services: &Services) {
         let stop = services.stop();
         match &self.kind {
-            Kind::Memory(broker, presence) => {
+            Kind::Memory(broker, presence, store) => {
                 let presence = sweep_presence(presence.clone(), stop.clone());
                 services.spawn("presence sweep", presence);
+                let store = sweep_store(store.clone(), stop.clone());
+                services.spawn("store sweep", store);
                 services.spawn("history sweep", sweep(Arc::clone(broker), stop.clone()));
             }
             Kind::Redis(_) => {}

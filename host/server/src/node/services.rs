@@ -16,11 +16,15 @@ use tidegate_control::Store;
 use tidegate_realtime::{
     memory::{MemoryBroker, SWEEP_INTERVAL},
     presence::MemoryPresence,
+    store::{MemoryStore, Store as _},
 };
 use tidegate_sandbox::{STATE_SWEEP_INTERVAL, Sandbox};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::config::InsecureSwitch;
+
+/// How often expired keys of the store in memory are looked for: what a plugin uses gets rid of its own before.
+const STORE_SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How often insecure switches are warned about (threat model P5).
 const INSECURE_WARNING_INTERVAL: Duration = Duration::from_secs(600);
@@ -139,6 +143,21 @@ pub(super) async fn sweep_presence(presence: MemoryPresence, stop: CancellationT
                 ticks.tick().await;
                 presence.sweep().await;
             } => {}
+        }
+    }
+}
+
+pub(super) async fn sweep_store(store: MemoryStore, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(STORE_SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        // All the keys of a plugin may end at the same moment.
+        let store = store.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || store.sweep()).await {
+            tracing::error!(%error, "the sweep of what plugins keep ended early");
         }
     }
 }

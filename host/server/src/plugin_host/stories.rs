@@ -45,6 +45,9 @@ fn step(step: &StoryStep) -> Value {
             Took::Under(took) => ("took_under_ns", took),
         };
         row[member] = json!(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        if !measured.waited.is_zero() {
+            row["waited_ns"] = json!(u64::try_from(measured.waited.as_nanos()).unwrap_or(u64::MAX));
+        }
         row["memory_bytes"] = json!(measured.memory_bytes);
     }
     row

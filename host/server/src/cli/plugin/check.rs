@@ -9,12 +9,13 @@ mod input;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tidegate_realtime::ids::AppId;
+use tidegate_realtime::{ids::AppId, store::MemoryStore};
 use tidegate_sandbox::{
-    AdmissionRefused, Admitted, Binding, Bindings, CompileError, Compiled, FailurePolicy, Hook,
-    Isolation, Sandbox, SandboxConfig, Scope,
+    AdmissionRefused, Admitted, Binding, Bindings, Class, CompileError, Compiled, FailurePolicy,
+    Hook, Isolation, Sandbox, SandboxConfig, Scope,
 };
-use tokio::time::Instant;
+use tokio::{runtime::Handle, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use self::{
     ask::Came,
@@ -80,10 +81,12 @@ pub(super) fn run(command: Check, output: Output) -> Result<(), Failure> {
         )));
     }
     bench.bind(&name, &compiled, &settings, &node)?;
+    let class = compiled.class();
     let checked = block_on(async {
+        bench.open_store();
         let mut checked: Vec<Checked> = Vec::new();
         for input in inputs {
-            let mut one = bench.ask(input, &node).await;
+            let mut one = bench.ask(input, (class, &node)).await;
             // Only growth is seen; an instance that did not grow has what it had.
             let before = checked.iter().rev().find(|before| before.hook == one.hook);
             one.memory_bytes = one
@@ -168,7 +171,7 @@ impl Bench {
             config: Arc::clone(&settings),
             failure_policy: FailurePolicy::Closed,
             isolation: Isolation::default(),
-            limits: node.plugins.limits(*hook),
+            limits: node.plugins.limits(*hook, compiled.class()),
         });
         let bindings = Bindings {
             apps: [(AppId::default_app(), bindings.collect())].into(),
@@ -177,7 +180,14 @@ impl Bench {
         applied.map_err(|error| Failure::new(error.to_string()))
     }
 
-    async fn ask(&self, input: Input, node: &Config) -> Checked {
+    /// Lets plugins that wait have a store of their own, empty at first.
+    fn open_store(&self) {
+        let store = Arc::new(MemoryStore::default());
+        let never = CancellationToken::new();
+        self.sandbox.open_store(store, Handle::current(), never);
+    }
+
+    async fn ask(&self, input: Input, (class, node): (Class, &Config)) -> Checked {
         let Input {
             name,
             hook,
@@ -194,7 +204,7 @@ impl Bench {
             bytes,
             came,
             took: started.elapsed(),
-            deadline: node.plugins.deadlines.of(hook),
+            deadline: node.plugins.deadlines.of(hook, class),
             memory_bytes: self.sandbox.take_memory_peak(),
             memory_limit_bytes: node.plugins.max_memory_bytes,
             expect,
@@ -293,6 +303,7 @@ impl Report<'_> {
             "digest": hex::encode(self.admitted.digest),
             "hooks": self.hooks(),
             "imports": self.admitted.imports,
+            "class": self.admitted.class().as_str(),
             "compile_ms": u64::try_from(self.compiled_in.as_millis()).unwrap_or(u64::MAX),
             "inputs": inputs.collect::<Vec<_>>(),
         })
@@ -306,6 +317,11 @@ impl Report<'_> {
             self.hooks().join(", "),
             self.compiled_in.as_millis()
         )];
+        if self.admitted.class() == Class::Waiting {
+            lines.push(
+                "it waits for other machines: see \"Plugins that wait\" in docs/plugins.md".to_owned(),
+            );
+        }
         if self.checked.is_empty() {
             lines.push("no inputs were given; --inputs DIR|FILE runs saved ones".to_owned());
             return lines.join("\n");

@@ -394,6 +394,13 @@ pub(super) const PLUGINS: &[Row] = &[
         "Threads that run plugins aside; 0 is as many as there are cores.",
     ),
     (
+        "waiting_threads",
+        Kind::Count { min: 1, max: 1_024 },
+        "32",
+        Supported,
+        "Calls at once of plugins that wait for other machines (`store`), of which one app has at most half; a thread each, once there is such a plugin.",
+    ),
+    (
         "max_instances",
         Kind::Count {
             min: 0,
@@ -447,6 +454,13 @@ pub(super) const PLUGINS: &[Row] = &[
         "\"20ms\"",
         Supported,
         "Time one rpc call may take.",
+    ),
+    (
+        "deadline.waiting",
+        Duration,
+        "\"3s\"",
+        Supported,
+        "Time one call of a plugin that waits for other machines (`store`) may take, the waiting included, at authentication, authorization and rpc.",
     ),
     (
         "state.keys_per_app",
