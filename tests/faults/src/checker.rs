@@ -36,6 +36,8 @@ pub struct Expectation {
     pub connections_stay: bool,
     /// No publish is refused or left without an answer.
     pub publishes_succeed: bool,
+    /// Every publish ends, with whatever answer.
+    pub publish_within: Option<Duration>,
     pub recovery: Recovery,
 }
 
@@ -528,6 +530,15 @@ fn row(record: &Record, expected: &Expectation, verdict: &mut Verdict) {
     if expected.publishes_succeed && refused + unknown > 0 {
         let what = format!("{refused} publishes were refused and {unknown} not answered");
         verdict.add(Invariant::Row, what);
+    }
+    if let Some(bar) = expected.publish_within {
+        let times = record.attempts.iter();
+        let longest = times.map(|attempt| attempt.done_at.saturating_sub(attempt.body.sent_at));
+        let longest = longest.max().unwrap_or_default();
+        if longest > bar {
+            let what = format!("a publish took {longest:?}, {bar:?} is the bar");
+            verdict.add(Invariant::Row, what);
+        }
     }
     if expected.recovery != Recovery::WherePossible && recovered != asked {
         let what = format!("{recovered} of {asked} that asked recovered, and nothing was lost");

@@ -19,7 +19,7 @@ use crate::{
     checker::{Expectation, Forgotten, Verdict, check},
     node::NodeProcess,
     record::{Event, Outcome, Record},
-    stage::{Size, Stage},
+    stage::{Ack, Size, Stage},
 };
 
 /// One fault.
@@ -35,7 +35,9 @@ pub enum Row {
     ReceivePartition,
     SlowRedis,
     Sentinel,
+    SentinelReplicated,
     Fork,
+    ForkReplicated,
     SplitBrain,
     ClusterFailover,
     ClusterReshard,
@@ -51,7 +53,7 @@ pub enum Row {
 
 impl Row {
     /// Every row, in the order of the table.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::MemoryRestart,
         Self::MemoryStorm,
         Self::NodeKill,
@@ -62,7 +64,9 @@ impl Row {
         Self::ReceivePartition,
         Self::SlowRedis,
         Self::Sentinel,
+        Self::SentinelReplicated,
         Self::Fork,
+        Self::ForkReplicated,
         Self::SplitBrain,
         Self::ClusterFailover,
         Self::ClusterReshard,
@@ -89,7 +93,9 @@ impl Row {
             Self::ReceivePartition => "F6",
             Self::SlowRedis => "F7",
             Self::Sentinel => "F8",
+            Self::SentinelReplicated => "F8c",
             Self::Fork => "F9",
+            Self::ForkReplicated => "F9c",
             Self::SplitBrain => "F10",
             Self::ClusterFailover => "F11a",
             Self::ClusterReshard => "F11b",
@@ -119,7 +125,13 @@ impl Row {
             Self::ReceivePartition => "pub/sub connections receive nothing, commands pass",
             Self::SlowRedis => "Redis asleep for 3 s, then 200 ms away",
             Self::Sentinel => "Sentinel: primary killed, a replica promoted",
+            Self::SentinelReplicated => {
+                "`publish.ack = replicated`, Sentinel: primary killed, a replica promoted"
+            }
             Self::Fork => "primary killed while its replica lagged, the replica promoted",
+            Self::ForkReplicated => {
+                "`publish.ack = replicated`: primary killed while its replica lagged, the replica promoted"
+            }
             Self::SplitBrain => "a node keeps the old primary while the other has the promoted one",
             Self::ClusterFailover => "Redis Cluster: one primary of three killed",
             Self::ClusterReshard => "Redis Cluster: 500 slots moved",
@@ -156,8 +168,10 @@ impl Row {
             Self::Partition => Box::pin(store::partition(size)).await,
             Self::ReceivePartition => Box::pin(store::receive_partition(size)).await,
             Self::SlowRedis => Box::pin(store::slow(size)).await,
-            Self::Sentinel => Box::pin(store::sentinel(size)).await,
-            Self::Fork => Box::pin(store::fork(size)).await,
+            Self::Sentinel => Box::pin(store::sentinel(size, Ack::Primary)).await,
+            Self::SentinelReplicated => Box::pin(store::sentinel(size, Ack::Replicated)).await,
+            Self::Fork => Box::pin(store::fork(size, Ack::Primary)).await,
+            Self::ForkReplicated => Box::pin(store::fork(size, Ack::Replicated)).await,
             Self::SplitBrain => Box::pin(store::split_brain(size)).await,
             Self::ClusterFailover => Box::pin(store::cluster_failover(size)).await,
             Self::ClusterReshard => Box::pin(store::cluster_reshard(size)).await,

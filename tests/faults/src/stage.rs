@@ -99,6 +99,8 @@ impl Size {
             unready: None,
             connections_stay: false,
             publishes_succeed: false,
+            // Threat model R2, and the way to the node and back.
+            publish_within: Some(self.bar(6)),
             recovery: Recovery::WherePossible,
         }
     }
@@ -112,9 +114,16 @@ pub struct Stage {
     pub load: Load,
 }
 
-/// The configuration of a node with this engine.
-pub fn config(engine: &Value) -> Value {
-    json!({
+/// Who has a publication before its publisher is told so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    Primary,
+    Replicated,
+}
+
+/// The configuration of a node with these settings, which name the engine.
+pub fn config(settings: &Value) -> Value {
+    let mut config = json!({
         "http_server": { "address": "127.0.0.1", "port": 0 },
         "admin_api": { "port": 0 },
         "http_api": { "insecure": true },
@@ -128,18 +137,31 @@ pub fn config(engine: &Value) -> Value {
             "allow_subscribe_for_client": true,
             "allow_subscribe_for_anonymous": true,
         }] },
-        "engine": engine,
-    })
+    });
+    for (name, value) in settings.as_object().into_iter().flatten() {
+        config[name] = value.clone();
+    }
+    config
 }
 
 /// The engine of one process.
 pub fn memory() -> Value {
-    json!({ "type": "memory" })
+    json!({ "engine": { "type": "memory" } })
 }
 
 /// The engine on one Redis.
 pub fn redis(addr: &str) -> Value {
-    json!({ "type": "redis", "redis": { "address": [format!("redis://{addr}")] } })
+    json!({ "engine": { "type": "redis", "redis": { "address": [format!("redis://{addr}")] } } })
+}
+
+/// The same with publications that count when these have them.
+pub fn with_ack(mut settings: Value, ack: Ack) -> Value {
+    let ack = match ack {
+        Ack::Primary => "primary",
+        Ack::Replicated => "replicated",
+    };
+    settings["publish"] = json!({ "ack": ack });
+    settings
 }
 
 impl Stage {
@@ -147,19 +169,19 @@ impl Stage {
     ///
     /// # Errors
     /// A node does not start, or not every subscriber is served.
-    pub async fn open(engine: &Value, nodes: usize, load: LoadOptions) -> Result<Self> {
-        Self::open_each(&vec![engine; nodes], load).await
+    pub async fn open(settings: &Value, nodes: usize, load: LoadOptions) -> Result<Self> {
+        Self::open_each(&vec![settings; nodes], load).await
     }
 
-    /// Starts a node for each of these engines, and the load.
+    /// Starts a node with each of these settings, and the load.
     ///
     /// # Errors
     /// A node does not start, or not every subscriber is served.
-    pub async fn open_each(engines: &[&Value], load: LoadOptions) -> Result<Self> {
+    pub async fn open_each(settings: &[&Value], load: LoadOptions) -> Result<Self> {
         let balancer = Arc::new(Balancer::default());
         let mut started = Vec::new();
-        for (index, engine) in engines.iter().enumerate() {
-            let node = block_in_place(|| NodeProcess::start(config(engine)))?;
+        for (index, settings) in settings.iter().enumerate() {
+            let node = block_in_place(|| NodeProcess::start(config(settings)))?;
             balancer.set(index, Some(node.addr()));
             started.push(node);
         }

@@ -203,6 +203,7 @@ fn strict() -> Expectation {
         }),
         connections_stay: false,
         publishes_succeed: false,
+        publish_within: None,
         recovery: Recovery::SomeAndAll,
     }
 }
@@ -343,6 +344,27 @@ fn a_recovery_from_another_place_than_asked_for_is_a_silent_gap() {
         ..strict()
     };
     breaks(Invariant::Gap, &record, &expected);
+}
+
+#[test]
+fn a_publish_that_takes_too_long_breaks_the_row_whatever_its_answer() {
+    let longest = |record: &Record| {
+        let times = record.attempts.iter();
+        times
+            .map(|attempt| attempt.done_at - attempt.body.sent_at)
+            .max()
+            .expect("attempts")
+    };
+    let mut record = good();
+    let within = |bar| Expectation {
+        publish_within: Some(bar),
+        ..strict()
+    };
+    let bar = longest(&record);
+    assert!(check(&record, &within(bar)).passed());
+    let attempt = &mut record.attempts[0];
+    attempt.done_at = attempt.body.sent_at + bar + Duration::from_millis(1);
+    breaks(Invariant::Row, &record, &within(bar));
 }
 
 #[test]

@@ -57,6 +57,11 @@ async fn a_promoted_replica_that_lagged_is_another_stream_for_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_has_confirmed_survives_the_primary() {
+    passes(Row::ForkReplicated).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn killed_subscriptions_of_a_node_cost_nobody_a_publication() {
     passes(Row::KillSubscribers).await;
 }

@@ -110,6 +110,8 @@ pub(super) async fn pause(size: Size) -> Played {
     let expected = Expectation {
         flow_within: Some(size.bar(25)),
         recovery: Recovery::WhoeverAsks,
+        // Nothing bounds the answer of a node that stands still but the publisher's own patience.
+        publish_within: None,
         ..size.expectation()
     };
     Ok((record, expected))

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     checker::{AckedLoss, Expectation, Forgotten, Recovery, Unready},
     proxy::{Direction, Mode, Proxy},
-    stage::{Size, Stage, redis},
+    stage::{Ack, Size, Stage, redis, with_ack},
 };
 
 pub(super) async fn kill_with_file(size: Size) -> Played {
@@ -153,6 +153,8 @@ pub(super) async fn slow(size: Size) -> Played {
     drop((proxy, server));
     let expected = Expectation {
         flow_within: Some(size.bar(5)),
+        // The sleep, and what waited for its end.
+        publish_within: Some(size.bar(4)),
         connections_stay: true,
         recovery: Recovery::WhoeverAsks,
         ..size.expectation()
@@ -160,7 +162,19 @@ pub(super) async fn slow(size: Size) -> Played {
     Ok((record, expected))
 }
 
-pub(super) async fn sentinel(size: Size) -> Played {
+/// With a replica's confirmation nothing that was acked may be lost.
+fn loss_with(ack: Ack, size: Size, forgotten: Forgotten) -> Expectation {
+    let expected = loss(size, forgotten);
+    match ack {
+        Ack::Primary => expected,
+        Ack::Replicated => Expectation {
+            acked_loss: AckedLoss::Never,
+            ..expected
+        },
+    }
+}
+
+pub(super) async fn sentinel(size: Size, ack: Ack) -> Played {
     let mut group = Sentinels::start(&SentinelOptions::default());
     let addrs: Vec<String> = group
         .ports()
@@ -170,6 +184,7 @@ pub(super) async fn sentinel(size: Size) -> Played {
     let engine = json!({ "type": "redis", "redis": {
         "sentinel_address": addrs, "sentinel_master_name": Sentinels::NAME,
     } });
+    let engine = with_ack(json!({ "engine": engine }), ack);
     let mut stage = Stage::open(&engine, 2, size.load()).await?;
     stage.load.run_for(size.before()).await;
     stage.load.fault_begins();
@@ -178,21 +193,27 @@ pub(super) async fn sentinel(size: Size) -> Played {
     stage.load.run_for(size.hold() + size.after()).await;
     let effect = |record: &_| without_ack(record).max(not_recovered(record));
     let record = finish(stage, effect).await?;
-    let expected = loss(size, what_lagged(size, &record));
+    let expected = loss_with(ack, size, what_lagged(size, &record));
     Ok((record, expected))
 }
 
 /// The replica's link is stalled, the primary goes on and dies, the replica is promoted.
-pub(super) async fn fork(size: Size) -> Played {
+pub(super) async fn fork(size: Size, ack: Ack) -> Played {
     let mut primary = RedisServer::start(&RedisOptions::default());
     let link = Proxy::to_port(primary.port()).await?;
     let replica = RedisServer::start(&RedisOptions {
         replica_of: Some(link.addr().port()),
         ..RedisOptions::default()
     });
-    in_sync(&replica);
+    primary.wait_for(&replica);
+    // It follows the replica, and confirms when that is the primary.
+    let next = RedisServer::start(&RedisOptions {
+        replica_of: Some(replica.port()),
+        ..RedisOptions::default()
+    });
+    replica.wait_for(&next);
     let proxy = Proxy::to_port(primary.port()).await?;
-    let engine = redis(&proxy.addr().to_string());
+    let engine = with_ack(redis(&proxy.addr().to_string()), ack);
     let mut stage = Stage::open(&engine, 2, size.load()).await?;
     stage.load.run_for(size.before()).await;
     stage.load.fault_begins();
@@ -204,14 +225,19 @@ pub(super) async fn fork(size: Size) -> Played {
     proxy.forward_to(SocketAddr::from(([127, 0, 0, 1], replica.port())));
     stage.load.healed();
     stage.load.run_for(size.hold() + size.after()).await;
-    let record = finish(stage, |record| not_recovered(record).min(diverged(record))).await?;
-    drop((proxy, link, replica));
+    let effect = |record: &_| match ack {
+        Ack::Primary => not_recovered(record).min(diverged(record)),
+        // Nobody was told that what came after is stored, so that nothing shows that the histories diverged.
+        Ack::Replicated => not_recovered(record).min(without_ack(record)),
+    };
+    let record = finish(stage, effect).await?;
+    drop((proxy, link, replica, next));
     let forgotten = Forgotten {
         // The link was stalled all the while.
         window: record.healed_at - record.fault_at,
         ..what_lagged(size, &record)
     };
-    Ok((record, loss(size, forgotten)))
+    Ok((record, loss_with(ack, size, forgotten)))
 }
 
 /// The first node keeps the old primary, which refuses writes when its replica is gone, while the second node has the
@@ -259,7 +285,7 @@ fn in_sync(replica: &RedisServer) {
 }
 
 fn cluster_engine(cluster: &RedisCluster) -> Value {
-    json!({ "type": "redis", "redis": { "cluster_address": cluster.addrs() } })
+    json!({ "engine": { "type": "redis", "redis": { "cluster_address": cluster.addrs() } } })
 }
 
 pub(super) async fn cluster_failover(size: Size) -> Played {
