@@ -21,9 +21,10 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
         [] => (true, true),
         [only] if only == "--load" => (false, true),
         [only] if only == "--criterion" && !compares => (true, false),
+        [only] if only == "--cluster" && !compares => return cluster(steps, workspace, passed_on),
         _ => bail!(
-            "`cargo xtask bench` knows --load, --criterion and --compare; arguments after `--` go to the side-by-side \
-             program"
+            "`cargo xtask bench` knows --load, --criterion, --cluster and --compare; arguments after `--` go to the \
+             side-by-side program, those after `--cluster --` to that of clusters"
         ),
     };
     toolchain::rust(steps, workspace)?;
@@ -41,12 +42,11 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
         )?;
     }
     if load {
-        steps.command(
-            "building server, ceiling and load client as they are shipped (long: whole-program optimisation)",
-            "read the compiler's message above",
-            workspace.cargo().args(["build", "--quiet", "--release", "--workspace", "--bins"]),
-        )?;
-        let mut found = vec![workspace.target.join("plugin-goals.json")];
+        build(steps, workspace)?;
+        let mut found = vec![
+            workspace.target.join("plugin-goals.json"),
+            workspace.target.join("cluster-goals.json"),
+        ];
         let mut goals = std::process::Command::new(workspace.target.join("release/plugin_goals"));
         goals
             .arg("--plugins")
@@ -58,6 +58,9 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
             "read the program's message above",
             &mut goals,
         )?;
+        let mut cluster = cluster_goals(workspace);
+        cluster.arg("--out").arg(&found[1]);
+        steps.command(CLUSTER, CLUSTER_HELP, &mut cluster)?;
         if compares {
             let out = workspace.target.join("compare.json");
             steps.command(
@@ -100,4 +103,35 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
     }
     steps.print_summary();
     Ok(())
+}
+
+const CLUSTER: &str = "measuring nodes that share a Redis";
+const CLUSTER_HELP: &str = "a missed bar is named in the table above; close other programs and run it again before you \
+                            believe it. Without redis-server on the PATH, name it in REDIS_SERVER";
+
+/// Only what several nodes on one Redis cost; prints it and writes nothing.
+fn cluster(steps: &mut Steps, workspace: &Workspace, options: &[String]) -> Result<()> {
+    toolchain::rust(steps, workspace)?;
+    build(steps, workspace)?;
+    let mut goals = cluster_goals(workspace);
+    goals.args(options);
+    steps.command(CLUSTER, CLUSTER_HELP, &mut goals)?;
+    steps.print_summary();
+    Ok(())
+}
+
+fn cluster_goals(workspace: &Workspace) -> std::process::Command {
+    let mut goals = std::process::Command::new(workspace.target.join("release/cluster_goals"));
+    goals.arg("--server").arg(workspace.release_server());
+    goals
+}
+
+fn build(steps: &mut Steps, workspace: &Workspace) -> Result<()> {
+    steps.command(
+        "building server, ceiling and load client as they are shipped (long: whole-program optimisation)",
+        "read the compiler's message above",
+        workspace
+            .cargo()
+            .args(["build", "--quiet", "--release", "--workspace", "--bins"]),
+    )
 }

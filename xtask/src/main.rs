@@ -48,6 +48,8 @@ usage: cargo xtask COMMAND
   bench   criterion benches, then the side-by-side program; writes docs/performance.md
             --load                        only the side-by-side program (arguments after `--` go to it)
             --criterion                   only the criterion benches
+            --cluster                     only nodes on a Redis; prints and writes nothing (arguments after `--` go
+                                          to that program: --quick, --only publish|latency|subscriptions|idle|presence)
             --compare                     extism and a hook over HTTP as well (builds extism: ten minutes)
   faults  every fault at full size; writes docs/faults.md
             ROW... | --quarter ROW...     only these, as F3 F9; writes nothing

@@ -104,6 +104,8 @@ fn main() -> Result<()> {
         groups: options.groups,
         publisher: (!options.idle)
             .then(|| (options.publisher_path, steps(options.publisher_steps))),
+        publishers: vec![options.address],
+        beside: Vec::new(),
         delivery_prefix: options.prefix,
     })?;
     rig.idle(Duration::from_millis(500))?;

@@ -32,8 +32,12 @@ pub struct RigConfig {
     pub subscribers: usize,
     /// Subscriber n belongs to group n modulo this.
     pub groups: usize,
-    /// Where the publisher connects, and its script.
+    /// The path of the publishers' upgrade, and their script; `None` for no publishers.
     pub publisher: Option<(String, Vec<Step>)>,
+    /// Where each of them connects. Several publish in turn, and each waits for its answer.
+    pub publishers: Vec<SocketAddr>,
+    /// Further processes whose CPU is read.
+    pub beside: Vec<u32>,
     /// A message that starts like this is a delivery.
     pub delivery_prefix: String,
 }
@@ -41,8 +45,10 @@ pub struct RigConfig {
 /// How publications follow each other.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Pace {
-    /// This many are under way at any time.
+    /// This many are under way at any time, all of the first publisher.
     Window(u64),
+    /// Each publisher has one that is not answered.
+    Answered,
     /// This many each second, whatever the server does.
     Rate(f64),
 }
@@ -53,6 +59,7 @@ pub struct Plan {
     /// What the publisher sends.
     pub message: Template,
     pub pace: Pace,
+    /// 0 where nobody subscribes: then the answer ends a publication.
     pub deliveries_per_publication: u64,
     pub warmup: Duration,
     pub time: Duration,
@@ -79,6 +86,8 @@ pub struct Sample {
     pub server_ns_per_publication: f64,
     pub server_cores: f64,
     pub client_cores: f64,
+    /// Of the further processes.
+    pub beside_cores: Vec<f64>,
     pub bytes_per_delivery: f64,
     pub mean_us: f64,
     pub p50_us: f64,

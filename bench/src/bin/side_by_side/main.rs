@@ -17,10 +17,11 @@ use clap::Parser;
 use serde_json::json;
 use tempfile::TempDir;
 use tidegate_bench::criterion;
-use tidegate_bench::identity::{TOKEN_SECRET, connect_command};
+use tidegate_bench::identity::connect_command;
 use tidegate_bench::load::{Pace, Plan, Rig, RigConfig, Sample, Step};
 use tidegate_bench::process::{self, memory};
 use tidegate_bench::report::{self, Bar, Report, median};
+use tidegate_bench::server::{self, Pages, Workers};
 use tidegate_bench::subject::Subject;
 use tidegate_bench::template::Template;
 
@@ -434,27 +435,7 @@ impl Bench {
 
     /// Runs a command of the server's own command line against it; what it prints.
     fn cli(&self, tidegate: &Subject, data_dir: &Path, args: &[&str]) -> Result<String> {
-        let output = Command::new(&self.options.server)
-            .args(args)
-            .env("TIDEGATE_DATA_DIR", data_dir.join("data"))
-            .env(
-                "TIDEGATE_ADMIN_URL",
-                format!(
-                    "http://{}",
-                    tidegate.admin.as_deref().context("no admin address")?
-                ),
-            )
-            .output()
-            .context("the server's command line cannot be started")?;
-        let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-        if !output.status.success() {
-            bail!(
-                "`tidegate {}` failed: {stdout}{}",
-                args.join(" "),
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        Ok(stdout)
+        server::command_line(&self.options.server, tidegate, data_dir, args)
     }
 
     /// What criterion found before this program was started, and its bar.
@@ -493,35 +474,7 @@ impl Bench {
         pages: Pages,
         members: serde_json::Value,
     ) -> Result<(Subject, TempDir)> {
-        let scratch = tempfile::tempdir().context("no temporary folder")?;
-        let config = scratch.path().join("config.json");
-        let member = |name: &str| json!({ "name": name, "allow_subscribe_for_client": true, "allow_publish_for_client": true });
-        let mut text = json!({
-            "http_server": { "address": "127.0.0.1", "port": 0 },
-            "admin_api": { "port": 0 },
-            "log": { "level": "warn" },
-            "client": { "token": { "hmac_secret_key": TOKEN_SECRET }, "connection_rate_limit": 1_000_000 },
-            "channel": { "namespaces": [member("bench"), member("filtered")] },
-        });
-        if let (Some(text), serde_json::Value::Object(members)) = (text.as_object_mut(), members) {
-            text.extend(members);
-        }
-        std::fs::write(&config, text.to_string()).context("cannot write the configuration")?;
-        let mut command = Command::new(&self.options.server);
-        command
-            .args(["serve", "--announce", "json", "--config"])
-            .arg(&config)
-            .arg("--data-dir")
-            .arg(scratch.path().join("data"));
-        match workers {
-            Workers::One => command.env("TOKIO_WORKER_THREADS", "1"),
-            Workers::AsShipped => command.env_remove("TOKIO_WORKER_THREADS"),
-        };
-        match pages {
-            Pages::Small => command.env("MIMALLOC_ALLOW_THP", "0"),
-            Pages::AsShipped => command.env_remove("MIMALLOC_ALLOW_THP"),
-        };
-        Ok((Subject::start(&mut command)?, scratch))
+        server::start(&self.options.server, workers, pages, members)
     }
 
     fn finish(self) -> Result<ExitCode> {
@@ -561,21 +514,6 @@ struct Held {
     cpu_us: f64,
 }
 
-/// Pages that the server's allocator asks for.
-#[derive(Debug, Clone, Copy)]
-enum Pages {
-    /// So that small differences show.
-    Small,
-    AsShipped,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Workers {
-    /// As the ceiling, so that both sides are the same machine.
-    One,
-    AsShipped,
-}
-
 fn start_ceiling(groups: usize) -> Result<Subject> {
     let program = std::env::current_exe()
         .context("where am I?")?
@@ -598,6 +536,8 @@ fn ceiling_rig(subject: &Subject, subscribers: usize) -> RigConfig {
         subscribers,
         groups: 1,
         publisher: Some(("/pub".into(), Vec::new())),
+        publishers: vec![subject.client],
+        beside: Vec::new(),
         delivery_prefix: "{".into(),
     }
 }
@@ -622,6 +562,8 @@ fn tidegate_rig(subject: &Subject, subscribers: usize, channels: &[&str]) -> Rig
         groups: 1,
         // Anybody with an identity may publish here, so the publisher itself hears nothing.
         publisher: Some((path, vec![Step::SendEach(connect_command), Step::Expect(1)])),
+        publishers: vec![subject.client],
+        beside: Vec::new(),
         delivery_prefix: r#"{"push":{"channel""#.into(),
     }
 }
