@@ -5,6 +5,7 @@
 //! here finds an app by what a client says.
 
 mod calls;
+mod channels;
 mod orders;
 mod presence;
 mod sessions;

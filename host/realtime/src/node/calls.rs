@@ -10,10 +10,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use tidegate_protocol::{
     ApiErrorCode, DisconnectCode, Raw, StreamPosition,
     server_api::{
-        ApiError, BoolValue, ChannelStats, ChannelsRequest, ChannelsResult, ClientInfo,
-        DisconnectRequest, EmptyResult, HistoryPublication, HistoryRemoveRequest, HistoryRequest,
-        HistoryResult, InfoResult, NodeInfo, PublishRequest, PublishResult, RefreshRequest,
-        SubscribeRequest, UnsubscribeRequest,
+        ApiError, BoolValue, ClientInfo, DisconnectRequest, EmptyResult, HistoryPublication,
+        HistoryRemoveRequest, HistoryRequest, HistoryResult, InfoResult, NodeInfo, PublishRequest,
+        PublishResult, RefreshRequest, SubscribeRequest, UnsubscribeRequest,
     },
 };
 
@@ -22,7 +21,7 @@ use crate::{
     app::App,
     broker::{BrokerError, HistoryLimit, HistoryOrder, HistoryQuery},
     channel::BadName,
-    cluster::{Announcement, Blob, Greeting, Order, OtherNode, Query, Reply},
+    cluster::{Announcement, Blob, Greeting, Order, OtherNode},
     config::MAX_PAGE_BYTES,
     entrance::Selection,
     hooks::{Draft, Origin, Progress},
@@ -87,7 +86,7 @@ fn selection(user: String, client: String, session: String) -> Selection {
 }
 
 /// This node has done it, and the others were not told.
-fn from_bus(failed: &BrokerError) -> ApiError {
+pub(super) fn from_bus(failed: &BrokerError) -> ApiError {
     let code = ApiErrorCode::Internal;
     let text = code.text();
     error(
@@ -372,43 +371,6 @@ impl Node {
             told.map(|()| EmptyResult {})
                 .map_err(|failed| from_bus(&failed))
         })
-    }
-
-    /// The app's channels with members, of all nodes; `pattern` is matched with `*` and `?`. What a node that does
-    /// not answer in time would have said is missing.
-    pub fn channels(
-        self: &Arc<Self>,
-        id: &AppId,
-        request: ChannelsRequest,
-    ) -> Called<ChannelsResult> {
-        let pattern = request.pattern;
-        let surveyed = self.cluster().map(|cluster| {
-            let pattern = pattern.clone();
-            cluster.survey(id, Query::Channels { pattern })
-        });
-        let (node, id) = (Arc::clone(self), id.clone());
-        Progress::Pending(Box::pin(async move {
-            let mut counts = node.own_channels(&id, &pattern).await;
-            if let Some(surveyed) = surveyed {
-                let surveyed = surveyed.wait().await.map_err(|failed| from_bus(&failed))?;
-                for reply in surveyed.replies.into_iter().flat_map(|(_, parts)| parts) {
-                    let Reply::Channels(of_part) = reply else {
-                        continue;
-                    };
-                    for (channel, members) in of_part {
-                        let sum = counts.entry(channel).or_default();
-                        *sum = sum.saturating_add(members);
-                    }
-                    tokio::task::yield_now().await;
-                }
-            }
-            let channels = counts
-                .into_iter()
-                .map(|(channel, num_clients)| (channel, ChannelStats { num_clients }));
-            Ok(ChannelsResult {
-                channels: channels.collect(),
-            })
-        }))
     }
 
     /// The nodes, as far as the app may see them: this one as it is, the others by what they last said of
