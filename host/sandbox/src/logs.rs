@@ -173,8 +173,10 @@ pub enum LogItem {
 pub enum Loss {
     /// The plugin wrote more than it may in a second.
     RateLimit,
-    /// The reader was slower than the ring, or the ring gave way to others.
+    /// The reader was slower than the ring, or the plugin was deleted.
     Overrun,
+    /// The log was emptied to make room for those of other plugins.
+    Evicted,
 }
 
 impl Loss {
@@ -182,6 +184,7 @@ impl Loss {
         match self {
             Self::RateLimit => "rate-limit",
             Self::Overrun => "overrun",
+            Self::Evicted => "evicted",
         }
     }
 }
@@ -374,7 +377,7 @@ impl Logs {
                 return;
             };
             *total -= size;
-            let evicted = log.clear() as u64;
+            let evicted = log.evict() as u64;
             self.shared.evicted.fetch_add(evicted, Ordering::Relaxed);
         }
     }
@@ -489,6 +492,15 @@ impl PluginLog {
         let len = ring.len();
         self.shared.bytes.fetch_sub(ring.bytes(), Ordering::Relaxed);
         ring.clear();
+        len
+    }
+
+    /// The same to make room for others, which its readers are told.
+    fn evict(&self) -> usize {
+        let mut ring = self.ring.lock();
+        let len = ring.len();
+        self.shared.bytes.fetch_sub(ring.bytes(), Ordering::Relaxed);
+        ring.evict();
         len
     }
 

@@ -20,6 +20,8 @@ pub(super) struct Ring {
     next: u64,
     /// Lines below this number were kept once, or not even that, and are gone.
     first: u64,
+    /// Lines from this number up to `first` were given up all at once, to make room for others.
+    evicted_from: Option<u64>,
     bytes: usize,
 }
 
@@ -35,6 +37,7 @@ impl Default for Ring {
             lines: VecDeque::new(),
             next: 1,
             first: 1,
+            evicted_from: None,
             bytes: 0,
         }
     }
@@ -55,6 +58,7 @@ impl Ring {
             };
             self.bytes -= oldest.line.cost();
             self.first = oldest.number + 1;
+            self.evicted_from = None;
         }
     }
 
@@ -72,6 +76,14 @@ impl Ring {
             next: self.next,
             ..Self::default()
         };
+    }
+
+    /// Gives up every line to make room for other plugins, which readers are told.
+    pub(super) fn evict(&mut self) {
+        let from = self.evicted_from.unwrap_or(self.first);
+        self.clear();
+        // What was never there is not missed.
+        self.evicted_from = (from < self.first).then_some(from);
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -92,19 +104,18 @@ impl Ring {
             .by_ref()
             .filter(|kept| filter.admits(&kept.line))
             .nth(count - 1);
-        found.map_or(self.first, |kept| kept.number)
+        found.map_or(self.evicted_from.unwrap_or(self.first), |kept| kept.number)
     }
 
     /// What there is from `cursor` on, until about `most` items; moves the cursor behind it. A gap after the last
     /// line is left, since it may be growing: see [`Self::trailing_gap`].
     pub(super) fn read(&self, cursor: &mut u64, filter: &LogFilter, most: usize) -> Vec<LogItem> {
         let mut items = Vec::new();
-        if *cursor < self.first {
-            items.push(LogItem::Dropped {
-                count: self.first - *cursor,
-                why: Loss::Overrun,
-            });
-            *cursor = self.first;
+        if let Some(evicted_from) = self.evicted_from {
+            gone(&mut items, cursor, evicted_from, Loss::Overrun);
+            gone(&mut items, cursor, self.first, Loss::Evicted);
+        } else {
+            gone(&mut items, cursor, self.first, Loss::Overrun);
         }
         let start = self.lines.partition_point(|kept| kept.number < *cursor);
         for kept in self.lines.range(start..) {
@@ -137,6 +148,15 @@ impl Ring {
     /// Number of the line that comes next.
     pub(super) fn next(&self) -> u64 {
         self.next
+    }
+}
+
+/// Tells a reader at `cursor` that the lines up to `end` are gone.
+fn gone(items: &mut Vec<LogItem>, cursor: &mut u64, end: u64, why: Loss) {
+    if *cursor < end {
+        let count = end - *cursor;
+        items.push(LogItem::Dropped { count, why });
+        *cursor = end;
     }
 }
 

@@ -88,10 +88,12 @@ fn print(item: &Value, output: Output) -> ControlFlow<()> {
 /// One item as one line of text.
 fn show(item: &Value) -> String {
     if item["event"] == "dropped" {
-        let why = if item["reason"] == "overrun" {
-            "missed: they made room for newer ones before they were read"
-        } else {
-            "dropped: the plugin wrote more than it may in a second"
+        let why = match item["reason"].as_str() {
+            Some("overrun") => "missed: they made room for newer ones before they were read",
+            Some("evicted") => {
+                "given up: the node's logs were full, and this app held most of them"
+            }
+            _ => "dropped: the plugin wrote more than it may in a second",
         };
         return match item["count"].as_u64() {
             Some(1) => format!(
@@ -185,6 +187,10 @@ mod tests {
         assert_eq!(
             dropped(1, "overrun"),
             "-- 1 line missed: it made room for newer ones before it was read"
+        );
+        assert_eq!(
+            dropped(7, "evicted"),
+            "-- 7 lines given up: the node's logs were full, and this app held most of them"
         );
     }
 }
