@@ -32,12 +32,12 @@ mod tests;
 mod turns;
 mod watch;
 
-use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
+use std::{num::NonZeroU32, sync::Arc};
 
 use axum::Router;
 use sha2::{Digest as _, Sha256};
 use tidegate_control::{Actor, AppName, DesiredState, PluginName, Store, StoreError, Version};
-use tidegate_realtime::notices::Notices;
+use tidegate_realtime::{namespace::ChannelConfig, notices::Notices};
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -52,8 +52,9 @@ use self::{access::Attempts, logs::Followers, problem::Problem, quota::Quotas, t
 pub struct AdminConfig {
     /// An operator key that the configuration file owns (`admin_api.key`), beside those of the store.
     pub key: Option<String>,
-    /// Namespaces of the configuration; binding to another one is answered with a warning.
-    pub namespaces: BTreeSet<String>,
+    /// Channels of the configuration; binding to another namespace is answered with a warning, and so is a question
+    /// about a channel that nobody can use.
+    pub channels: ChannelConfig,
     /// Versions of a plugin that are kept beside those that a rollback can reach.
     pub keep_versions: Option<NonZeroU32>,
     /// Runs the changes; the node waits for it when it stops.
@@ -74,7 +75,7 @@ pub struct Admin {
     followers: Followers,
     /// SHA-256 of the configured key.
     configured_key: Option<[u8; 32]>,
-    namespaces: BTreeSet<String>,
+    channels: ChannelConfig,
     keep_versions: Option<NonZeroU32>,
     tracker: TaskTracker,
     started: Instant,
@@ -107,7 +108,7 @@ impl Admin {
             quotas: Quotas::default(),
             followers: Followers::default(),
             configured_key: config.key.map(|key| Sha256::digest(key).into()),
-            namespaces: config.namespaces,
+            channels: config.channels,
             keep_versions: config.keep_versions,
             tracker: config.tracker,
             started: Instant::now(),

@@ -228,7 +228,7 @@ impl Node {
                     .key
                     .as_ref()
                     .map(|key| key.expose().to_owned()),
-                namespaces: config.channels.namespaces.keys().cloned().collect(),
+                channels: settings.channel.clone(),
                 keep_versions: config.plugins.keep_versions,
                 tracker: tracker.clone(),
             },

@@ -92,20 +92,23 @@ fn unknown_namespace(call: &Call, scope: &Scope) -> Option<String> {
     let Scope::Namespace(name) = scope else {
         return None;
     };
-    let known = &call.admin.namespaces;
-    if known.contains(&**name) {
+    if call.admin.channels.namespaces.contains_key(&**name) {
         return None;
     }
-    let known = match known.len() {
-        0 => "it has none".to_owned(),
-        _ => {
-            let names: Vec<&str> = known.iter().map(String::as_str).collect();
-            format!("it has {}", names.join(", "))
-        }
-    };
+    let known = known_namespaces(call);
     Some(format!(
         "the configuration has no namespace {name}, so the plugin is never asked there; {known}"
     ))
+}
+
+/// The end of a sentence about a namespace that is not there.
+pub(super) fn known_namespaces(call: &Call) -> String {
+    let names = call.admin.channels.namespaces.keys();
+    let names: Vec<&str> = names.map(|name| &**name).collect();
+    match names.len() {
+        0 => "it has none".to_owned(),
+        _ => format!("it has {}", names.join(", ")),
+    }
 }
 
 /// A plugin that was active without a binding has not been needed since the node started.

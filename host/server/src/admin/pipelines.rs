@@ -2,8 +2,10 @@
 
 use serde_json::json;
 use tidegate_control::Hook;
+use tidegate_realtime::channel::BadName;
 
 use super::{
+    bindings::known_namespaces,
     host::PipelineQuery,
     problem::Problem,
     routes::{Answer, Call},
@@ -12,7 +14,26 @@ use super::{
 pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
     let hook: Option<Hook> = call.query.get("hook").map(str::parse).transpose()?;
     let channel = call.query.get("channel").map(str::to_owned);
+    let warning = channel.as_deref().and_then(|name| useless(&call, name));
     let query = PipelineQuery { hook, channel };
     let items = call.admin.host.pipelines(&call.app()?, query);
-    Ok(Answer::ok(json!({ "items": items })))
+    let mut body = json!({ "items": items });
+    if let Some(warning) = warning {
+        body["warnings"] = json!([warning]);
+    }
+    Ok(Answer::ok(body))
+}
+
+/// Why nobody will ever be asked about a channel: it may be a typo.
+fn useless(call: &Call, channel: &str) -> Option<String> {
+    let why = call.admin.channels.resolve(channel).err()?;
+    let known = match why {
+        BadName::UnknownNamespace => format!("; {}", known_namespaces(call)),
+        BadName::Empty | BadName::TooLong | BadName::NotPrintable | BadName::Pattern => {
+            String::new()
+        }
+    };
+    Some(format!(
+        "the configuration knows no such channel: {why}{known}"
+    ))
 }

@@ -136,7 +136,11 @@ const SHAPES: &[Shape] = &[
         ],
         &[],
     ),
-    ("Pipelines", &[("items", "[Pipeline]")], &[]),
+    (
+        "Pipelines",
+        &[("items", "[Pipeline]")],
+        &[("warnings", "[string]")],
+    ),
     ("App", &[("name", "string"), ("created_at", "time")], &[]),
     ("Apps", &[("items", "[App]")], &[]),
     ("AppRequest", &[("name", "string")], &[]),

@@ -27,6 +27,7 @@ use tidegate_control::{Actor, AppName, DesiredState, KeyRole, PluginName, Store}
 use tidegate_realtime::{
     broker::BrokerError,
     ids::ClientId,
+    namespace::ChannelConfig,
     node::{SessionFilter, SessionPlace, SessionsFound},
 };
 use tower::ServiceExt;
@@ -310,7 +311,10 @@ impl Bench {
         let apps = Arc::new(FakeApps::default());
         let config = AdminConfig {
             key: Some("from-the-file".to_owned()),
-            namespaces: ["chat".to_owned()].into(),
+            channels: ChannelConfig {
+                namespaces: [("chat".into(), Arc::default())].into(),
+                ..ChannelConfig::default()
+            },
             ..AdminConfig::default()
         };
         let admin = Admin::new(config, store.clone(), host.clone(), apps.clone());

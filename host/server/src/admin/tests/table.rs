@@ -310,6 +310,11 @@ async fn a_pipeline_is_asked_for_by_hook_and_channel() {
     let pipeline = &got.is(200, "Pipelines")["items"][0];
     assert_eq!(pipeline["hook"], "routing");
     assert_eq!(pipeline["scope"], "chat:1");
+    assert!(got.is(200, "Pipelines")["warnings"].is_null());
+    let got = bench.get("/apps/default/pipelines?channel=caht:1").await;
+    let warning = &got.is(200, "Pipelines")["warnings"][0];
+    let said = "its namespace is not defined; it has chat";
+    assert!(warning.as_str().unwrap().contains(said), "{warning}");
     bench
         .get("/apps/default/pipelines?hook=sleeping")
         .await

@@ -175,12 +175,12 @@ impl PluginApi {
             .map(drop)
     }
 
-    /// Who is asked where; of one hook, for one channel.
+    /// Who is asked where; of one hook, for one channel. With `items`, and `warnings` where there are some.
     pub(super) async fn pipelines(
         &self,
         hook: Option<Hook>,
         channel: Option<&str>,
-    ) -> Result<Vec<Value>, Failure> {
+    ) -> Result<Value, Failure> {
         let mut query = Vec::new();
         if let Some(hook) = hook {
             query.push(format!("hook={}", hook.as_str()));
@@ -188,8 +188,13 @@ impl PluginApi {
         if let Some(channel) = channel {
             query.push(format!("channel={}", encode(channel)));
         }
-        self.list(&format!("pipelines?{}", query.join("&")), "after")
-            .await
+        let path = self.path(&format!("pipelines?{}", query.join("&")));
+        let found = self.client.call(Method::GET, &path, &Value::Null).await?;
+        if found["items"].is_array() {
+            Ok(found)
+        } else {
+            Err(no_items())
+        }
     }
 
     /// What the app's plugins did so far.

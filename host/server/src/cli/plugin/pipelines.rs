@@ -1,22 +1,25 @@
 //! `plugin pipelines`: who is asked where, in which order.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{api::PluginApi, arguments::Pipelines};
 use crate::cli::{Failure, Output, block_on, output::table};
 
 pub(super) fn run(command: &Pipelines, output: Output) -> Result<(), Failure> {
     let api = PluginApi::new(&command.server, output)?;
-    let items = block_on(api.pipelines(command.hook, command.channel.as_deref()))?;
-    output.result(&json!({ "items": items }), || text(&items));
+    let found = block_on(api.pipelines(command.hook, command.channel.as_deref()))?;
+    output.result(&found, || text(&found));
     Ok(())
 }
 
-fn text(items: &[Value]) -> String {
-    if items.is_empty() {
+fn text(found: &Value) -> String {
+    let list = |member: &str| found[member].as_array().into_iter().flatten();
+    let mut shown: Vec<String> = list("items").map(describe).collect();
+    let warnings = list("warnings").filter_map(Value::as_str);
+    shown.extend(warnings.map(|warning| format!("warning: {warning}")));
+    if shown.is_empty() {
         return "no plugin is asked there; `tidegate plugin bind` binds one".to_owned();
     }
-    let shown: Vec<String> = items.iter().map(describe).collect();
     shown.join("\n\n")
 }
 
@@ -71,6 +74,8 @@ fn word(value: &Value, member: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -81,10 +86,10 @@ mod tests {
                 "lane": "inline", "breaker": "closed", "deadline_ms": 5,
             })
         };
-        let told = text(&[json!({
+        let told = text(&json!({ "items": [{
             "hook": "filtering", "scope": "namespace:chat", "lane": "inline", "deadlines_ms": 10,
             "worst_case_ms": 338, "plugins": [step("second-to-none"), step("another")],
-        })]);
+        }] }));
         let lines: Vec<&str> = told.lines().collect();
         assert_eq!(
             lines[0],
@@ -92,6 +97,8 @@ mod tests {
         );
         assert!(lines[2].starts_with("  second-to-none  3"), "{told}");
         assert!(lines[3].starts_with("  another "), "{told}");
-        assert!(text(&[]).contains("plugin bind"));
+        assert!(text(&json!({ "items": [] })).contains("plugin bind"));
+        let warned = text(&json!({ "items": [], "warnings": ["no such namespace"] }));
+        assert_eq!(warned, "warning: no such namespace");
     }
 }
