@@ -79,6 +79,23 @@ impl Cluster {
         assert_eq!(stats, json!({"num_clients": number, "num_users": number}));
     }
 
+    /// Waits until a node lists so many sessions of a user: the directory is written behind the sessions.
+    async fn until_sessions(&self, index: usize, user: &str, number: usize) -> Vec<Value> {
+        let arguments = ["sessions", "list", "--user", user, "--json"];
+        let listed = async {
+            loop {
+                let listed = self.nodes[index].cli(&arguments).await;
+                let sessions = listed.json()["items"].take();
+                let sessions = sessions.as_array().expect("a list").clone();
+                if sessions.len() == number {
+                    return sessions;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        within("the sessions are listed", listed).await
+    }
+
     async fn connect(&self, index: usize, user: &str) -> Client {
         let token = token::mint(&json!({ "sub": user }));
         Client::connect(&self.nodes[index], Codec::Json, with_token(&token)).await
@@ -139,15 +156,8 @@ async fn any_node_says_who_is_where_and_ends_sessions_of_the_others() {
     let _near = cluster.connect(0, "ann").await;
     let mut far = cluster.connect(1, "ann").await;
     let _bob = cluster.connect(1, "bob").await;
-    let sessions_of = async |user: &str| {
-        let arguments = ["sessions", "list", "--user", user, "--json"];
-        let listed = cluster.nodes[0].cli(&arguments).await;
-        let sessions = listed.json()["items"].take();
-        sessions.as_array().expect("a list").clone()
-    };
-    let there = sessions_of("bob").await[0]["node"].take();
-    let sessions = sessions_of("ann").await;
-    assert_eq!(sessions.len(), 2);
+    let there = cluster.until_sessions(0, "bob", 1).await[0]["node"].take();
+    let sessions = cluster.until_sessions(0, "ann", 2).await;
     let mut on_the_other = sessions.iter().filter(|one| one["node"] == there);
     let client = on_the_other.next().expect("one of the two")["client"].as_str();
     let client = client.expect("an id");

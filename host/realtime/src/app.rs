@@ -218,6 +218,11 @@ impl App {
             .unwrap_or_default()
     }
 
+    /// Whether the user has a connected session here, or one that is about to be.
+    pub(crate) fn has_user(&self, user: &str) -> bool {
+        self.sessions.lock().by_user.contains_key(user)
+    }
+
     /// Every connected session.
     pub fn all(&self) -> Vec<Arc<Link>> {
         let sessions = self.sessions.lock();
@@ -260,6 +265,10 @@ pub(crate) struct Registration {
 impl Registration {
     pub(crate) fn user(&self) -> &str {
         &self.user
+    }
+
+    pub(crate) fn user_arc(&self) -> Arc<str> {
+        Arc::clone(&self.user)
     }
 
     pub(crate) fn arrival(&self) -> Arrival {

@@ -226,6 +226,11 @@ impl Cluster {
         self.core.lock().registry.alive()
     }
 
+    /// Whether another node is alive, by what it says itself.
+    pub(crate) fn hears(&self, node: &NodeUid) -> bool {
+        self.core.lock().registry.knows(node)
+    }
+
     /// How many nodes are alive, this one included.
     pub fn num_nodes(&self) -> usize {
         self.core.lock().registry.num_others() + 1

@@ -347,6 +347,9 @@ impl Driver {
         {
             entering.enter(&registration, &self.link, self.session.peer());
             self.end_others(&registration);
+            let since_ms = registration.arrival().at;
+            self.node
+                .session_came(&self.app, self.session.peer(), since_ms);
             self.registration = Some(registration);
             self.tell(EventKind::Connected, |event| event);
             self.tell_notes();
@@ -562,6 +565,11 @@ impl Drop for Driver {
         self.tell_end();
         self.node.hub().unschedule(&self.link);
         self.node.metrics().sessions.dec();
+        if let Some(registration) = self.registration.take() {
+            let user = registration.user_arc();
+            drop(registration);
+            self.node.session_went(&self.app, &user, self.link.client());
+        }
     }
 }
 

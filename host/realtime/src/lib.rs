@@ -9,6 +9,7 @@ pub mod broker_contract;
 pub mod channel;
 pub mod cluster;
 pub mod config;
+pub mod directory;
 pub mod driver;
 mod entrance;
 pub mod events;

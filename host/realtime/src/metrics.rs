@@ -38,6 +38,7 @@ pub struct RealtimeMetrics {
     pub positions: PositionMetrics,
     pub presence: PresenceMetrics,
     pub events: EventsMetrics,
+    pub directory: DirectoryMetrics,
     /// What was said lately of connections that were refused; no metric, but told in the same places.
     pub notices: Notices,
 }
@@ -56,6 +57,48 @@ pub struct PresenceMetrics {
 impl PresenceMetrics {
     pub(crate) fn count(&self, is_ok: bool) {
         self.requests.count(is_ok);
+    }
+}
+
+/// What this node's part in the directory comes to.
+#[derive(Debug, Clone, Default)]
+pub struct DirectoryMetrics {
+    requests: Outcomes,
+    /// Notes that found no room.
+    pub(crate) dropped: Counter,
+    /// Sessions of dead nodes that this one has ended.
+    pub(crate) ended: Counter,
+    /// Lines of dead nodes' books that no node has written.
+    pub(crate) foreign: Counter,
+}
+
+impl DirectoryMetrics {
+    pub(crate) fn count(&self, is_ok: bool) {
+        self.requests.count(is_ok);
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("tidegate_directory");
+        registry.register(
+            "requests",
+            "Batches of comings and goings, and heartbeats, given to the directory",
+            self.requests.family.clone(),
+        );
+        registry.register(
+            "dropped",
+            "Comings and goings that were not written because too many waited",
+            self.dropped.clone(),
+        );
+        registry.register(
+            "ended_sessions",
+            "Sessions of dead nodes that this node has ended for them",
+            self.ended.clone(),
+        );
+        registry.register(
+            "foreign_lines",
+            "Lines in the books of dead nodes that no node has written",
+            self.foreign.clone(),
+        );
     }
 }
 
@@ -214,6 +257,7 @@ impl RealtimeMetrics {
         let metrics = Self::default();
         metrics.positions.register(registry);
         metrics.events.register(registry);
+        metrics.directory.register(registry);
         let registry = registry.sub_registry_with_prefix("tidegate_realtime");
         registry.register("sessions", "Open connections", metrics.sessions.clone());
         registry.register(

@@ -9,6 +9,8 @@ mod channels;
 mod orders;
 mod presence;
 mod sessions;
+mod statuses;
+mod whereabouts;
 
 use std::sync::{
     Arc, OnceLock,
@@ -21,6 +23,8 @@ use tidegate_protocol::{Codec, Framing};
 use tokio::time::{Duration, Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::statuses::Statuses;
+pub(crate) use self::whereabouts::LostSession;
 pub use self::{
     calls::Called,
     sessions::{MAX_SESSIONS, SessionFilter, SessionPlace, SessionsFound},
@@ -30,6 +34,7 @@ use crate::{
     broker::Broker,
     cluster::{Bus, Cluster, ClusterMetrics, NodeUid},
     config::RealtimeConfig,
+    directory::{Directory, Registrar},
     driver::Driver,
     events::{self, EventKind, Events},
     hooks::{Duties, Hooks, Peer, Watch},
@@ -67,12 +72,15 @@ pub struct NodeParts {
 #[derive(Clone)]
 pub struct Shared {
     pub leases: Arc<dyn Leases>,
+    /// `None`: the node stands alone, and knows where everybody is.
+    pub directory: Option<Arc<dyn Directory>>,
 }
 
 impl Default for Shared {
     fn default() -> Self {
         Self {
             leases: Arc::new(MemoryLeases::default()),
+            directory: None,
         }
     }
 }
@@ -82,6 +90,9 @@ pub struct Node {
     parts: NodeParts,
     roster: Arc<Roster>,
     events: Arc<Events>,
+    registrar: Option<Arc<Registrar>>,
+    /// Of a node that stands alone.
+    statuses: Statuses,
     uid: NodeUid,
     /// Set once, by a node that has others beside it.
     cluster: OnceLock<Arc<Cluster>>,
@@ -119,10 +130,16 @@ pub enum OpenRefused {
 
 impl Node {
     pub fn new(parts: NodeParts) -> Arc<Self> {
+        let uid = NodeUid::random();
+        let registrar = parts.shared.directory.as_ref().map(|directory| {
+            let metrics = parts.metrics.directory.clone();
+            Registrar::new(Arc::clone(directory), uid.clone(), metrics)
+        });
         let roster = Roster::new(
             Arc::clone(&parts.presence),
             Arc::clone(&parts.broker),
             parts.metrics.presence.clone(),
+            registrar.clone(),
         );
         let events = Events::new(parts.metrics.events.clone());
         let (broker, told) = (Arc::downgrade(&parts.broker), Arc::clone(&events));
@@ -144,7 +161,9 @@ impl Node {
             parts,
             roster,
             events,
-            uid: NodeUid::random(),
+            registrar,
+            statuses: Statuses::default(),
+            uid,
             cluster: OnceLock::new(),
             started: Instant::now(),
             apps: ArcSwap::default(),
@@ -326,6 +345,13 @@ impl Node {
         services.push(("position check", Box::pin(checking)));
         let telling = events::run(Arc::clone(self), stop.clone());
         services.push(("events", Box::pin(telling)));
+        match &self.registrar {
+            Some(registrar) => services.extend(registrar.services(self, stop)),
+            None => {
+                let settling = statuses::run(Arc::clone(self), stop.clone());
+                services.push(("online status", Box::pin(settling)));
+            }
+        }
         services
     }
 

@@ -21,6 +21,7 @@ use crate::{
     config::{Ack, RedisConfig, Topology},
     connect::{ConnectError, Connector},
     control::ControlBus,
+    directory::RedisDirectory,
     envelope::Envelope,
     keys::Keys,
     leases::RedisLeases,
@@ -63,6 +64,7 @@ pub struct RedisEngine {
     presence: RedisPresence,
     leases: RedisLeases,
     store: RedisStore,
+    directory: RedisDirectory,
     bus: Arc<ControlBus>,
 }
 
@@ -119,6 +121,7 @@ impl RedisEngine {
             StoreQuotas::default(),
             metrics.clone(),
         );
+        let directory = RedisDirectory::new(shards.clone(), keys.clone(), metrics.clone());
         let broker = RedisBroker::new(shards.clone(), replicated, keys.clone(), listening, metrics);
         registry.register_collector(Box::new(AbleCollector(broker.clone())));
         Self {
@@ -129,6 +132,7 @@ impl RedisEngine {
             presence,
             leases,
             store,
+            directory,
             bus,
         }
     }
@@ -153,6 +157,10 @@ impl RedisEngine {
     /// What plugins keep.
     pub fn store(&self) -> &RedisStore {
         &self.store
+    }
+
+    pub fn directory(&self) -> &RedisDirectory {
+        &self.directory
     }
 
     pub fn shards(&self) -> &Shards {

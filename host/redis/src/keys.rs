@@ -7,7 +7,7 @@
 //! digits. Distinct things have distinct names: kinds hold neither braces nor colons, and where something follows
 //! the channel, its length stands before it.
 
-use tidegate_realtime::{ids::ChannelKey, leases::LeaseName, store::Owner};
+use tidegate_realtime::{cluster::NodeUid, ids::ChannelKey, leases::LeaseName, store::Owner};
 
 /// What every name starts with; checked by [`Prefix::parse`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +66,7 @@ enum Kind {
     Node,
     NodeRegistry,
     Lease,
-    Session,
+    Book,
     User,
     Store,
     StoreEnds,
@@ -88,7 +88,7 @@ impl Kind {
             Self::Node => "node",
             Self::NodeRegistry => "nodes",
             Self::Lease => "lease",
-            Self::Session => "session",
+            Self::Book => "book",
             Self::User => "user",
             Self::Store => "store",
             Self::StoreEnds => "store_ends",
@@ -183,7 +183,7 @@ impl Keys {
         self.of_channel(Kind::Node, uid)
     }
 
-    /// The nodes there are.
+    /// The nodes there are, by their last heartbeats.
     pub fn nodes(&self) -> String {
         self.plain(Kind::NodeRegistry)
     }
@@ -193,14 +193,14 @@ impl Keys {
         self.of_channel(Kind::Lease, &name.to_string())
     }
 
-    /// Where a session is.
-    pub fn session(&self, id: &str) -> String {
-        self.of_channel(Kind::Session, id)
+    /// A node's sessions, and what others see of them.
+    pub fn book(&self, node: &NodeUid) -> String {
+        self.of_channel(Kind::Book, node.as_str())
     }
 
-    /// The sessions of a user; `user` is encoded by the caller together with its app.
-    pub fn user(&self, user: &str) -> String {
-        self.of_channel(Kind::User, user)
+    /// The sessions of a user, who is encoded with its app as a channel is.
+    pub fn user(&self, user: &ChannelKey) -> String {
+        self.of_channel(Kind::User, user.as_str())
     }
 
     /// What a plugin keeps in its store; the same encoder serves its app and name.

@@ -12,6 +12,7 @@ pub mod commands;
 pub mod config;
 pub mod connect;
 pub mod control;
+pub mod directory;
 mod engine;
 pub mod envelope;
 mod keeper;
@@ -26,6 +27,7 @@ pub use self::{
     broker::{Listening, RedisBroker},
     commands::{Pipe, RedisFailure, Route, Script, Shards},
     config::{RedisConfig, Topology},
+    directory::RedisDirectory,
     engine::{EngineParts, RedisEngine, check_login},
     envelope::Envelope,
     keys::Keys,

@@ -31,6 +31,7 @@ pub struct EngineMetrics {
     history: Histogram,
     presence: Histogram,
     store: Histogram,
+    directory: Histogram,
     other: Histogram,
     failures: Family<FailureLabel, Counter>,
     bad_envelopes: Family<ReasonLabel, Counter>,
@@ -43,6 +44,7 @@ pub enum CommandKind {
     History,
     Presence,
     Store,
+    Directory,
     Other,
 }
 
@@ -53,6 +55,7 @@ impl CommandKind {
             Self::History => "history",
             Self::Presence => "presence",
             Self::Store => "store",
+            Self::Directory => "directory",
             Self::Other => "other",
         }
     }
@@ -88,6 +91,7 @@ impl EngineMetrics {
             history: resolve(CommandKind::History),
             presence: resolve(CommandKind::Presence),
             store: resolve(CommandKind::Store),
+            directory: resolve(CommandKind::Directory),
             other: resolve(CommandKind::Other),
             failures: Family::default(),
             bad_envelopes: Family::default(),
@@ -130,6 +134,7 @@ impl EngineMetrics {
             CommandKind::History => &self.history,
             CommandKind::Presence => &self.presence,
             CommandKind::Store => &self.store,
+            CommandKind::Directory => &self.directory,
             CommandKind::Other => &self.other,
         };
         histogram.observe(took.as_secs_f64());

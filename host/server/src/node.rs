@@ -72,6 +72,9 @@ const DRAIN_SPREAD: Duration = Duration::from_secs(10);
 /// How long the plugins may take to hear of the last that happened here.
 const EVENTS_DRAIN: Duration = Duration::from_secs(5);
 
+/// Time for telling the directory of those who left: a moment of grace, a write or two.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Connections of the admin listener; operators and tools, never clients.
 const ADMIN_CONNECTIONS: usize = 1_024;
 
@@ -401,6 +404,14 @@ impl Node {
             tracker.close();
             tracker.wait().await;
             // Nobody is here any more; that they left is told before what tells it ends.
+            if tokio::time::timeout(SETTLE_TIMEOUT, realtime.settle())
+                .await
+                .is_err()
+            {
+                tracing::debug!(
+                    "the directory was not told of everybody who left; the other nodes find out"
+                );
+            }
             realtime.events().drain(EVENTS_DRAIN).await;
             services.end().await;
             engine.close().await;

@@ -94,6 +94,10 @@ impl Registry {
         Some(last + FORGOTTEN_AFTER)
     }
 
+    pub(super) fn knows(&self, uid: &NodeUid) -> bool {
+        self.known.contains_key(uid)
+    }
+
     pub(super) fn num_others(&self) -> usize {
         self.known.len()
     }

@@ -43,6 +43,12 @@ impl TestBus {
         self.0.lock().cut.extend(NodeUid::parse(uid));
     }
 
+    /// Takes it back, as when a node was only stopped.
+    pub fn mend(&self, uid: &str) {
+        let uid = NodeUid::parse(uid);
+        self.0.lock().cut.retain(|cut| Some(cut) != uid.as_ref());
+    }
+
     pub fn delay(&self, delay: Duration) {
         self.0.lock().delay = delay;
     }

@@ -447,7 +447,8 @@ async fn attend(
     terms: &Terms,
     (user, conn_info): (&Arc<str>, &Bytes),
 ) -> Result<Option<Attendance>, Failure> {
-    if terms.visibility.is_hidden() {
+    // Of one that nobody sees only a survivor needs to know, where it has to tell a plugin.
+    if terms.visibility.is_hidden() && !node.remembers_seats(key) {
         return Ok(None);
     }
     let member = Member {

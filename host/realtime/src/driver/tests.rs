@@ -2,6 +2,7 @@
 
 mod cluster;
 mod destinations;
+mod directory;
 mod events;
 mod fairness;
 mod pending;

@@ -1,10 +1,12 @@
 //! Who is where: the connected sessions of an app, on whatever node they are.
 //!
-//! Nothing is kept for it: every node knows its own sessions and is asked. So an answer is as true as the sessions are,
-//! and names the nodes that did not answer.
+//! Every node knows its own sessions and is asked: such an answer is as true as the sessions are, and names the nodes
+//! that did not answer. The sessions of one user are in the directory too, where there is one, and no other node has to
+//! be asked: such an answer is at most a moment old, and marks the sessions of nodes that are silent.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tidegate_protocol::DisconnectCode;
 
@@ -13,8 +15,12 @@ use crate::{
     app::App,
     broker::BrokerError,
     cluster::{NodeUid, Order, Query, Reply},
+    directory::{
+        User,
+        entry::{SessionEntry, decode_session},
+    },
     entrance::Selection,
-    hooks::Progress,
+    hooks::{Peer, Progress},
     ids::{AppId, ClientId},
 };
 
@@ -49,6 +55,25 @@ pub struct SessionPlace {
     pub name: String,
     pub version: String,
     pub address: String,
+    /// Nothing was heard of the node for a while: it may be dead, and the session gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub silent: bool,
+}
+
+impl SessionPlace {
+    pub(crate) fn of(peer: &Peer, since_ms: u64, node: &str) -> Self {
+        Self {
+            client: peer.client.to_string(),
+            user: peer.user.as_ref().to_owned(),
+            node: node.to_owned(),
+            since_ms,
+            transport: peer.transport.to_owned(),
+            name: peer.name.as_ref().to_owned(),
+            version: peer.version.as_ref().to_owned(),
+            address: peer.remote_addr.as_ref().to_owned(),
+            silent: false,
+        }
+    }
 }
 
 /// The sessions that were found.
@@ -58,7 +83,7 @@ pub struct SessionsFound {
     pub sessions: Vec<SessionPlace>,
     /// There are more than were asked for.
     pub has_more: bool,
-    /// Nodes that did not answer in time.
+    /// Nodes that did not answer in time, or whose sessions are marked.
     pub silent_nodes: Vec<String>,
 }
 
@@ -79,6 +104,66 @@ impl Node {
             ..filter
         };
         let own = self.own_sessions(id, &filter);
+        if let (Some(registrar), Some(user), None) = (self.registrar(), &filter.user, filter.client)
+            && !user.is_empty()
+        {
+            let (registrar, node) = (Arc::clone(registrar), Arc::clone(self));
+            let user = User {
+                app: id.clone(),
+                name: user.as_str().into(),
+            };
+            return Progress::Pending(Box::pin(async move {
+                let id = user.app.clone();
+                match registrar.store().sessions(&user, most + 1).wait().await {
+                    Ok(values) => Ok(node.with_entered(&user, own, &values, most)),
+                    // The nodes themselves may still be there to be asked.
+                    Err(_) => node.survey_sessions(&id, filter, own, most).wait().await,
+                }
+            }));
+        }
+        self.survey_sessions(id, filter, own, most)
+    }
+
+    /// What the directory says, in which this node's part may be a moment old.
+    fn with_entered(
+        &self,
+        user: &User,
+        own: Vec<SessionPlace>,
+        values: &[Bytes],
+        most: usize,
+    ) -> SessionsFound {
+        let silent = self
+            .registrar()
+            .map(|registrar| registrar.silent_nodes())
+            .unwrap_or_default();
+        let mut sessions = own;
+        let mut silent_here = BTreeSet::new();
+        for entry in values.iter().filter_map(|value| decode_session(value)) {
+            let SessionEntry { app, mut place } = entry;
+            let is_of_user = app == user.app && place.user == *user.name;
+            let Some(node) = NodeUid::parse(&place.node).filter(|_| is_of_user) else {
+                continue;
+            };
+            if node == self.uid {
+                continue;
+            }
+            place.silent = silent.contains(&node);
+            if place.silent {
+                silent_here.insert(node);
+            }
+            sessions.push(place);
+        }
+        let silent_here: Vec<_> = silent_here.into_iter().collect();
+        found(sessions, &silent_here, most)
+    }
+
+    fn survey_sessions(
+        self: &Arc<Self>,
+        id: &AppId,
+        filter: SessionFilter,
+        own: Vec<SessionPlace>,
+        most: usize,
+    ) -> Progress<Result<SessionsFound, BrokerError>> {
         let Some(cluster) = self.cluster() else {
             return Progress::Ready(Ok(found(own, &[], most)));
         };
@@ -131,16 +216,7 @@ fn places(app: &App, filter: &SessionFilter, node: &str) -> Vec<SessionPlace> {
     entered
         .into_iter()
         .filter(|(peer, _)| is_meant(&peer.user))
-        .map(|(peer, since_ms)| SessionPlace {
-            client: peer.client.to_string(),
-            user: peer.user.as_ref().to_owned(),
-            node: node.to_owned(),
-            since_ms,
-            transport: peer.transport.to_owned(),
-            name: peer.name.as_ref().to_owned(),
-            version: peer.version.as_ref().to_owned(),
-            address: peer.remote_addr.as_ref().to_owned(),
-        })
+        .map(|(peer, since_ms)| SessionPlace::of(&peer, since_ms, node))
         .collect()
 }
 

@@ -24,6 +24,7 @@ use self::errands::{Errand, Errands};
 use super::{Member, Presence, Present};
 use crate::{
     broker::{Broker, BrokerError, JoinLeave},
+    directory::{Registrar, registrar::ANEW_PAUSE},
     hooks::Progress,
     ids::{ChannelKey, ClientId},
     metrics::PresenceMetrics,
@@ -44,8 +45,15 @@ pub type RosterService = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Who an attendance is of: a session is in a channel once.
 type Id = (ChannelKey, ClientId);
 
-/// Members by who they are.
-type Own = HashMap<Id, Arc<Member>, FxBuildHasher>;
+/// Attendances by who they are of.
+type Own = HashMap<Id, Attending, FxBuildHasher>;
+
+/// Who others see in a channel, and how.
+#[derive(Clone)]
+struct Attending {
+    member: Arc<Member>,
+    visibility: Visibility,
+}
 
 /// The members that this node answers for.
 pub struct Roster {
@@ -54,6 +62,8 @@ pub struct Roster {
     parts: Box<[Mutex<Own>]>,
     errands: Errands,
     metrics: PresenceMetrics,
+    /// Where a survivor finds who was seen here; `None` on a node that stands alone.
+    registrar: Option<Arc<Registrar>>,
 }
 
 /// What others learn of a subscription.
@@ -76,6 +86,7 @@ impl Roster {
         store: Arc<dyn Presence>,
         broker: Arc<dyn Broker>,
         metrics: PresenceMetrics,
+        registrar: Option<Arc<Registrar>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             store,
@@ -83,6 +94,7 @@ impl Roster {
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
             errands: Errands::default(),
             metrics,
+            registrar,
         })
     }
 
@@ -128,11 +140,19 @@ impl Roster {
             visibility,
             has_joined: false,
         };
+        if visibility.is_present || self.registrar.is_some() {
+            let attending = Attending {
+                member: Arc::clone(&member),
+                visibility,
+            };
+            let mut members = self.part(&attendance.id()).lock();
+            members.insert(attendance.id(), attending);
+        }
+        if let Some(registrar) = &self.registrar {
+            registrar.seat(key, &member, visibility);
+        }
         if visibility.is_present {
             self.metrics.members.inc();
-            self.part(&attendance.id())
-                .lock()
-                .insert(attendance.id(), Arc::clone(&member));
             let added = self.store.add(key, &member).wait().await;
             self.metrics.count(added.is_ok());
             added?;
@@ -235,14 +255,53 @@ impl Roster {
         }
     }
 
+    /// The node was taken for dead and is not: its members are put in again, and others, who were told that they
+    /// left, are told that they are there.
+    pub(crate) async fn come_back(&self) {
+        for part in 0..PARTS {
+            self.refresh(part).await;
+            for ((key, client), attending) in self.attending(part) {
+                if attending.visibility.is_announced && self.has(&(key.clone(), client)) {
+                    let join = JoinLeave::Join(attending.member.to_info());
+                    self.publish((key, client), join);
+                }
+            }
+        }
+    }
+
+    /// Enters every attendance into the directory anew.
+    pub(crate) async fn seat_all(&self, registrar: &Registrar) {
+        for part in 0..PARTS {
+            for (id, attending) in self.attending(part) {
+                registrar.seat(&id.0, &attending.member, attending.visibility);
+                // It may have ended since the list was made, and said so before.
+                if !self.has(&id) {
+                    registrar.leave_seat(&id.0, id.1);
+                }
+            }
+            tokio::time::sleep(ANEW_PAUSE).await;
+        }
+    }
+
+    fn attending(&self, part: usize) -> Vec<(Id, Attending)> {
+        let members = self.parts[part].lock();
+        let members = members.iter();
+        members
+            .map(|(id, attending)| (id.clone(), attending.clone()))
+            .collect()
+    }
+
     async fn refresh(&self, part: usize) {
         let members: Vec<Present> = {
             let members = self.parts[part].lock();
-            let members = members.iter().map(|((key, _), member)| Present {
+            let present = members
+                .iter()
+                .filter(|(_, attending)| attending.visibility.is_present);
+            let present = present.map(|((key, _), attending)| Present {
                 key: key.clone(),
-                member: Arc::clone(member),
+                member: Arc::clone(&attending.member),
             });
-            members.collect()
+            present.collect()
         };
         let mut rest = members.as_slice();
         while !rest.is_empty() {
@@ -312,8 +371,11 @@ impl Attendance {
             ..Member::clone(&self.member)
         });
         let id = self.id();
-        if let Some(member) = self.roster.part(&id).lock().get_mut(&id) {
-            *member = Arc::clone(&self.member);
+        if let Some(attending) = self.roster.part(&id).lock().get_mut(&id) {
+            attending.member = Arc::clone(&self.member);
+        }
+        if let Some(registrar) = &self.roster.registrar {
+            registrar.seat(&id.0, &self.member, self.visibility);
         }
     }
 
@@ -328,9 +390,14 @@ impl Drop for Attendance {
         let leave = self
             .has_joined
             .then(|| JoinLeave::Leave(self.member.to_info()));
+        if self.visibility.is_present || self.roster.registrar.is_some() {
+            self.roster.part(&id).lock().remove(&id);
+        }
+        if let Some(registrar) = &self.roster.registrar {
+            registrar.leave_seat(&id.0, id.1);
+        }
         if self.visibility.is_present {
             self.roster.metrics.members.dec();
-            self.roster.part(&id).lock().remove(&id);
             self.roster.depart(id, leave);
         } else if let Some(leave) = leave {
             self.roster.publish(id, leave);

@@ -45,7 +45,7 @@ const SHAPES: &[Shape] = &[
             ("version", "string"),
             ("address", "string"),
         ],
-        &[],
+        &[("silent", "boolean")],
     ),
     (
         "Sessions",

@@ -46,11 +46,24 @@ pub(super) async fn show(call: Call) -> Result<Answer, Problem> {
 /// Ends a session that is there; what is not there cannot be ended, and the caller hears so.
 pub(super) async fn kick(call: Call) -> Result<Answer, Problem> {
     let client = client(&call)?;
-    find_one(&call, client).await?;
-    let kicked = call.admin.apps.kick(&call.app()?, client);
-    kicked.await.map_err(unreachable)?;
+    let found = find_one(&call, client).await?;
+    let kicked = call.admin.apps.kick(&call.app()?, client).await;
+    let result = match &kicked {
+        Ok(()) => format!("ok: user {}", found.user),
+        Err(error) => format!("failed: {error}"),
+    };
+    write_down(&call, client, result).await?;
+    kicked.map_err(unreachable)?;
     tracing::info!(app = %call.app()?, session.id = %client, "a session was ended by an operator");
     Ok(Answer::empty())
+}
+
+/// Who ended whose session, for the audit log; also where other nodes could not be told.
+async fn write_down(call: &Call, client: ClientId, result: String) -> Result<(), Problem> {
+    let (actor, app) = (call.caller.actor.clone(), call.app()?);
+    let object = client.to_string();
+    call.ask(move |store| store.record_refusal(&actor, &app, "session.kick", &object, &result))
+        .await
 }
 
 async fn find_one(

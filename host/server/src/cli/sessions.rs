@@ -87,11 +87,19 @@ fn list(command: &List, output: Output) -> Result<(), Failure> {
         path.push_str(&encoded(user));
     }
     let answer = call(server, Method::GET, &path, output)?;
+    let is_marked = |node: &Value| {
+        let items = answer["items"].as_array().into_iter().flatten();
+        items
+            .filter(|item| item["silent"] == true)
+            .any(|item| item["node"] == *node)
+    };
     for node in answer["silent_nodes"].as_array().into_iter().flatten() {
-        output.note(&format!(
-            "node {} did not answer; its sessions are not in the list",
-            text(node)
-        ));
+        let what = if is_marked(node) {
+            "is silent; its sessions may be gone"
+        } else {
+            "did not answer; its sessions are not in the list"
+        };
+        output.note(&format!("node {} {what}", text(node)));
     }
     output.result(&answer, || {
         let rows: Vec<_> = answer["items"]

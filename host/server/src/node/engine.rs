@@ -96,6 +96,7 @@ impl Engine {
             Kind::Memory(..) => Shared::default(),
             Kind::Redis(engine) => Shared {
                 leases: Arc::new(engine.leases().clone()),
+                directory: Some(Arc::new(engine.directory().clone())),
             },
         }
     }

@@ -162,6 +162,7 @@ fn roster(engine: &Arc<Engine>) -> Arc<Roster> {
         Arc::new(store),
         Arc::new(broker),
         PresenceMetrics::default(),
+        None,
     )
 }
 

@@ -18,6 +18,7 @@ fn place(client: &str, user: &str) -> SessionPlace {
         name: "js".to_owned(),
         version: "5".to_owned(),
         address: "127.0.0.1:1".to_owned(),
+        silent: false,
     }
 }
 
@@ -40,6 +41,16 @@ async fn sessions_are_listed_shown_and_ended() {
     let one = format!("/apps/default/sessions/{ALICE}");
     assert_eq!(bench.get(&one).await.is(200, "Session")["user"], "alice");
     assert_eq!(bench.delete(&one).await.status, 204);
+    let got = bench.get("/apps/default/audit").await;
+    let entry = got.is(200, "AuditEntries")["items"][0].clone();
+    assert_eq!(
+        (&entry["action"], &entry["object"], &entry["result"]),
+        (
+            &"session.kick".into(),
+            &ALICE.into(),
+            &"ok: user alice".into()
+        )
+    );
     // What is not there is not ended.
     bench.get(&one).await.is_problem(404, "not-found");
     bench.delete(&one).await.is_problem(404, "not-found");

@@ -1,0 +1,446 @@
+//! The directory in Redis: who is where, and what dead nodes leave to be done.
+//!
+//! Owns a hash for each user (client to where it is), a hash for each node (its book), and a sorted set of the nodes by
+//! their last heartbeats. A heartbeat costs the same however many sessions there are: users' hashes have long lives
+//! and are renewed when their sessions are entered anew, three times in a life. Times are by the clock of Redis.
+//! Invariants. Values are stored as they are given and compared byte by byte. What the first and the last session of
+//! a user are is decided in the step that writes them. Nothing that is read is believed before it was parsed.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use redis::{Cmd, Value};
+use tidegate_realtime::{
+    broker::BrokerError,
+    cluster::NodeUid,
+    directory::{
+        BATCH, BOOK_LIFE, Beat, Change, Directory, Page, Record, Slot, Standing, Turn, USER_LIFE,
+        User,
+    },
+    hooks::Progress,
+    ids::ChannelKey,
+};
+use tokio::time::Instant;
+
+use crate::{
+    commands::{
+        Pipe, RedisFailure, Route, Script, Shards,
+        value::{bytes, number, text},
+    },
+    keys::Keys,
+    metrics::{CommandKind, EngineMetrics},
+};
+
+/// Overdue nodes in one answer; there are few nodes.
+const MAX_OVERDUE: usize = 100;
+
+/// Users changed at the same time for one batch.
+const CHANGES_IN_FLIGHT: usize = 128;
+
+/// Sessions of a user in one answer.
+const SESSIONS_PAGE: usize = 512;
+
+/// Pages that reading a user's sessions may take; see the presence of a channel.
+const MAX_PAGES: usize = 4_096;
+
+/// The field that keeps a user who has no session for a moment.
+const AWAITED: &[u8] = b"-";
+
+/// The directory in Redis. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RedisDirectory {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    shards: Shards,
+    keys: Keys,
+    metrics: EngineMetrics,
+    beat: Script,
+    condemn: Script,
+    retire: Script,
+    erase: Script,
+    change: Script,
+}
+
+impl RedisDirectory {
+    pub fn new(shards: Shards, keys: Keys, metrics: EngineMetrics) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                shards,
+                keys,
+                metrics,
+                beat: Script::new(concat!(
+                    include_str!("scripts/directory_head.lua"),
+                    include_str!("scripts/directory_beat.lua")
+                )),
+                condemn: Script::new(concat!(
+                    include_str!("scripts/directory_head.lua"),
+                    include_str!("scripts/directory_condemn.lua")
+                )),
+                retire: Script::new(concat!(
+                    include_str!("scripts/directory_head.lua"),
+                    include_str!("scripts/directory_retire.lua")
+                )),
+                erase: Script::new(include_str!("scripts/directory_erase.lua")),
+                change: Script::new(include_str!("scripts/directory_change.lua")),
+            }),
+        }
+    }
+
+    fn run<T: Send + 'static, W>(
+        &self,
+        work: impl FnOnce(Arc<Shared>) -> W,
+    ) -> Progress<Result<T, BrokerError>>
+    where
+        W: Future<Output = Result<T, RedisFailure>> + Send + 'static,
+    {
+        let work = work(Arc::clone(&self.shared));
+        let metrics = self.shared.metrics.clone();
+        Progress::Pending(Box::pin(async move {
+            let start = Instant::now();
+            let outcome = work.await;
+            metrics.observe(CommandKind::Directory, start.elapsed(), &outcome);
+            outcome.map_err(BrokerError::from)
+        }))
+    }
+}
+
+impl Shared {
+    /// Where books and nodes are.
+    fn pipe(&self) -> &Pipe {
+        self.shards.first()
+    }
+
+    async fn ask_nodes(
+        &self,
+        script: &Script,
+        arguments: impl Fn(&mut Cmd),
+    ) -> Result<Value, RedisFailure> {
+        let key = self.keys.nodes();
+        let build = |command: &mut Cmd, _: &_| {
+            command.arg(1).arg(&key);
+            arguments(command);
+        };
+        self.pipe().invoke(script, Route::Key(&key), build).await
+    }
+
+    async fn beat(&self, node: &NodeUid, silent_for: Duration) -> Result<Beat, RedisFailure> {
+        let answer = self.ask_nodes(&self.beat, |command| {
+            command.arg(node.as_str()).arg(millis(silent_for));
+            command.arg(millis(BOOK_LIFE)).arg(MAX_OVERDUE);
+        });
+        let beat = parse_beat(&answer.await?).ok_or(RedisFailure::Unexpected)?;
+        let book = self.keys.book(node);
+        let mut command = redis::cmd("PEXPIRE");
+        command.arg(&book).arg(millis(BOOK_LIFE));
+        self.pipe().run(&command, Route::Key(&book)).await?;
+        Ok(beat)
+    }
+
+    async fn condemn(&self, node: &NodeUid, silent_for: Duration) -> Result<bool, RedisFailure> {
+        let answer = self.ask_nodes(&self.condemn, |command| {
+            command.arg(node.as_str()).arg(millis(silent_for));
+        });
+        parse_bool(&answer.await?)
+    }
+
+    async fn retire(&self, node: &NodeUid) -> Result<bool, RedisFailure> {
+        let book = self.keys.book(node);
+        let mut command = redis::cmd("EXISTS");
+        command.arg(&book);
+        let has_book = self.pipe().run(&command, Route::Key(&book)).await?;
+        if parse_bool(&has_book)? {
+            return Ok(false);
+        }
+        let answer = self.ask_nodes(&self.retire, |command| {
+            command.arg(node.as_str());
+        });
+        parse_bool(&answer.await?)
+    }
+
+    /// Sends a command about a book, unless it is about no line of it.
+    async fn run_on_book(
+        &self,
+        name: &str,
+        node: &NodeUid,
+        lines: impl ExactSizeIterator<Item = Vec<Bytes>>,
+    ) -> Result<(), RedisFailure> {
+        if lines.len() == 0 {
+            return Ok(());
+        }
+        let book = self.keys.book(node);
+        let mut command = redis::cmd(name);
+        command.arg(&book);
+        for part in lines.flatten() {
+            command.arg(&part[..]);
+        }
+        self.pipe().run(&command, Route::Key(&book)).await?;
+        Ok(())
+    }
+
+    async fn erase(&self, node: &NodeUid, page: Page) -> Result<(), RedisFailure> {
+        let Page {
+            records,
+            foreign,
+            next: _,
+        } = page;
+        let foreign = foreign.into_iter().map(|field| vec![field]);
+        self.run_on_book("HDEL", node, foreign).await?;
+        let book = self.keys.book(node);
+        let lines: Vec<_> = records
+            .into_iter()
+            .map(|record| (record.slot.to_text(), record.value))
+            .collect();
+        for some in lines.chunks(BATCH) {
+            let build = |command: &mut Cmd, _: &_| {
+                command.arg(1).arg(&book);
+                for (slot, value) in some {
+                    command.arg(slot).arg(&value[..]);
+                }
+            };
+            let route = Route::Key(&book);
+            self.pipe().invoke(&self.erase, route, build).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, node: &NodeUid, from: u64) -> Result<Page, RedisFailure> {
+        let book = self.keys.book(node);
+        let (next, lines) = self.scan(self.pipe(), &book, from, BATCH).await?;
+        let mut page = Page {
+            next: (next != 0).then_some(next),
+            ..Page::default()
+        };
+        for (field, value) in lines {
+            let slot = std::str::from_utf8(&field).ok().and_then(Slot::parse);
+            match slot {
+                Some(slot) => page.records.push(Record { slot, value }),
+                None => page.foreign.push(field),
+            }
+        }
+        Ok(page)
+    }
+
+    async fn scan(
+        &self,
+        pipe: &Pipe,
+        key: &str,
+        cursor: u64,
+        count: usize,
+    ) -> Result<(u64, Vec<(Bytes, Bytes)>), RedisFailure> {
+        let mut command = redis::cmd("HSCAN");
+        command.arg(key).arg(cursor).arg("COUNT").arg(count);
+        let answer = pipe.run(&command, Route::Key(key)).await?;
+        parse_page(&answer).ok_or(RedisFailure::Unexpected)
+    }
+
+    /// Where a user's sessions are kept.
+    fn place(&self, user: &User) -> (&Pipe, String) {
+        let place = ChannelKey::new(&user.app, &user.name);
+        (self.shards.of(&place), self.keys.user(&place))
+    }
+
+    async fn change(&self, user: &User, changes: &[Change]) -> Result<Vec<Turn>, RedisFailure> {
+        let (pipe, key) = self.place(user);
+        let build = |command: &mut Cmd, _: &_| {
+            command.arg(1).arg(&key).arg(millis(USER_LIFE));
+            for change in changes {
+                let (kind, client, value) = match change {
+                    Change::Came { client, value } => ("came", Some(client), &value[..]),
+                    Change::Left { client } => ("left", Some(client), &b""[..]),
+                    Change::Away { client } => ("away", Some(client), &b""[..]),
+                    Change::Settle => ("settle", None, &b""[..]),
+                    Change::Lost { client, value } => ("lost", Some(client), &value[..]),
+                };
+                let client = client.map(ToString::to_string).unwrap_or_default();
+                command.arg(kind).arg(client).arg(value);
+            }
+        };
+        let answer = pipe.invoke(&self.change, Route::Key(&key), build).await?;
+        parse_turns(&answer)
+            .filter(|turns| turns.len() == changes.len())
+            .ok_or(RedisFailure::Unexpected)
+    }
+
+    /// One script for each user, many of them on their way together.
+    async fn change_all(&self, changes: Vec<(User, Change)>) -> Vec<Result<Turn, BrokerError>> {
+        let mut turns = vec![Err(BrokerError::Unavailable); changes.len()];
+        let mut by_user: HashMap<User, (Vec<usize>, Vec<Change>)> = HashMap::new();
+        for (index, (user, change)) in changes.into_iter().enumerate() {
+            let (indices, changes) = by_user.entry(user).or_default();
+            indices.push(index);
+            changes.push(change);
+        }
+        let invocations = by_user
+            .into_iter()
+            .map(|(user, (indices, changes))| async move {
+                let start = Instant::now();
+                let outcome = self.change(&user, &changes).await;
+                let took = start.elapsed();
+                self.metrics.observe(CommandKind::Directory, took, &outcome);
+                (indices, outcome)
+            });
+        let mut answers = stream::iter(invocations).buffer_unordered(CHANGES_IN_FLIGHT);
+        while let Some((indices, outcome)) = answers.next().await {
+            match outcome {
+                Ok(some) => {
+                    for (index, turn) in indices.into_iter().zip(some) {
+                        turns[index] = Ok(turn);
+                    }
+                }
+                Err(failure) => {
+                    let error = BrokerError::from(failure);
+                    for index in indices {
+                        turns[index] = Err(error.clone());
+                    }
+                }
+            }
+        }
+        turns
+    }
+
+    async fn sessions(&self, user: &User, most: usize) -> Result<Vec<Bytes>, RedisFailure> {
+        let (pipe, key) = self.place(user);
+        // Redis may name a session twice while its table grows.
+        let mut found: HashMap<Bytes, Bytes> = HashMap::new();
+        let mut cursor = 0;
+        for _ in 0..MAX_PAGES {
+            let (next, lines) = self.scan(pipe, &key, cursor, SESSIONS_PAGE).await?;
+            found.extend(lines.into_iter().filter(|(field, _)| field != AWAITED));
+            if next == 0 || found.len() >= most {
+                return Ok(found.into_values().take(most).collect());
+            }
+            cursor = next;
+        }
+        Err(RedisFailure::Unexpected)
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn parse_bool(answer: &Value) -> Result<bool, RedisFailure> {
+    match number(answer) {
+        Some(0) => Ok(false),
+        Some(1) => Ok(true),
+        _ => Err(RedisFailure::Unexpected),
+    }
+}
+
+/// `[standing, [silent node, …], [condemned node, …]]`; what is no node is nobody to care for.
+fn parse_beat(answer: &Value) -> Option<Beat> {
+    let Value::Array(parts) = answer else {
+        return None;
+    };
+    let [standing, silent, condemned] = parts.as_slice() else {
+        return None;
+    };
+    let standing = match number(standing)? {
+        0 => Standing::Known,
+        1 => Standing::Unknown,
+        2 => Standing::Condemned,
+        _ => return None,
+    };
+    let mut overdue = Vec::new();
+    for nodes in [silent, condemned] {
+        let Value::Array(nodes) = nodes else {
+            return None;
+        };
+        overdue.extend(nodes.iter().filter_map(|node| NodeUid::parse(text(node)?)));
+    }
+    Some(Beat { standing, overdue })
+}
+
+/// `[cursor, [field, value, …]]`.
+fn parse_page(answer: &Value) -> Option<(u64, Vec<(Bytes, Bytes)>)> {
+    let Value::Array(parts) = answer else {
+        return None;
+    };
+    let [cursor, lines] = parts.as_slice() else {
+        return None;
+    };
+    let copied = |value| bytes(value).map(Bytes::copy_from_slice);
+    let lines: Option<Vec<_>> = match lines {
+        Value::Array(flat) => flat
+            .chunks_exact(2)
+            .map(|pair| Some((copied(&pair[0])?, copied(&pair[1])?)))
+            .collect(),
+        Value::Map(pairs) => pairs
+            .iter()
+            .map(|(field, value)| Some((copied(field)?, copied(value)?)))
+            .collect(),
+        _ => None,
+    };
+    Some((number(cursor)?, lines?))
+}
+
+fn parse_turns(answer: &Value) -> Option<Vec<Turn>> {
+    let Value::Array(turns) = answer else {
+        return None;
+    };
+    let turn = |turn| match number(turn)? {
+        0 => Some(Turn::Neither),
+        1 => Some(Turn::First),
+        2 => Some(Turn::Last),
+        _ => None,
+    };
+    turns.iter().map(turn).collect()
+}
+
+impl Directory for RedisDirectory {
+    fn beat(&self, node: &NodeUid, silent_for: Duration) -> Progress<Result<Beat, BrokerError>> {
+        let node = node.clone();
+        self.run(|shared| async move { shared.beat(&node, silent_for).await })
+    }
+
+    fn condemn(&self, node: &NodeUid, silent_for: Duration) -> Progress<Result<bool, BrokerError>> {
+        let node = node.clone();
+        self.run(|shared| async move { shared.condemn(&node, silent_for).await })
+    }
+
+    fn retire(&self, node: &NodeUid) -> Progress<Result<bool, BrokerError>> {
+        let node = node.clone();
+        self.run(|shared| async move { shared.retire(&node).await })
+    }
+
+    fn write(&self, node: &NodeUid, records: Vec<Record>) -> Progress<Result<(), BrokerError>> {
+        let node = node.clone();
+        self.run(|shared| async move {
+            let lines = records.into_iter();
+            let lines = lines.map(|record| vec![record.slot.to_text().into(), record.value]);
+            shared.run_on_book("HSET", &node, lines).await
+        })
+    }
+
+    fn strike(&self, node: &NodeUid, slots: Vec<Slot>) -> Progress<Result<(), BrokerError>> {
+        let node = node.clone();
+        self.run(|shared| async move {
+            let lines = slots.into_iter().map(|slot| vec![slot.to_text().into()]);
+            shared.run_on_book("HDEL", &node, lines).await
+        })
+    }
+
+    fn erase(&self, node: &NodeUid, page: Page) -> Progress<Result<(), BrokerError>> {
+        let node = node.clone();
+        self.run(|shared| async move { shared.erase(&node, page).await })
+    }
+
+    fn read(&self, node: &NodeUid, from: u64) -> Progress<Result<Page, BrokerError>> {
+        let node = node.clone();
+        self.run(|shared| async move { shared.read(&node, from).await })
+    }
+
+    fn change(&self, changes: Vec<(User, Change)>) -> Progress<Vec<Result<Turn, BrokerError>>> {
+        let shared = Arc::clone(&self.shared);
+        Progress::Pending(Box::pin(async move { shared.change_all(changes).await }))
+    }
+
+    fn sessions(&self, user: &User, most: usize) -> Progress<Result<Vec<Bytes>, BrokerError>> {
+        let user = user.clone();
+        self.run(|shared| async move { shared.sessions(&user, most).await })
+    }
+}
