@@ -14,8 +14,8 @@ mod guests;
 
 use std::{hint::black_box, sync::Arc};
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use bytes::Bytes;
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use guests::{PASS, bind, binding, compile, draft, filtering, guest, peer, ready, sandbox};
 use tidegate_realtime::{
     hooks::{FilteringVerdict, Hooks, Progress, RpcQuestion},

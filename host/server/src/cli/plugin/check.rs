@@ -319,7 +319,8 @@ impl Report<'_> {
         )];
         if self.admitted.class() == Class::Waiting {
             lines.push(
-                "it waits for other machines: see \"Plugins that wait\" in docs/plugins.md".to_owned(),
+                "it waits for other machines: see \"Plugins that wait\" in docs/plugins.md"
+                    .to_owned(),
             );
         }
         if self.checked.is_empty() {
