@@ -232,8 +232,13 @@ impl Admission {
         })
     }
 
+    /// Whether [`drain`](Self::drain) was called.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+
     fn check_draining(&self) -> Result<(), Refused> {
-        if self.is_draining.load(Ordering::Relaxed) {
+        if self.is_draining() {
             return Err(Refused::Draining);
         }
         Ok(())

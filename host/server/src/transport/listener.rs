@@ -138,7 +138,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Accepts until `stop`. [`Admission::drain`] makes it refuse with 503 before that.
+    /// Accepts until `stop`. [`Admission::drain`] makes it refuse with 503 before that, and end connections that stand
+    /// with their next answer.
     pub async fn serve(self, acceptor: impl Acceptor, stop: CancellationToken) {
         let refusals = Arc::new(Semaphore::new(MAX_REFUSALS));
         let mut pause = FIRST_PAUSE;
@@ -259,9 +260,19 @@ async fn answer(
     request.extensions_mut().insert(address);
     let answered = listener.router.clone().oneshot(request);
     match tokio::time::timeout(REQUEST_TIME, answered).await {
-        Ok(response) => response.inspect(|response| {
+        Ok(Ok(mut response)) => {
             listener.metrics.count_answer(response.status());
-        }),
+            // A connection that ends with an answer ends for both sides: when the drain closes the others, none is left
+            // on which a request may be on its way.
+            if listener.admission.is_draining()
+                && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            {
+                let close = http::HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            Ok(response)
+        }
+        Ok(Err(never)) => match never {},
         Err(_) => refuse(Refusal::RequestTimeout, StatusCode::REQUEST_TIMEOUT),
     }
 }

@@ -240,6 +240,27 @@ async fn o3_a_draining_listener_refuses_with_503() {
 }
 
 #[tokio::test]
+async fn o3_a_connection_that_stands_ends_with_its_next_answer_of_a_drain() {
+    let running = Running::start(AdmissionConfig::default()).await;
+    let mut stream = running.connect().await;
+    let request = "GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut first = Vec::new();
+    while !first.ends_with(b"127.0.0.1") {
+        assert!(stream.read_buf(&mut first).await.unwrap() > 0);
+    }
+    let first = String::from_utf8(first).unwrap();
+    assert!(!first.contains("connection: close"), "{first}");
+    running.admission.drain();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // To the end: nothing but the answer ends it.
+    let answer = read_to_end(&mut stream).await;
+    assert_status(&answer, 200);
+    assert!(answer.contains("connection: close\r\n"), "{answer}");
+    assert!(answer.ends_with("127.0.0.1"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_refusal_comes_after_the_question() {
     let running = Running::start(AdmissionConfig::default()).await;
     running.admission.drain();
