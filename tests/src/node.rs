@@ -220,6 +220,12 @@ impl Node {
             .unwrap_or_else(|| self.key_file("api.key"))
     }
 
+    /// Uses the keys that another node of the cluster made.
+    pub fn take_keys_of(&mut self, other: &Self) {
+        self.admin_key = Some(other.admin_key());
+        self.api_key = Some(other.api_key());
+    }
+
     fn key_file(&self, name: &str) -> String {
         let path = self.data_dir.join(name);
         let text = std::fs::read_to_string(&path)

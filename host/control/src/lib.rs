@@ -26,7 +26,7 @@ pub use self::{
     key::{Key, KeyRole, NewKey, Secret, Verified},
     names::{AppName, FailurePolicy, Hook, Isolation, PluginName, Scope},
     store::{
-        BadPostgres, BadTls, DATABASE_FILE, FirstKeys, NodeReport, PostgresConfig,
+        BadPostgres, BadTls, Copied, DATABASE_FILE, FirstKeys, NodeReport, PostgresConfig,
         PostgresSettings, Snapshot, State, Store, TlsFiles,
     },
     time::Timestamp,

@@ -8,6 +8,7 @@ mod apps;
 mod audit;
 mod bindings;
 mod check;
+mod copy;
 mod db;
 mod keys;
 mod last_good;
@@ -34,6 +35,7 @@ use self::{
 };
 pub use self::{
     bindings::Snapshot,
+    copy::Copied,
     keys::FirstKeys,
     postgres::{BadPostgres, BadTls, PostgresConfig, PostgresSettings, TlsFiles},
     reports::NodeReport,
@@ -90,6 +92,22 @@ impl Store {
     /// none that this release may work with.
     pub fn connect(config: PostgresConfig, data_dir: &Path) -> Result<Self, OpenError> {
         Self::connect_with(config, data_dir, postgres::MIGRATIONS)
+    }
+
+    /// Connects to the store that nodes share, for a command: nothing is kept on disk and nothing is heard of.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the database is away, or its schema is none that this release may work with.
+    pub fn connect_for_a_command(config: PostgresConfig) -> Result<Self, OpenError> {
+        let postgres = Postgres::new(config, postgres::MIGRATIONS)?;
+        postgres.start()?;
+        let ring = postgres.read(keys::load_ring)?;
+        Ok(Self {
+            backend: Backend::Postgres(Box::new(postgres)),
+            ring: ArcSwap::from_pointee(ring),
+            last_good: None,
+            _data_dir: None,
+        })
     }
 
     fn connect_with(

@@ -13,9 +13,11 @@ mod access;
 mod apps;
 mod bindings;
 mod body;
+mod follow;
 mod host;
 mod keys;
 mod logs;
+mod nodes;
 mod openapi;
 mod pipelines;
 mod plugins;
@@ -35,6 +37,7 @@ mod watch;
 use std::{num::NonZeroU32, sync::Arc};
 
 use axum::Router;
+use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tidegate_control::{Actor, AppName, DesiredState, PluginName, Store, StoreError, Version};
 use tidegate_realtime::{namespace::ChannelConfig, notices::Notices};
@@ -45,7 +48,10 @@ pub use self::host::{
     Admitted, AppHost, COMPILE_QUEUE, COMPILE_UNAVAILABLE, Candidate, Later, LogQuery, LogStream,
     PipelineQuery, PluginHost, Refused, Story, StoryQuery,
 };
-use self::{access::Attempts, logs::Followers, problem::Problem, quota::Quotas, turns::Turns};
+use self::{
+    access::Attempts, follow::Followed, logs::Followers, problem::Problem, quota::Quotas,
+    turns::Turns,
+};
 
 /// Settings of the admin API.
 #[derive(Default)]
@@ -59,6 +65,16 @@ pub struct AdminConfig {
     pub keep_versions: Option<NonZeroU32>,
     /// Runs the changes; the node waits for it when it stops.
     pub tracker: TaskTracker,
+    pub node: NodeIdentity,
+}
+
+/// What this node is to the others.
+#[derive(Debug, Clone, Default)]
+pub struct NodeIdentity {
+    /// Of this process alone.
+    pub uid: String,
+    /// As people know it.
+    pub name: String,
 }
 
 /// Handle to the admin API of a node.
@@ -79,6 +95,9 @@ pub struct Admin {
     keep_versions: Option<NonZeroU32>,
     tracker: TaskTracker,
     started: Instant,
+    node: NodeIdentity,
+    /// Written by whoever has the turn to apply.
+    followed: Mutex<Followed>,
 }
 
 /// The stored plugins could not be brought to run when the node started.
@@ -111,6 +130,8 @@ impl Admin {
             channels: config.channels,
             keep_versions: config.keep_versions,
             tracker: config.tracker,
+            node: config.node,
+            followed: Mutex::default(),
             started: Instant::now(),
         })
     }
@@ -128,14 +149,17 @@ impl Admin {
     /// [`StartError`]; nothing runs then.
     pub async fn start(&self) -> Result<(), StartError> {
         let _applying = self.turns.to_apply().await;
-        let desired = blocking(&self.store, Store::desired_state).await?;
+        let state = self.first_state().await?;
         self.host
-            .start(desired)
+            .start(state.desired.clone())
             .await
             .map_err(StartError::Refused)?;
-        for app in blocking(&self.store, Store::created_apps).await? {
-            self.apps.open(&app.name, app.token_secret.reveal());
-        }
+        self.open_apps(&state.apps);
+        blocking(&self.store, move |store| {
+            store.remember(&state);
+            Ok(())
+        })
+        .await?;
         Ok(())
     }
 
@@ -202,6 +226,10 @@ impl Admin {
         app: &AppName,
         change: impl FnOnce(&Store, &Actor, &AppName) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Problem> {
+        if self.store.is_shared() {
+            // What another node decided a moment ago, and what may not run here, is not this change's business.
+            self.try_catch_up().await?;
+        }
         let _applying = self.turns.to_apply().await;
         let (who, place) = (actor.clone(), app.clone());
         let (snapshot, value, desired) = blocking(&self.store, move |store| {

@@ -1,16 +1,19 @@
 //! The command line: one binary that serves, and that talks to a server.
 //!
 //! Owns arguments, what is printed and exit codes. Commands reach a server only through the admin API and the server
-//! API; nothing here opens the data directory except to find the two key files and, for `token`, the configuration.
+//! API; nothing here opens the data directory except to find the two key files and, for `token`, the configuration, and
+//! `control copy`, which moves the store of a node that is stopped.
 //!
 //! Invariant: results go to standard output, everything else to standard error; with `--json` a result is one JSON
 //! value per line.
 
 mod app;
 mod config;
+mod control;
 mod explain;
 mod health;
 mod http;
+mod nodes;
 mod output;
 mod plugin;
 mod publish;
@@ -63,6 +66,9 @@ pub enum Command {
     /// Check the configuration, or print the default one
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Move a control store
+    #[command(subcommand)]
+    Control(control::ControlCommand),
     /// Make, build, push, bind and roll back plugins
     #[command(subcommand)]
     Plugin(plugin::PluginCommand),
@@ -72,6 +78,8 @@ pub enum Command {
     /// Show who is connected, on which node, and end sessions
     #[command(subcommand)]
     Sessions(sessions::SessionsCommand),
+    /// Show what each node of the cluster runs
+    Nodes(nodes::Nodes),
     /// Mint a connection token from the configured secret
     Token(token::Token),
     /// Publish a message through the server API
@@ -131,9 +139,11 @@ pub fn run(command: Command, output: Output) -> ExitCode {
             )
         }),
         Command::Config(command) => config::run(command, output),
+        Command::Control(command) => control::run(command, output),
         Command::Plugin(command) => plugin::run(command, output),
         Command::App(command) => app::run(command, output),
         Command::Sessions(command) => sessions::run(command, output),
+        Command::Nodes(command) => nodes::run(&command, output),
         Command::Token(command) => token::run(command, output),
         Command::Publish(command) => publish::run(command, output),
         Command::Subscribe(command) => subscribe::run(command, output),

@@ -33,6 +33,7 @@ use std::{
 use http::HeaderName;
 use ipnet::IpNet;
 use regex::Regex;
+use tidegate_control::PostgresConfig;
 use tidegate_realtime::config::PersonalChannel;
 use tidegate_redis::RedisConfig;
 use tidegate_sandbox::StateQuotas;
@@ -72,6 +73,7 @@ pub struct Config {
     pub token: TokenConfig,
     pub channels: ChannelsConfig,
     pub engine: EngineConfig,
+    pub control: ControlConfig,
     pub http_api: HttpApiConfig,
     pub websocket: WebsocketConfig,
     pub plugins: PluginsConfig,
@@ -92,6 +94,15 @@ pub enum EngineConfig {
         max_bytes: usize,
     },
     Redis(Box<RedisConfig>),
+}
+
+/// Where apps, keys, plugins and bindings are stored.
+#[derive(Debug, Clone)]
+pub enum ControlConfig {
+    /// In a file of the data directory: one node.
+    Sqlite,
+    /// In a database that nodes share.
+    Postgres(Box<PostgresConfig>),
 }
 
 /// The listener for clients and the server API.

@@ -20,6 +20,7 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
+use tidegate_control::Store;
 use tidegate_realtime::broker::{Broker, EngineHealth};
 
 /// Whether the node takes traffic. Cheap to clone; all clones are one.
@@ -37,6 +38,8 @@ struct ReadinessState {
     /// Names of the insecure switches that are on, for the health output.
     insecure: parking_lot::Mutex<Vec<String>>,
     engine: OnceLock<Engine>,
+    /// Keeps what was decided; without it the node goes on, and changes are refused.
+    store: OnceLock<Arc<Store>>,
 }
 
 struct Engine(Arc<dyn Broker>);
@@ -58,6 +61,11 @@ impl Readiness {
     /// Not ready, from now on, while this engine cannot do its work. Only the first call has an effect.
     pub fn watch(&self, engine: Arc<dyn Broker>) {
         let _ = self.state.engine.set(Engine(engine));
+    }
+
+    /// Degraded, though ready, while this store is away. Only the first call has an effect.
+    pub fn watch_store(&self, store: Arc<Store>) {
+        let _ = self.state.store.set(store);
     }
 
     /// The node is about to stop: not ready, for good.
@@ -117,6 +125,11 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
             json!({ "status": "engine unavailable", "reason": reason }),
         ),
     };
+    let store = readiness.state.store.get();
+    if store.is_some_and(|store| store.problem().is_some()) {
+        // Why is in the log: this endpoint is everybody's.
+        body["degraded"] = json!(["the control store is away; changes are refused"]);
+    }
     let insecure = readiness.state.insecure.lock().clone();
     if !insecure.is_empty() {
         body["insecure"] = json!(insecure);

@@ -17,6 +17,7 @@ use prometheus_client::{
     metrics::{counter::ConstCounter, gauge::ConstGauge},
     registry::Registry,
 };
+use tidegate_control::Store;
 use tidegate_realtime::{hub::Hub, memory::MemoryBroker};
 
 /// Reads the hub's counters when metrics are asked for.
@@ -102,6 +103,22 @@ impl Collector for MemoryCollector {
             "Streams forgotten before their time, for want of room",
             statistics.dropped_streams,
         )
+    }
+}
+
+/// Says whether the control store answers when metrics are asked for.
+#[derive(Debug)]
+pub struct StoreCollector(pub Arc<Store>);
+
+impl Collector for StoreCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let metric = ConstGauge::new(i64::from(self.0.problem().is_none()));
+        metric.encode(encoder.encode_descriptor(
+            "tidegate_control_store_up",
+            "Whether the last call of the control store was answered",
+            None,
+            metric.metric_type(),
+        )?)
     }
 }
 

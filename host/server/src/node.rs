@@ -44,13 +44,13 @@ use self::{
     services::{Services, checkpoint, sweep_state, warn_insecure},
 };
 use crate::{
-    admin::{Admin, AdminConfig, StartError},
+    admin::{Admin, AdminConfig, NodeIdentity, StartError},
     api::{self, ApiConfig, ConfiguredKey},
     apps::RealtimeApps,
-    config::{self, Config, InsecureSwitch},
+    config::{self, Config, ControlConfig, InsecureSwitch},
     demo::{self, DemoError},
     health::{self, Readiness},
-    metrics::{self, HubCollector},
+    metrics::{self, HubCollector, StoreCollector},
     plugin_host::{self, Forgotten, ForgottenOwners, SandboxHost, forget, return_unfit},
     transport::{
         address::{ClientAddress, TrustedProxies},
@@ -234,6 +234,10 @@ impl Node {
                 channels: settings.channel.clone(),
                 keep_versions: config.plugins.keep_versions,
                 tracker: tracker.clone(),
+                node: NodeIdentity {
+                    uid: realtime.uid().to_owned(),
+                    name: node_name(&config),
+                },
             },
             Arc::clone(&store),
             Arc::new(host),
@@ -243,6 +247,8 @@ impl Node {
 
         let readiness = Readiness::default();
         readiness.watch(Arc::clone(realtime.broker()));
+        readiness.watch_store(Arc::clone(&store));
+        registry.register_collector(Box::new(StoreCollector(Arc::clone(&store))));
         let transport = TransportMetrics::register(&mut registry);
         let registry = Arc::new(registry);
         let admission = Admission::new(admission_config(&config));
@@ -373,6 +379,8 @@ impl Node {
         }
         let returning = return_unfit(Arc::clone(&control), unfit, services_stop.clone());
         services.spawn("return of unfit plugins", returning);
+        let following = Arc::clone(&control).follow(services_stop.clone());
+        services.spawn("following of the control store", following);
         let retrying = Arc::clone(&control).retry_after_changes(services_stop.clone());
         services.spawn("retry of plugins", retrying);
         services.spawn("state sweep", sweep_state(sandbox, services_stop.clone()));
@@ -433,13 +441,17 @@ impl Node {
 }
 
 async fn open_store(config: &Config) -> Result<Arc<Store>, BuildError> {
-    let data_dir = config.data_dir.clone();
+    let (data_dir, control) = (config.data_dir.clone(), config.control.clone());
     in_data_dir(config, move || {
         files::make_private_dir(&data_dir).map_err(|source| BuildError::DataDir {
             path: data_dir.clone(),
             source,
         })?;
-        Ok(Arc::new(Store::open(&data_dir)?))
+        let store = match control {
+            ControlConfig::Sqlite => Store::open(&data_dir)?,
+            ControlConfig::Postgres(postgres) => Store::connect(*postgres, &data_dir)?,
+        };
+        Ok(Arc::new(store))
     })
     .await
 }
@@ -448,7 +460,14 @@ async fn open_store(config: &Config) -> Result<Arc<Store>, BuildError> {
 async fn first_keys(config: &Config, store: &Arc<Store>) -> Result<Option<FirstKeys>, BuildError> {
     let (data_dir, store) = (config.data_dir.clone(), Arc::clone(store));
     in_data_dir(config, move || {
-        let first_keys = store.ensure_first_keys(&Actor::node())?;
+        let first_keys = match store.ensure_first_keys(&Actor::node()) {
+            Err(error) if error.is_away() => {
+                // It started with what it ran by before: there were keys.
+                tracing::warn!(%error, "the node serves without its control store");
+                None
+            }
+            answered => answered?,
+        };
         if let Some(keys) = &first_keys {
             for (name, key) in [("admin.key", &keys.operator), ("api.key", &keys.api)] {
                 // The keys are made and about to be shown, so a file that cannot be written is no reason to fail.

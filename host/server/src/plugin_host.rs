@@ -6,6 +6,7 @@
 mod forgotten;
 mod logs;
 mod pipelines;
+mod running;
 mod statistics;
 mod stories;
 
@@ -27,6 +28,7 @@ use tidegate_sandbox::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use self::running::RunningPlugins;
 use crate::{
     admin::{
         self, Admin, Admitted, Candidate, Later, LogQuery, LogStream, PluginHost, Refused, Story,
@@ -68,6 +70,8 @@ struct Inner {
     forgotten: Forgotten,
     /// Written after each successful apply.
     running: Mutex<Running>,
+    /// What came of compiling what another node decided, until that is applied.
+    compiled: Mutex<HashMap<Digest, Result<Compiled, Refused>>>,
 }
 
 /// What came of the desired state.
@@ -77,6 +81,10 @@ struct Running {
     ready: HashMap<Digest, Compiled>,
     /// Bindings that should run and cannot, by id.
     waiting: BTreeMap<String, Waiting>,
+    /// What runs, by the id of the binding: of one that waits, what it was before, if it was anything.
+    bound: HashMap<String, (AppId, Binding)>,
+    /// The same by plugin, for people.
+    plugins: RunningPlugins,
 }
 
 /// A binding that answers its failure policy, because its plugin cannot run.
@@ -93,6 +101,8 @@ enum Occasion {
     Start,
     /// Something was changed, which is refused when it cannot be carried out.
     Change,
+    /// Another node changed something: what cannot be carried out here stays as it was.
+    Follow,
 }
 
 /// The rule of bindings that this node cannot make sense of; trying again does not help.
@@ -112,6 +122,7 @@ impl SandboxHost {
                 config,
                 forgotten,
                 running: Mutex::default(),
+                compiled: Mutex::default(),
             }),
         }
     }
@@ -157,6 +168,29 @@ impl PluginHost for SandboxHost {
             inner.prune();
             inner.apply(&desired, Occasion::Start)
         }))
+    }
+
+    fn make_ready(&self, desired: DesiredState) -> Later<()> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(async move {
+            let made = tokio::task::spawn_blocking(move || inner.make_ready(&desired)).await;
+            if let Err(panic) = made {
+                tracing::error!(%panic, "what another node changed could not be compiled");
+            }
+        })
+    }
+
+    fn follow(&self, desired: DesiredState) -> Later<Result<(), Refused>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move || {
+            let applied = inner.apply(&desired, Occasion::Follow);
+            inner.compiled.lock().clear();
+            applied
+        }))
+    }
+
+    fn running(&self) -> Vec<serde_json::Value> {
+        self.inner.running.lock().plugins.rows()
     }
 
     fn retry(&self) -> Later<bool> {
@@ -342,21 +376,31 @@ impl Inner {
                         tracing::info!(app = %row.app, plugin = %row.plugin, version = row.version, hook = %row.hook, "a plugin that could not run does now");
                     }
                     next.ready.insert(row.digest, binding.compiled.clone());
+                    next.plugins.add(row, Some(binding.version), None);
+                    next.bound
+                        .insert(row.id.clone(), (app.clone(), binding.clone()));
                     (app, binding)
                 }
-                Err(why) if before.is_some() || occasion == Occasion::Start => {
+                Err(why) if before.is_some() || occasion != Occasion::Change => {
+                    let former = self.former(row);
                     if before.is_none() {
+                        let former = former.as_ref().map(|(_, former)| former.version);
                         tracing::error!(
                             app = %row.app, plugin = %row.plugin, version = row.version, hook = %row.hook,
-                            rule = %why.rule, detail = %why.detail, help = %why.help,
-                            "a plugin cannot run; its bindings answer their failure policy until it can"
+                            rule = %why.rule, detail = %why.detail, help = %why.help, former,
+                            "a plugin cannot run; the former version goes on if there is one, else its bindings answer their failure policy until it can"
                         );
                     }
-                    let stand_in = stand_in(row, &why);
+                    let version = former.as_ref().map(|(_, former)| former.version);
+                    next.plugins.add(row, version, Some(&why));
+                    if let Some(former) = &former {
+                        next.bound.insert(row.id.clone(), former.clone());
+                    }
+                    let instead = former.or_else(|| stand_in(row, &why));
                     let row = row.clone();
                     next.waiting.insert(row.id.clone(), Waiting { row, why });
-                    let Some(stand_in) = stand_in else { continue };
-                    stand_in
+                    let Some(instead) = instead else { continue };
+                    instead
                 }
                 Err(why) => return Err(why),
             };
@@ -368,8 +412,32 @@ impl Inner {
             detail: error.to_string(),
             help: "unbind the plugin there, or activate a version that fits the binding".to_owned(),
         })?;
-        *self.running.lock() = next;
+        let mut running = self.running.lock();
+        next.plugins.since(&running.plugins);
+        *running = next;
         Ok(())
+    }
+
+    /// What a binding was before it became one that cannot be carried out, in its present place.
+    fn former(&self, row: &DesiredBinding) -> Option<(AppId, Binding)> {
+        let running = self.running.lock();
+        let (app, former) = running.bound.get(&row.id)?;
+        let mut former = former.clone();
+        former.position = i64::from(row.position);
+        Some((app.clone(), former))
+    }
+
+    /// Compiles what does not run yet, outside of any turn.
+    fn make_ready(&self, desired: &DesiredState) {
+        for row in &desired.bindings {
+            let is_known = self.running.lock().ready.contains_key(&row.digest)
+                || self.compiled.lock().contains_key(&row.digest)
+                || self.why_waiting(row).is_some();
+            if !is_known {
+                let code = self.stored_code(row);
+                self.compiled.lock().insert(row.digest, code);
+            }
+        }
     }
 
     /// Removes compiled code of versions that are gone.
@@ -444,6 +512,9 @@ impl Inner {
     /// a change of another app shall not wait for it.
     fn code(&self, row: &DesiredBinding, before: Option<&Refused>) -> Result<Compiled, Refused> {
         let running = self.running.lock().ready.get(&row.digest).cloned();
+        if let (None, Some(compiled)) = (&running, self.compiled.lock().get(&row.digest)) {
+            return compiled.clone();
+        }
         match (running, before) {
             (Some(running), _) => Ok(running),
             // A binding that was changed may make sense now, and its code is at hand.

@@ -50,7 +50,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and (include "tidegate.isMany" .) (ne $engine "redis") -}}
 {{- fail (printf "more than one node needs an engine that they share: set config.engine.type to \"redis\" (it is %q), or replicaCount to 1 and autoscaling.enabled to false" $engine) -}}
 {{- end -}}
-{{- range $path := list "client.token.hmac_secret_key" "client.token.hmac_previous_secret_key" "http_api.key" "admin_api.key" "engine.redis.password" "engine.redis.sentinel_password" -}}
+{{- $store := dig "control" "store" "sqlite" .Values.config -}}
+{{- if and .Values.autoscaling.enabled (ne $store "postgres") -}}
+{{- fail (printf "autoscaling needs a control store that the nodes share, for a new pod has no plugins, apps and keys otherwise: set config.control.store to \"postgres\" (it is %q), and TIDEGATE_CONTROL_POSTGRES_URL in existingSecret" $store) -}}
+{{- end -}}
+{{- range $path := list "client.token.hmac_secret_key" "client.token.hmac_previous_secret_key" "http_api.key" "admin_api.key" "engine.redis.password" "engine.redis.sentinel_password" "control.postgres.url" "control.postgres.tls.key_pem" -}}
 {{- $place := $.Values.config -}}
 {{- range $part := splitList "." $path -}}
 {{- if kindIs "map" $place -}}{{- $place = get $place $part -}}{{- else -}}{{- $place = "" -}}{{- end -}}

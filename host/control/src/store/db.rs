@@ -94,6 +94,23 @@ impl Transaction<'_> {
         }
     }
 
+    /// Has the rows that come be numbered behind those that were written with numbers of their own.
+    pub(super) fn number_on(&self, table: &str) -> Result<(), StoreError> {
+        match self {
+            // It looks at the highest number by itself.
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(_) => {
+                self.query(
+                    &format!(
+                        "SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table} HAVING max(id) > 0"
+                    ),
+                    &[],
+                )?;
+                Ok(())
+            }
+        }
+    }
+
     /// Has the other nodes hear of the change once it is committed.
     pub(super) fn announce(&self) -> Result<(), StoreError> {
         match self {

@@ -31,11 +31,12 @@ pub(super) async fn create(call: Call) -> Result<Answer, Problem> {
     })?;
     let actor = call.caller.actor.clone();
     let _turn = call.admin.turns.of(&name).await;
+    let _applying = call.admin.turns.to_apply().await;
     let created = call
         .ask(move |store| store.create_app(&actor, &name))
         .await?;
     let secret = created.token_secret.reveal();
-    call.admin.apps.open(&created.app.name, secret);
+    call.admin.open_app(&created.app.name, secret);
     let mut body = json!(created.app);
     body["token_secret"] = json!(secret);
     Ok(Answer::made(true, body))
@@ -44,6 +45,7 @@ pub(super) async fn create(call: Call) -> Result<Answer, Problem> {
 pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
     let (app, actor) = (call.app()?, call.caller.actor.clone());
     let _turn = call.admin.turns.of(&app).await;
+    let _applying = call.admin.turns.to_apply().await;
     let name = app.clone();
     let plugins = call
         .ask(move |store| {
@@ -52,10 +54,7 @@ pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {
             Ok(plugins)
         })
         .await?;
-    call.admin.apps.close(&app);
-    call.admin.quotas.forget(&app);
-    call.admin.followers.end_app(&app);
-    call.admin.host.forget_app(&app, &plugins);
+    call.admin.close_app(&app, &plugins);
     Ok(Answer::empty())
 }
 

@@ -37,6 +37,22 @@ pub trait PluginHost: Send + Sync + 'static {
         self.apply(desired)
     }
 
+    /// Compiles what this state names and does not run yet, so that [`Self::follow`] is quick. Changes nothing.
+    fn make_ready(&self, _desired: DesiredState) -> Later<()> {
+        Box::pin(std::future::ready(()))
+    }
+
+    /// As [`Self::apply`] for what another node decided: a binding that cannot be carried out here stays as it was, and
+    /// [`Self::problem`] says why. On failure all that ran before goes on.
+    fn follow(&self, desired: DesiredState) -> Later<Result<(), Refused>> {
+        self.apply(desired)
+    }
+
+    /// What runs here, a row for each plugin that is bound, as the schema `RunningPlugin` says.
+    fn running(&self) -> Vec<Value> {
+        Vec::new()
+    }
+
     /// Tries what could not be carried out once more, without changing what runs. Answers whether [`Self::apply`]
     /// would now carry out more of it.
     fn retry(&self) -> Later<bool> {

@@ -216,6 +216,11 @@ impl Followers {
         self.end(|follower| follower.key == key);
     }
 
+    /// Ends those whose key is not there any more; keys that the configuration owns always are.
+    pub(super) fn end_without_key(&self, is_valid: impl Fn(&str) -> bool) {
+        self.end(|follower| !follower.key.starts_with(CONFIGURED) && !is_valid(&follower.key));
+    }
+
     /// Ends those who follow in this app.
     pub(super) fn end_app(&self, app: &AppName) {
         self.end(|follower| follower.app == *app);

@@ -19,7 +19,7 @@ use tidegate_control::{AppName, KeyRole, StoreError};
 use tokio::time::Instant;
 
 use super::{
-    Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, logs, openapi,
+    Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, logs, nodes, openapi,
     pipelines, plugins, problem::Problem, schemas, sessions, state, statistics,
 };
 
@@ -225,6 +225,8 @@ routes! {
         () Nothing => 200 "OpenApi", state::openapi;
     Get "/status" Deploy "getStatus" "The node: version, uptime, who the key is"
         () Nothing => 200 "Status", state::status;
+    Get "/nodes" Deploy "listNodes" "Which versions each node of the cluster runs, since when, and what keeps it from others"
+        () Nothing => 200 "Nodes", nodes::list;
     Get "/statistics" Operator "getStatistics" "Counters of every plugin"
         () Nothing => 200 "Statistics", statistics::of_node;
     Get "/apps/{app}/statistics" Deploy "listStatistics" "What the plugins of an app did, by version and hook"
@@ -425,6 +427,8 @@ async fn reach(admin: &Arc<Admin>, caller: &Caller, app: &str) -> Result<AppName
     match blocking(&admin.store, move |store| store.app(&place)).await {
         Ok(()) if caller.reaches(&app) => Ok(app),
         Ok(()) | Err(StoreError::NotFound { .. }) => Err(absent()),
+        // What there is to see of a node is not in the store: an app that was there a moment ago still is.
+        Err(error) if error.is_away() && admin.knows(&app) && caller.reaches(&app) => Ok(app),
         Err(error) => Err(error.into()),
     }
 }

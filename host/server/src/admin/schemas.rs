@@ -48,6 +48,34 @@ const SHAPES: &[Shape] = &[
         &[("silent", "boolean")],
     ),
     (
+        "RunningPlugin",
+        &[
+            ("app", "string"),
+            ("plugin", "string"),
+            ("version", "integer?"),
+            ("wanted_version", "integer"),
+            ("since", "time"),
+        ],
+        &[("problem", "string")],
+    ),
+    (
+        "Node",
+        &[
+            ("node", "string"),
+            ("name", "string"),
+            ("version", "string"),
+            ("revision", "integer?"),
+            ("is_this", "boolean"),
+            ("plugins", "[RunningPlugin]"),
+        ],
+        &[("reported_at", "time"), ("problem", "string")],
+    ),
+    (
+        "Nodes",
+        &[("items", "[Node]")],
+        &[("revision", "integer"), ("problem", "string")],
+    ),
+    (
         "Sessions",
         &[
             ("items", "[Session]"),

@@ -4,6 +4,7 @@
 //! value, so that all problems are found. The result is thrown away when there is one.
 
 mod channels;
+mod control;
 mod engine;
 
 use std::{
@@ -38,6 +39,7 @@ pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config 
         token: token(root, problems),
         channels: channels::channels(settings, problems),
         engine: engine::engine(root, problems),
+        control: control::control(root, problems),
         http_api: http_api(root, problems),
         websocket: WebsocketConfig {
             is_enabled: !root.flag("websocket.disabled"),

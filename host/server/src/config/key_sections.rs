@@ -14,8 +14,9 @@ use self::{
     channel::{CHANNEL, NAMESPACE, RPC, SHARED_POLL_KEYS},
     client::{CLIENT, SUBSCRIPTION_TOKEN, TOKEN},
     node::{
-        ADMIN, ADMIN_API, CLIENT_TLS, DEMO, ENGINE, HEALTH, HTTP_API, HTTP_SERVER, INIT, LOG, NODE,
-        OPENTELEMETRY, OURS, PLUGINS, PROMETHEUS, PUBLISH, SHUTDOWN, SWAGGER,
+        ADMIN, ADMIN_API, CLIENT_TLS, CONTROL, CONTROL_POSTGRES, CONTROL_TLS, DEMO, ENGINE, HEALTH,
+        HTTP_API, HTTP_SERVER, INIT, LOG, NODE, OPENTELEMETRY, OURS, PLUGINS, PROMETHEUS, PUBLISH,
+        SHUTDOWN, SWAGGER,
     },
     transports::{EMULATION_KEYS, UNI_WEBSOCKET, WEBSOCKET},
 };
@@ -87,6 +88,9 @@ pub(super) fn build() -> Vec<Key> {
     table.section("engine.redis.tls", CLIENT_TLS);
     table.section("engine.redis.sentinel_tls", CLIENT_TLS);
     table.section("publish", PUBLISH);
+    table.section("control", CONTROL);
+    table.section("control.postgres", CONTROL_POSTGRES);
+    table.section("control.postgres.tls", CONTROL_TLS);
     table.section("client", CLIENT);
     table.section("client.token", TOKEN);
     table.section("client.subscription_token", SUBSCRIPTION_TOKEN);

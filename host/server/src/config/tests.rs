@@ -1,3 +1,4 @@
+mod control;
 mod engine;
 
 use std::io::Write as _;

@@ -235,6 +235,46 @@ fn a_node_starts_from_its_copy_while_the_database_is_away() {
 }
 
 #[test]
+fn the_store_of_one_node_moves_into_the_database_of_many_with_everything() {
+    let file = Bench::new(Database::Sqlite);
+    let first = file.store.ensure_first_keys(&actor()).unwrap().unwrap();
+    let shop = AppName::parse("shop").unwrap();
+    let made = file.store.create_app(&actor(), &shop).unwrap();
+    for artifact in [b"a", b"b", b"c"] {
+        file.upload("filter", artifact, &[Hook::Filtering]);
+    }
+    file.activate("filter", 1).unwrap();
+    file.activate("filter", 2).unwrap();
+    file.bind("filter", Hook::Filtering, None).unwrap();
+
+    let many = Bench::new(Database::Postgres);
+    let copied = file.store.copy_into(&many.store, &actor()).unwrap();
+    assert_eq!(copied.artifacts, 3);
+    many.store.check().unwrap();
+    assert!(many.store.verify(first.api.secret.reveal()).is_some());
+    assert!(many.store.ensure_first_keys(&actor()).unwrap().is_none());
+    let state = many.store.follow().unwrap();
+    assert_eq!(state.desired, file.store.desired_state().unwrap());
+    assert_eq!(
+        state.apps[0].token_secret.reveal(),
+        made.token_secret.reveal()
+    );
+    let mut actions = many.actions();
+    assert_eq!(actions.pop().unwrap(), "store.copy store ok");
+    assert_eq!(actions, file.actions());
+    // And it goes on from there.
+    assert_eq!(many.rollback("filter").unwrap(), 1);
+    let next = many.upload("filter", b"d", &[Hook::Filtering]);
+    assert_eq!(next.version.number, 4);
+    many.activate("filter", 4).unwrap();
+    many.upload("other", b"e", &[Hook::Filtering]);
+    is_conflict(
+        file.store.copy_into(&many.store, &actor()),
+        "an empty database",
+    );
+}
+
+#[test]
 fn an_older_node_works_on_with_a_newer_schema_that_says_it_may() {
     let old = Bench::new(Database::Postgres);
     old.upload("filter", b"a", &[Hook::Filtering]);

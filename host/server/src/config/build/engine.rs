@@ -346,7 +346,7 @@ fn tls(root: &Scope, section: &str, problems: &mut Vec<Problem>) -> TlsSetting {
 }
 
 /// PEM as it is, in base64, or in a file; as in the reference.
-fn read_pem(text: &str) -> Result<String, String> {
+pub(super) fn read_pem(text: &str) -> Result<String, String> {
     const BEGIN: &str = "-----BEGIN ";
     if text.contains(BEGIN) {
         return Ok(text.to_owned());

@@ -285,6 +285,69 @@ pub(super) const CLIENT_TLS: &[Row] = &[
     ),
 ];
 
+pub(super) const CONTROL: &[Row] = &[(
+    "store",
+    Text,
+    "\"sqlite\"",
+    Supported,
+    "Where apps, keys, plugins, bindings and the audit log are: `sqlite`, a file in `data_dir` for one node, or `postgres`, a database that nodes share.",
+)];
+
+pub(super) const CONTROL_POSTGRES: &[Row] = &[
+    (
+        "url",
+        Secret,
+        "\"\"",
+        Supported,
+        "The database: `postgresql://user:password@host:port/database?sslmode=verify-full`.",
+    ),
+    (
+        "schema",
+        Text,
+        "\"tidegate\"",
+        Supported,
+        "The schema that holds the tables, made at the first start; `[a-z0-9_]`.",
+    ),
+];
+
+pub(super) const CONTROL_TLS: &[Row] = &[
+    (
+        "cert_pem",
+        Text,
+        "\"\"",
+        Supported,
+        "This node's certificate, for servers that want one: PEM, PEM in base64, or the path of a file.",
+    ),
+    (
+        "key_pem",
+        Secret,
+        "\"\"",
+        Supported,
+        "The certificate's private key, in the same forms.",
+    ),
+    (
+        "server_ca_pem",
+        Text,
+        "\"\"",
+        Supported,
+        "Who may vouch for the database server, in the same forms; empty is the system's roots.",
+    ),
+    (
+        "insecure_skip_verify",
+        Flag,
+        "false",
+        Supported,
+        "Accepts any certificate. Whoever is in between reads and writes everything.",
+    ),
+    (
+        "server_name",
+        Text,
+        "\"\"",
+        Supported,
+        "Name in the database server's certificate; empty is the host of the address.",
+    ),
+];
+
 pub(super) const HTTP_API: &[Row] = &[
     (
         "disabled",
