@@ -96,7 +96,7 @@ async fn a_plugin_keeps_its_keys_over_calls_and_versions_until_it_is_deleted() {
             tokio::task::yield_now().await;
         }
     };
-    within("what the deleted plugin kept is gone", forgotten).await;
+    Box::pin(within("what the deleted plugin kept is gone", forgotten)).await;
 }
 
 /// So many clients of two nodes ask so often at the same time.
@@ -173,9 +173,9 @@ async fn without_redis_calls_are_answered_and_other_plugins_do_not_notice() {
                 tokio::task::yield_now().await;
             }
         };
-        within("the store works", works).await;
+        Box::pin(within("the store works", works)).await;
     };
-    works(&mut ann).await;
+    Box::pin(works(&mut ann)).await;
 
     redis.kill();
     assert_eq!(
@@ -184,7 +184,7 @@ async fn without_redis_calls_are_answered_and_other_plugins_do_not_notice() {
     );
     assert_eq!(ask(&mut bob, "echo", json!([1])).await, json!([1]));
     redis.restart();
-    works(&mut ann).await;
+    Box::pin(works(&mut ann)).await;
 
     // One that does not answer is waited for, for half of what the call has, and nobody else waits.
     redis.pause();
@@ -201,5 +201,5 @@ async fn without_redis_calls_are_answered_and_other_plugins_do_not_notice() {
     let [before, after] = ["before_ms", "after_ms"].map(|name| ok[name].as_u64().expect("a time"));
     assert!(before <= 4_000, "{patience}");
     assert!(after > 0 && after <= before / 2 + 1, "{patience}");
-    works(&mut ann).await;
+    Box::pin(works(&mut ann)).await;
 }
