@@ -29,9 +29,8 @@ use std::{
     time::Duration,
 };
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::{Mutex, RwLock};
-use rustc_hash::FxBuildHasher;
 use tidegate_protocol::{Publication, StreamPosition};
 use tokio::time::Instant;
 
@@ -120,12 +119,14 @@ pub struct MemoryStatistics {
 }
 
 type Entries = VecDeque<Arc<Publication>>;
-type Streams = HashMap<ChannelKey, Arc<Slot>, FxBuildHasher>;
+type Streams = HashMap<ChannelKey, Arc<Slot>>;
 
 /// The broker of a node that stands alone.
 pub struct MemoryBroker {
     config: MemoryConfig,
     parts: Box<[RwLock<Streams>]>,
+    /// Of parts; keyed anew for each node, so that clients cannot choose names that all fall into one.
+    hasher: DefaultHashBuilder,
     shares: Shares,
     /// What all shares hold together.
     num_bytes: AtomicUsize,
@@ -159,6 +160,7 @@ impl MemoryBroker {
             parts: (0..PARTS)
                 .map(|_| RwLock::new(Streams::default()))
                 .collect(),
+            hasher: DefaultHashBuilder::default(),
             shares: Shares::new(config.created_apps),
             num_bytes: AtomicUsize::new(0),
             events,
@@ -216,7 +218,7 @@ impl MemoryBroker {
     }
 
     fn part(&self, key: &ChannelKey) -> &RwLock<Streams> {
-        let hash = FxBuildHasher.hash_one(key);
+        let hash = self.hasher.hash_one(key);
         // The map uses the low bits for its own buckets.
         let index = usize::try_from(hash >> 32).unwrap_or_default() % PARTS;
         &self.parts[index]

@@ -6,9 +6,8 @@
 
 use std::{hash::BuildHasher as _, sync::Arc, time::Duration};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::Mutex;
-use rustc_hash::FxBuildHasher;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -31,9 +30,11 @@ pub struct MemoryPresence {
 struct Shared {
     ttl: Duration,
     parts: Box<[Mutex<Rooms>]>,
+    /// Of parts; keyed anew for each node, so that clients cannot choose names that all fall into one.
+    hasher: DefaultHashBuilder,
 }
 
-type Rooms = HashMap<ChannelKey, Room, FxBuildHasher>;
+type Rooms = HashMap<ChannelKey, Room>;
 
 /// A channel with members; one without is not kept.
 #[derive(Default)]
@@ -55,7 +56,11 @@ impl MemoryPresence {
     pub fn new(ttl: Duration) -> Self {
         let parts = (0..PARTS).map(|_| Mutex::default()).collect();
         Self {
-            shared: Arc::new(Shared { ttl, parts }),
+            shared: Arc::new(Shared {
+                ttl,
+                parts,
+                hasher: DefaultHashBuilder::default(),
+            }),
         }
     }
 
@@ -118,7 +123,7 @@ impl Default for MemoryPresence {
 
 impl Shared {
     fn part(&self, key: &ChannelKey) -> &Mutex<Rooms> {
-        let hash = FxBuildHasher.hash_one(key);
+        let hash = self.hasher.hash_one(key);
         // The map uses the low bits for its own buckets.
         let index = usize::try_from(hash >> 32).unwrap_or_default() % PARTS;
         &self.parts[index]

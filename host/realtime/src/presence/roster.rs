@@ -14,9 +14,8 @@ mod tests;
 
 use std::{hash::BuildHasher as _, pin::Pin, sync::Arc, time::Duration};
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap};
 use parking_lot::Mutex;
-use rustc_hash::FxBuildHasher;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +45,7 @@ pub type RosterService = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Id = (ChannelKey, ClientId);
 
 /// Attendances by who they are of.
-type Own = HashMap<Id, Attending, FxBuildHasher>;
+type Own = HashMap<Id, Attending>;
 
 /// Who others see in a channel, and how.
 #[derive(Clone)]
@@ -60,6 +59,8 @@ pub struct Roster {
     store: Arc<dyn Presence>,
     broker: Arc<dyn Broker>,
     parts: Box<[Mutex<Own>]>,
+    /// Of parts; keyed anew for each node, so that clients cannot choose names that all fall into one.
+    hasher: DefaultHashBuilder,
     errands: Errands,
     metrics: PresenceMetrics,
     /// Where a survivor finds who was seen here; `None` on a node that stands alone.
@@ -92,6 +93,7 @@ impl Roster {
             store,
             broker,
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
+            hasher: DefaultHashBuilder::default(),
             errands: Errands::default(),
             metrics,
             registrar,
@@ -161,7 +163,7 @@ impl Roster {
     }
 
     fn part(&self, id: &Id) -> &Mutex<Own> {
-        let hash = FxBuildHasher.hash_one(id);
+        let hash = self.hasher.hash_one(id);
         // The map uses the low bits for its own buckets.
         let index = usize::try_from(hash >> 32).unwrap_or_default() % PARTS;
         &self.parts[index]
