@@ -10,6 +10,7 @@
 //! not fit is counted and has no effect. No lock is held while the bus is used.
 
 mod asks;
+mod gossip;
 mod message;
 mod metrics;
 mod registry;
@@ -18,7 +19,7 @@ pub mod test_bus;
 
 use std::{
     fmt,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
 };
 
 use bytes::Bytes;
@@ -29,7 +30,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::metrics::{ClusterCollector, ClusterMetrics};
 pub(crate) use self::{
     asks::Surveyed,
     message::{Announcement, AppCounts, Blob, Greeting, Order, Query, Reply},
@@ -39,6 +39,10 @@ use self::{
     asks::{Asks, Begun, Repeats},
     message::{Ask, AskHead, Message, NodeAnswer, What},
     registry::Registry,
+};
+pub use self::{
+    gossip::Gossip,
+    metrics::{ClusterCollector, ClusterMetrics},
 };
 use crate::{broker::BrokerError, hooks::Progress, ids::AppId, node::Node};
 
@@ -60,6 +64,12 @@ const ORDER_LIFE: Duration = Duration::from_secs(60);
 
 /// Asks that wait for answers at a time; more is a node that the others do not hear.
 const MAX_ASKS: usize = 10_000;
+
+/// Bytes of asks that wait for answers.
+const MAX_ASK_BYTES: usize = 64 * 1024 * 1024;
+
+/// Shortest time between two greetings of nodes that are not known.
+const GREET_AGAIN: Duration = Duration::from_millis(100);
 
 /// Time that a node takes at most for telling the others that it leaves.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -136,12 +146,16 @@ pub struct Cluster {
     core: Mutex<Core>,
     /// The next deadline may be earlier than the service knows.
     changed: Notify,
+    /// Who merges what the other nodes share. Set once, before the service runs.
+    gossip: OnceLock<Weak<dyn Gossip>>,
 }
 
 struct Core {
     registry: Registry,
     asks: Asks,
     repeats: Repeats,
+    /// When a node that is not known was greeted last.
+    greeted_at: Option<Instant>,
 }
 
 impl Cluster {
@@ -156,12 +170,14 @@ impl Cluster {
                 registry: Registry::new(uid.clone()),
                 asks: Asks::default(),
                 repeats: Repeats::default(),
+                greeted_at: None,
             }),
             uid,
             node: Arc::downgrade(node),
             bus,
             metrics,
             changed: Notify::new(),
+            gossip: OnceLock::new(),
         })
     }
 
@@ -247,12 +263,23 @@ impl Cluster {
         asked.map(|surveyed| surveyed.map(|_| ()))
     }
 
-    /// As [`Cluster::order`], but the answer only says that the order left.
+    /// As [`Cluster::order`], but the answer only says that the order left. A message to users is sent once, as a push
+    /// is; any other order is sent again to who does not acknowledge it.
     pub(crate) fn tell(
         self: &Arc<Self>,
         app: &AppId,
         order: Order,
     ) -> Progress<Result<(), BrokerError>> {
+        if !order.is_acknowledged() {
+            let id = self.core.lock().asks.next_id();
+            let head = AskHead {
+                id,
+                app: app.as_str().to_owned(),
+            };
+            let what = What::Order(Box::new(order));
+            let payload = Message::Ask(Box::new(Ask { head, what })).encode(&self.uid);
+            return self.bus.send(Recipient::Everyone, payload);
+        }
         match self.begin(app, What::Order(Box::new(order))) {
             Ok(begun) => self.bus.send(Recipient::Everyone, begun.payload),
             Err(error) => Progress::Ready(Err(error)),
@@ -316,15 +343,21 @@ impl Cluster {
 
     fn tick(&self) {
         let now = Instant::now();
+        let mut forgotten = Vec::new();
         let resent = {
             let mut core = self.core.lock();
             for gone in core.registry.forget(now) {
                 tracing::warn!(node.id = %gone.uid, node.name = gone.announcement.name, "a node was not heard of for 7 s and is forgotten");
-                core.asks.gone(&gone.uid);
-                core.repeats.gone(&gone.uid);
+                core.asks.forgotten(&gone.uid);
+                core.repeats.forgotten(&gone.uid, now);
+                forgotten.push(gone.uid);
             }
+            core.repeats.tick(now);
             core.asks.tick(now)
         };
+        if let Some(gossip) = self.gossiping() {
+            forgotten.iter().for_each(|node| gossip.on_gone(node));
+        }
         for (node, payload) in resent {
             self.metrics.resent.inc();
             self.post(Recipient::Node(node), payload);
@@ -365,13 +398,21 @@ impl Cluster {
         let is_greeted = announcement.greeting == Greeting::Hello;
         let name = announcement.name.clone();
         let is_new = {
-            let mut core = self.core.lock();
-            core.registry.heard(from, announcement, Instant::now())
+            let (mut core, now) = (self.core.lock(), Instant::now());
+            let heard = core.registry.heard(from, announcement, now);
+            if heard == registry::Heard::New {
+                core.asks.is_back(from, now);
+                core.repeats.is_back(from);
+            }
+            heard
         };
         match is_new {
             registry::Heard::New => {
                 tracing::info!(node.id = %from, node.name = name, "a node has joined");
                 self.changed.notify_one();
+                if let Some(gossip) = self.gossiping() {
+                    gossip.on_joined(from);
+                }
             }
             registry::Heard::Known => {}
             registry::Heard::TooMany => {
@@ -388,10 +429,13 @@ impl Cluster {
     fn on_leave(&self, from: &NodeUid) {
         let mut core = self.core.lock();
         if core.registry.left(from) {
-            core.asks.gone(from);
-            core.repeats.gone(from);
+            core.asks.left(from);
+            core.repeats.left(from);
             drop(core);
             tracing::info!(node.id = %from, "a node has left");
+            if let Some(gossip) = self.gossiping() {
+                gossip.on_gone(from);
+            }
         }
     }
 
@@ -403,7 +447,11 @@ impl Cluster {
         let (Some(node), Ok(app)) = (self.node.upgrade(), AppId::parse(&app)) else {
             return;
         };
+        if !self.is_known(&from) {
+            return;
+        }
         match what {
+            What::Order(order) if !order.is_acknowledged() => node.carry_out(&app, &order),
             What::Order(order) => {
                 let is_first = self.core.lock().repeats.is_first(&from, id);
                 if is_first {
@@ -439,6 +487,25 @@ impl Cluster {
                 });
             }
         }
+    }
+
+    /// Whether a node that asks something is in the registry. One that is not is greeted: it says then who it is, and
+    /// sends again what matters.
+    fn is_known(&self, from: &NodeUid) -> bool {
+        let now = Instant::now();
+        {
+            let mut core = self.core.lock();
+            if core.registry.knows(from) {
+                return true;
+            }
+            self.metrics.count_bad("stranger");
+            if core.greeted_at.is_some_and(|at| now < at + GREET_AGAIN) {
+                return false;
+            }
+            core.greeted_at = Some(now);
+        }
+        self.announce_to(Recipient::Node(from.clone()), Greeting::Hello);
+        false
     }
 
     fn answer(&self, to: NodeUid, id: u64, reply: Reply) {
@@ -481,6 +548,7 @@ impl BusEvents for Cluster {
             Message::Leave => self.on_leave(&from),
             Message::Ask(ask) => self.on_ask(from, *ask),
             Message::Answer(answer) => self.core.lock().asks.answered(&from, answer),
+            Message::Gossip(text) => self.on_gossip(&from, text),
         }
     }
 }

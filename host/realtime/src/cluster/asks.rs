@@ -1,16 +1,20 @@
 //! Asks that wait for answers, and orders that were carried out already.
 //!
-//! Pure: the time and the answers come in, what to send again goes out. Owns who is still waited for. Invariant: an
-//! ask is concluded once, when all have answered or at its deadline; an order lives on until all have answered, are
-//! gone, or its time is over.
+//! Pure: the time and the answers come in, what to send again goes out. Owns who is still waited for. Invariants: an
+//! ask is concluded once, when all have answered or at its deadline; an order lives on until all have answered, have
+//! left, or its time is over. A node that was forgotten has not left: should it be heard again before that, it is told.
+//! Work per ask does not grow with the number of asks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{ASK_TIMEOUT, MAX_ASKS, NodeUid, ORDER_LIFE, RESEND_AFTER, Reply, message::NodeAnswer};
+use super::{
+    ASK_TIMEOUT, MAX_ASK_BYTES, MAX_ASKS, NodeUid, ORDER_LIFE, RESEND_AFTER, Reply,
+    message::NodeAnswer,
+};
 use crate::broker::BrokerError;
 
 /// Parts of one node's answer.
@@ -42,6 +46,10 @@ pub(super) struct Begun {
 pub(super) struct Asks {
     last_id: u64,
     under_way: HashMap<u64, UnderWay>,
+    /// When each ask has something to do, the soonest first.
+    dues: BTreeSet<(Instant, u64)>,
+    /// Of all payloads.
+    num_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -49,6 +57,8 @@ struct UnderWay {
     payload: Bytes,
     is_order: bool,
     waiting: Vec<Waiting>,
+    /// Of an order: nodes that were forgotten before they answered.
+    lost: Vec<NodeUid>,
     replies: Vec<(NodeUid, Vec<Reply>)>,
     deadline: Instant,
     /// Of an order: when it is sent again to those that are waited for.
@@ -56,6 +66,8 @@ struct UnderWay {
     ends: Instant,
     /// `None` once it is concluded.
     told: Option<oneshot::Sender<Surveyed>>,
+    /// Its place among the dues.
+    due: Instant,
 }
 
 /// A node that is waited for.
@@ -63,6 +75,17 @@ struct UnderWay {
 struct Waiting {
     uid: NodeUid,
     parts: Vec<Option<Reply>>,
+    num_missing: usize,
+}
+
+impl Waiting {
+    fn new(uid: NodeUid) -> Self {
+        Self {
+            uid,
+            parts: Vec::new(),
+            num_missing: 0,
+        }
+    }
 }
 
 impl Asks {
@@ -79,30 +102,28 @@ impl Asks {
         is_order: bool,
         now: Instant,
     ) -> Result<Begun, BrokerError> {
-        if self.under_way.len() >= MAX_ASKS {
+        if self.under_way.len() >= MAX_ASKS || self.num_bytes + payload.len() > MAX_ASK_BYTES {
             return Err(BrokerError::Overloaded);
         }
         let (told, surveyed) = oneshot::channel();
         let mut under_way = UnderWay {
             payload: payload.clone(),
             is_order,
-            waiting: others
-                .into_iter()
-                .map(|uid| Waiting {
-                    uid,
-                    parts: Vec::new(),
-                })
-                .collect(),
+            waiting: others.into_iter().map(Waiting::new).collect(),
+            lost: Vec::new(),
             replies: Vec::new(),
             deadline: now + ASK_TIMEOUT,
             resend_at: now + RESEND_AFTER,
             ends: now + if is_order { ORDER_LIFE } else { ASK_TIMEOUT },
             told: Some(told),
+            due: now,
         };
         let id = self.last_id;
         if under_way.waiting.is_empty() {
             under_way.conclude();
         } else {
+            self.num_bytes += payload.len();
+            under_way.queue(id, &mut self.dues);
             self.under_way.insert(id, under_way);
         }
         Ok(Begun {
@@ -114,7 +135,14 @@ impl Asks {
 
     /// Forgets an ask that was not sent.
     pub(super) fn withdraw(&mut self, id: u64) {
-        self.under_way.remove(&id);
+        self.take(id);
+    }
+
+    fn take(&mut self, id: u64) -> Option<UnderWay> {
+        let under_way = self.under_way.remove(&id)?;
+        self.num_bytes -= under_way.payload.len();
+        self.dues.remove(&(under_way.due, id));
+        Some(under_way)
     }
 
     /// Takes a part of an answer. Answers of nodes that nobody waits for mean nothing.
@@ -139,24 +167,45 @@ impl Asks {
         let waiting = &mut under_way.waiting[index];
         if waiting.parts.is_empty() {
             waiting.parts.resize_with(parts as usize, || None);
+            waiting.num_missing = waiting.parts.len();
         }
-        if let Some(slot) = waiting.parts.get_mut(part as usize) {
-            *slot = Some(reply);
+        if let Some(slot) = waiting.parts.get_mut(part as usize)
+            && slot.replace(reply).is_none()
+        {
+            waiting.num_missing -= 1;
         }
-        if waiting.parts.iter().any(Option::is_none) {
+        if waiting.num_missing > 0 {
             return;
         }
-        let Waiting { uid, parts } = under_way.waiting.swap_remove(index);
+        let Waiting { uid, parts, .. } = under_way.waiting.swap_remove(index);
         let parts = parts.into_iter().flatten().collect();
         under_way.replies.push((uid, parts));
         self.conclude_if_answered(id);
     }
 
-    /// Waits for this node no longer.
-    pub(super) fn gone(&mut self, uid: &NodeUid) {
+    /// Waits for this node no longer: it said that it leaves.
+    pub(super) fn left(&mut self, uid: &NodeUid) {
+        self.no_longer(uid, |_| {});
+    }
+
+    /// Waits for this node no longer; should it come back, it is told what it was ordered meanwhile.
+    pub(super) fn forgotten(&mut self, uid: &NodeUid) {
+        self.no_longer(uid, |under_way| {
+            if under_way.is_order {
+                under_way.lost.push(uid.clone());
+            }
+        });
+    }
+
+    fn no_longer(&mut self, uid: &NodeUid, waited: impl Fn(&mut UnderWay)) {
         let mut answered = Vec::new();
         for (id, under_way) in &mut self.under_way {
+            let before = under_way.waiting.len();
+            under_way.lost.retain(|lost| lost != uid);
             under_way.waiting.retain(|waiting| waiting.uid != *uid);
+            if under_way.waiting.len() < before {
+                waited(under_way);
+            }
             if under_way.waiting.is_empty() {
                 answered.push(*id);
             }
@@ -166,18 +215,39 @@ impl Asks {
         }
     }
 
+    /// A node that was forgotten is heard again: what it has not acknowledged is sent to it.
+    pub(super) fn is_back(&mut self, uid: &NodeUid, now: Instant) {
+        for (id, under_way) in &mut self.under_way {
+            let before = under_way.lost.len();
+            under_way.lost.retain(|lost| lost != uid);
+            if under_way.lost.len() < before {
+                under_way.waiting.push(Waiting::new(uid.clone()));
+                under_way.resend_at = now;
+                under_way.queue(*id, &mut self.dues);
+            }
+        }
+    }
+
     /// Concludes what is due; answers the orders to be sent again.
     pub(super) fn tick(&mut self, now: Instant) -> Vec<(NodeUid, Bytes)> {
         let mut resent = Vec::new();
-        self.under_way.retain(|_, under_way| {
+        while let Some((due, id)) = self.dues.first().copied().filter(|(due, _)| *due <= now) {
+            self.dues.remove(&(due, id));
+            let Some(under_way) = self.under_way.get_mut(&id) else {
+                continue;
+            };
             if under_way.deadline <= now {
                 under_way.conclude();
             }
             if under_way.ends <= now {
-                return false;
+                self.num_bytes -= under_way.payload.len();
+                self.under_way.remove(&id);
+                continue;
             }
             if under_way.is_order && under_way.resend_at <= now {
-                under_way.resend_at = now + RESEND_AFTER;
+                // Nobody waits for the answer any more after the deadline, and the node is in trouble.
+                let is_late = under_way.deadline <= now;
+                under_way.resend_at = now + if is_late { ASK_TIMEOUT } else { RESEND_AFTER };
                 resent.extend(
                     under_way
                         .waiting
@@ -185,41 +255,56 @@ impl Asks {
                         .map(|waiting| (waiting.uid.clone(), under_way.payload.clone())),
                 );
             }
-            true
-        });
+            under_way.queue(id, &mut self.dues);
+        }
         resent
     }
 
     /// When [`Asks::tick`] has something to do.
     pub(super) fn next_due(&self) -> Option<Instant> {
-        let dues = self.under_way.values().flat_map(|under_way| {
-            let deadline = under_way.told.is_some().then_some(under_way.deadline);
-            let resend = under_way.is_order.then_some(under_way.resend_at);
-            [deadline, resend, Some(under_way.ends)]
-        });
-        dues.flatten().min()
+        self.dues.first().map(|(due, _)| *due)
     }
 
     fn conclude_if_answered(&mut self, id: u64) {
-        let is_answered = |under_way: &UnderWay| under_way.waiting.is_empty();
-        if self.under_way.get(&id).is_some_and(is_answered)
-            && let Some(mut under_way) = self.under_way.remove(&id)
-        {
-            under_way.conclude();
+        let Some(under_way) = self.under_way.get_mut(&id) else {
+            return;
+        };
+        if !under_way.waiting.is_empty() {
+            return;
         }
+        if under_way.lost.is_empty() {
+            if let Some(mut under_way) = self.take(id) {
+                under_way.conclude();
+            }
+            return;
+        }
+        // It waits for those that may come back, and whoever asked does not.
+        under_way.conclude();
+        under_way.queue(id, &mut self.dues);
     }
 }
 
 impl UnderWay {
     fn conclude(&mut self) {
         if let Some(told) = self.told.take() {
-            let silent = self.waiting.iter();
+            let silent = self.waiting.iter().map(|waiting| &waiting.uid);
             // Whoever asked may have gone away.
             let _ = told.send(Surveyed {
                 replies: std::mem::take(&mut self.replies),
-                silent: silent.map(|waiting| waiting.uid.clone()).collect(),
+                silent: silent.chain(&self.lost).cloned().collect(),
             });
         }
+    }
+
+    /// Takes its place among the dues: when there is something to do for it next.
+    fn queue(&mut self, id: u64, dues: &mut BTreeSet<(Instant, u64)>) {
+        dues.remove(&(self.due, id));
+        let deadline = self.told.is_some().then_some(self.deadline);
+        let is_resent = self.is_order && !self.waiting.is_empty();
+        let resend = is_resent.then_some(self.resend_at);
+        let next = [deadline, resend].into_iter().flatten();
+        self.due = next.fold(self.ends, Instant::min);
+        dues.insert((self.due, id));
     }
 }
 
@@ -234,6 +319,8 @@ struct Remembered {
     ids: HashSet<u64>,
     /// Oldest first.
     order: VecDeque<u64>,
+    /// When the node was forgotten, if it was.
+    forgotten_at: Option<Instant>,
 }
 
 impl Repeats {
@@ -252,8 +339,30 @@ impl Repeats {
         true
     }
 
-    pub(super) fn gone(&mut self, uid: &NodeUid) {
+    pub(super) fn left(&mut self, uid: &NodeUid) {
         self.by_node.remove(uid);
+    }
+
+    /// Should the node come back, it may send again what was carried out.
+    pub(super) fn forgotten(&mut self, uid: &NodeUid, now: Instant) {
+        if let Some(remembered) = self.by_node.get_mut(uid) {
+            remembered.forgotten_at = Some(now);
+        }
+    }
+
+    pub(super) fn is_back(&mut self, uid: &NodeUid) {
+        if let Some(remembered) = self.by_node.get_mut(uid) {
+            remembered.forgotten_at = None;
+        }
+    }
+
+    /// Forgets what nobody sends again.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.by_node.retain(|_, remembered| {
+            remembered
+                .forgotten_at
+                .is_none_or(|at| now < at + ORDER_LIFE)
+        });
     }
 }
 
@@ -336,12 +445,51 @@ mod tests {
             begun.surveyed.try_recv().unwrap().silent.as_slice(),
             std::slice::from_ref(&two)
         );
-        asks.gone(&two);
-        assert_eq!(asks.next_due(), None);
+        asks.left(&two);
+        assert_eq!((asks.next_due(), asks.num_bytes), (None, 0));
 
         begin(&mut asks, &[&one], true, now);
         assert!(asks.tick(now + ORDER_LIFE).is_empty());
-        assert_eq!(asks.next_due(), None);
+        assert_eq!((asks.next_due(), asks.num_bytes), (None, 0));
+    }
+
+    #[test]
+    fn a_node_that_was_forgotten_and_comes_back_is_told_what_it_was_ordered() {
+        let (one, two, now) = (NodeUid::random(), NodeUid::random(), Instant::now());
+        let mut asks = Asks::default();
+        let mut begun = begin(&mut asks, &[&one, &two], true, now);
+        asks.answered(&one, done(begun.id));
+        asks.forgotten(&two);
+        // Whoever asked hears at once that it has not answered.
+        let surveyed = begun.surveyed.try_recv().unwrap();
+        assert_eq!(surveyed.silent, [two.clone()]);
+        let later = now + ORDER_LIFE / 2;
+        assert!(asks.tick(later).is_empty(), "nobody hears it");
+        asks.is_back(&two, later);
+        assert_eq!(asks.tick(later)[0].0, two);
+        asks.answered(&two, done(begun.id));
+        assert_eq!((asks.next_due(), asks.num_bytes), (None, 0));
+
+        // A question is not repeated, and an order whose time is over is not either.
+        begin(&mut asks, &[&two], false, now);
+        begin(&mut asks, &[&two], true, now);
+        asks.forgotten(&two);
+        asks.tick(now + ORDER_LIFE);
+        asks.is_back(&two, now + ORDER_LIFE);
+        assert_eq!((asks.next_due(), asks.num_bytes), (None, 0));
+    }
+
+    #[test]
+    fn orders_under_way_are_bounded_in_bytes() {
+        let (one, now) = (NodeUid::random(), Instant::now());
+        let mut asks = Asks::default();
+        let mut order = |payload: &Bytes| {
+            asks.next_id();
+            asks.begin(payload.clone(), vec![one.clone()], true, now)
+                .is_ok()
+        };
+        let large = Bytes::from(vec![0; MAX_ASK_BYTES / 2]);
+        assert!(order(&large) && order(&large) && !order(&Bytes::from_static(b"x")));
     }
 
     #[test]
@@ -354,7 +502,14 @@ mod tests {
             assert!(repeats.is_first(&one, id));
         }
         assert!(!repeats.is_first(&one, 2), "the oldest alone is forgotten");
-        repeats.gone(&one);
+        // A node that was forgotten may come back and send again what it had sent.
+        let now = Instant::now();
+        repeats.forgotten(&one, now);
+        repeats.tick(now);
+        assert!(!repeats.is_first(&one, 2));
+        repeats.tick(now + ORDER_LIFE);
         assert!(repeats.is_first(&one, 2));
+        repeats.left(&two);
+        assert!(repeats.is_first(&two, 1));
     }
 }

@@ -29,6 +29,9 @@ const VERSION: u32 = 1;
 /// Largest message: the largest request of the server API (4 MiB), its data in base64, and what is around it.
 const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 
+/// Largest content to be merged: the largest value that a plugin keeps, in base64, and what is around it.
+const MAX_GOSSIP_BYTES: usize = 256 * 1024;
+
 /// Longest name and version of a node.
 const MAX_NAME_BYTES: usize = 255;
 
@@ -48,6 +51,8 @@ pub(super) enum Message {
     Leave,
     Ask(Box<Ask>),
     Answer(NodeAnswer),
+    /// Content to be merged, as JSON; what it says is not the cluster's business.
+    Gossip(Box<RawValue>),
 }
 
 /// What a node says of itself every few seconds.
@@ -192,6 +197,17 @@ impl Order {
         }
     }
 
+    /// Whether it is sent again until it was acknowledged. A message to users is lost with its node, as a push is.
+    pub(crate) fn is_acknowledged(&self) -> bool {
+        match self {
+            Self::Disconnect { .. }
+            | Self::Unsubscribe { .. }
+            | Self::Refresh { .. }
+            | Self::Subscribe { .. } => true,
+            Self::Message { .. } => false,
+        }
+    }
+
     /// Whether clients can make sense of it; the server API has checked what comes from it.
     fn is_sound(&self) -> bool {
         match self {
@@ -244,6 +260,7 @@ impl Message {
                 ("ask", Some(raw(&body)))
             }
             Self::Answer(answer) => ("answer", Some(raw(answer))),
+            Self::Gossip(text) => ("gossip", Some(text.clone())),
         };
         let envelope = Envelope {
             v: VERSION,
@@ -293,6 +310,8 @@ pub(super) fn parse(payload: &[u8]) -> Result<(NodeUid, Message), Unread> {
             Message::Ask(Box::new(Ask { head, what }))
         }
         "answer" => Message::Answer(read(body.as_bytes())?),
+        "gossip" if body.len() > MAX_GOSSIP_BYTES => return Err(Unread::Bad("too_large")),
+        "gossip" => Message::Gossip(read(body.as_bytes())?),
         _ => return Err(Unread::Strange(from, None)),
     };
     Ok((from, message))
@@ -353,6 +372,7 @@ mod tests {
                 parts: 1,
                 reply: Reply::Channels(BTreeMap::from([("a\"b".to_owned(), 3)])),
             }),
+            Message::Gossip(raw(&[1, 2])),
         ];
         for said in rows {
             let (from, heard) = parse(&said.encode(&uid)).unwrap();
@@ -414,6 +434,8 @@ mod tests {
             ..Announcement::default()
         };
         assert_eq!(reason(&Message::Announce(long).encode(&uid)), "too_large");
+        let much = Message::Gossip(raw(&"x".repeat(MAX_GOSSIP_BYTES)));
+        assert_eq!(reason(&much.encode(&uid)), "too_large");
     }
 
     proptest! {

@@ -204,6 +204,26 @@ async fn a_node_that_does_not_answer_delays_nobody_beyond_the_deadline_and_is_fo
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_user_who_was_disconnected_while_a_node_was_not_heard_does_not_stay_there() {
+    let nodes = Nodes::new(2).await;
+    let mut far = nodes.worlds[1].join().await;
+    nodes.bus.cut(nodes.node(1).uid());
+    nodes.disconnect(0).await.unwrap();
+    while nodes.clients(0).await.len() == 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(settle(&mut far).await, Turn::Read, "it has heard nothing");
+    nodes.bus.mend(nodes.node(1).uid());
+    nodes.until_all_know(2).await;
+    let mut turn = settle(&mut far).await;
+    while turn == Turn::Read {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        turn = settle(&mut far).await;
+    }
+    assert!(is_closed(&turn, 3503));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_leaves_says_so() {
     let mut nodes = Nodes::new(2).await;
     let leaving = nodes.worlds.remove(1);
@@ -264,6 +284,12 @@ async fn what_is_not_understood_is_counted_and_has_no_effect() {
                 r#"{{"v":1,"from":"{stranger}","kind":"ask","body":{{"id":1,"app":"default","what":{{"order":{{"disconnect":{{"of":{{"user":"user"}},"code":7,"reason":""}}}}}}}}}}"#
             ),
             "unsound",
+        ),
+        (
+            format!(
+                r#"{{"v":1,"from":"{stranger}","kind":"ask","body":{{"id":1,"app":"default","what":{{"order":{{"disconnect":{{"of":{{"user":"user"}},"code":4001,"reason":""}}}}}}}}}}"#
+            ),
+            "stranger",
         ),
     ] {
         let before = nodes.metrics.bad(reason);
