@@ -1,7 +1,11 @@
-//! Small things to remember from call to call: keys with a time to live, in the memory of the node.
+//! Small things to remember from call to call: keys with a time to live, in the memory of the nodes.
 //!
-//! The keys belong to the plugin in its app. All its versions, hooks and instances on the node see the same ones;
-//! nobody else sees any. They survive an activation, not a restart, and every key ends when its time to live does.
+//! The keys belong to the plugin in its app. All its versions, hooks and instances see the same ones; nobody else sees
+//! any. They survive an activation, not a restart of the only node, and every key ends when its time to live does.
+//!
+//! On several nodes, each answers out of what it holds and sees what the others wrote **within 250 ms**: counters add
+//! up, of a value the last writer wins, deletions are carried. So a limit may be exceeded by what the other nodes let
+//! through in that time, and [`compare_and_set`] is atomic among the calls on one node only.
 //!
 //! **What is written stays, whatever becomes of the call.** A call that is refused or fails has counted all the same;
 //! what must happen only if it succeeds belongs into [`publishing`](crate::publishing).

@@ -8,7 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
@@ -19,7 +19,11 @@ pub struct Clock(Source);
 
 #[derive(Debug, Clone)]
 enum Source {
-    System(Instant),
+    System {
+        start: Instant,
+        /// Milliseconds since 1970 at the start. A step of the system's time later on is not followed.
+        unix: u64,
+    },
     /// Milliseconds; moved by [`Clock::advance`] alone.
     Manual(Arc<AtomicU64>),
 }
@@ -27,7 +31,11 @@ enum Source {
 impl Clock {
     /// The system's monotonic clock.
     pub fn system() -> Self {
-        Self(Source::System(Instant::now()))
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self(Source::System {
+            start: Instant::now(),
+            unix: unix.map_or(0, whole_millis),
+        })
     }
 
     /// A clock that stands still until [`Self::advance`] moves it.
@@ -45,9 +53,18 @@ impl Clock {
     /// Milliseconds since the clock was made.
     pub(crate) fn now_millis(&self) -> u64 {
         match &self.0 {
-            Source::System(start) => whole_millis(start.elapsed()),
+            Source::System { start, .. } => whole_millis(start.elapsed()),
             Source::Manual(millis) => millis.load(Ordering::SeqCst),
         }
+    }
+
+    /// Milliseconds since 1970, for what several machines compare; a manual clock begins there.
+    pub(crate) fn unix_millis(&self) -> u64 {
+        let since = match &self.0 {
+            Source::System { unix, .. } => *unix,
+            Source::Manual(_) => 0,
+        };
+        since + self.now_millis()
     }
 }
 

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use rustc_hash::FxHashSet;
 use tidegate_realtime::{
+    cluster::{Cluster, Gossip},
     hooks::{
         Answered, AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion,
         AuthorizationVerdict, Draft, FilteringVerdict, HookFailure, Hooks, Outcome, Progress,
@@ -28,7 +29,7 @@ use crate::{
     admit::{self, AdmissionRefused, Admitted},
     binding::{Bindings, Class, Hook},
     cache::{Cache, CacheConfig},
-    capabilities::{self, kept::Keeper},
+    capabilities::{self, kept::Keeper, state::sharing::Sharing},
     clock::Clock,
     compile::{Compilation, CompileError, Compiled, Compiler, ComponentDigest},
     conduct::UnfitSender,
@@ -265,6 +266,19 @@ impl Sandbox {
     /// an effect; before it, `store` answers that there is none.
     pub fn open_store(&self, store: Arc<dyn Store>, runtime: Handle, stop: CancellationToken) {
         self.core.runtime.keeper.store.open(store, runtime, stop);
+    }
+
+    /// Shares what plugins keep in `state` with the other nodes of the cluster. To be called once, before the cluster
+    /// runs; what is returned has to run for as long as the node does, and ends with `stop`.
+    pub fn share_state(
+        &self,
+        cluster: &Arc<Cluster>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (sharing, inbox) = Sharing::new(Arc::clone(&self.core.runtime.keeper.state));
+        let gossip: Arc<dyn Gossip> = Arc::clone(&sharing) as Arc<dyn Gossip>;
+        cluster.gossip_to(Arc::downgrade(&gossip));
+        sharing.run(Arc::clone(cluster), inbox, stop)
     }
 
     /// Checks an upload and makes a component of it; compiles nothing. Takes milliseconds: use a blocking

@@ -375,6 +375,9 @@ impl Node {
         let forgetting = forget(engine.store(), forgotten, services_stop.clone());
         services.spawn("forgetting of deleted plugins", forgetting);
         if let Some(cluster) = cluster {
+            let stop = services_stop.clone().cancelled_owned();
+            let sharing = sandbox.share_state(&cluster, stop);
+            services.spawn("state of plugins over the cluster", sharing);
             services.spawn("cluster", cluster.run(services_stop.clone()));
         }
         let returning = return_unfit(Arc::clone(&control), unfit, services_stop.clone());

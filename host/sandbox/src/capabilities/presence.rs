@@ -44,7 +44,9 @@ impl From<NoView> for PresenceError {
         match none {
             NoView::NoChannel => Self::Invalid(text),
             NoView::NotKept => Self::NotEnabled(text),
-            NoView::Elsewhere | NoView::TooLarge => Self::Unavailable(text),
+            NoView::Elsewhere | NoView::TooLarge | NoView::Busy | NoView::NotAll => {
+                Self::Unavailable(text)
+            }
         }
     }
 }

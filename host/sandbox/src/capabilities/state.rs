@@ -1,9 +1,11 @@
-//! `state`: what plugins remember from call to call, on this node.
+//! `state`: what plugins remember from call to call, on this node and, over the cluster, on the others.
 //!
 //! Operations happen at once and stay, whatever becomes of the call. All refusals are errors for the guest to
 //! handle; only calls without a call in hand, from an initialiser, fail.
 
+mod merge;
 mod metrics;
+pub(crate) mod sharing;
 pub(super) mod store;
 
 use crate::{

@@ -1,6 +1,9 @@
 //! What the apps' keys use, for Prometheus.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
 
 use prometheus_client::{
     collector::Collector,
@@ -48,6 +51,49 @@ impl Collector for StateCollector {
                     ConstCounter::new(refused).encode(family.encode_family(&labels)?)?;
                 }
             }
+        }
+        let counts = &self.0.shared().counts;
+        let shared = [
+            (
+                "sent_keys",
+                "Changed keys told to the other nodes",
+                &counts.sent_keys,
+            ),
+            (
+                "received_keys",
+                "Keys that other nodes told of",
+                &counts.received_keys,
+            ),
+            (
+                "deferred_keys",
+                "Changed keys that had to wait for another turn to be told to the other nodes, once for each turn",
+                &counts.deferred_keys,
+            ),
+            (
+                "unkept_keys",
+                "Keys of other nodes, and deletions to tell them of, that the quotas had no room for",
+                &counts.unkept,
+            ),
+            (
+                "bad_messages",
+                "Messages of other nodes about keys that were not understood, or not believed for their time",
+                &counts.bad_messages,
+            ),
+            (
+                "lost_messages",
+                "Messages about keys that could not be sent, or came faster than they were merged; they are asked for",
+                &counts.lost_messages,
+            ),
+            (
+                "pulls",
+                "Questions to other nodes for what did not arrive",
+                &counts.pulls,
+            ),
+        ];
+        for (name, help, count) in shared {
+            let name = format!("tidegate_plugin_state_{name}");
+            let family = encoder.encode_descriptor(&name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count.load(Ordering::Relaxed)).encode(family)?;
         }
         Ok(())
     }

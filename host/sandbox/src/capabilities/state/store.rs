@@ -4,17 +4,20 @@
 //! shard keeps its keys in order of their end; every operation takes a few of those that are over, and a sweep, once
 //! a second, the rest. What is over but still there is never seen. Invariants: usage is taken before a key grows and
 //! given back when it goes, so the quotas hold at every moment; time only ever comes from the caller, in
-//! milliseconds of the sandbox's clock.
+//! milliseconds that the nodes of a cluster have in common (`time`). What a node that shares tells others, and what it
+//! takes from them, is in `shared`; a node that is alone keeps no account of changes.
 
 mod shard;
+mod shared;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::{
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -23,15 +26,25 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tidegate_realtime::ids::AppId;
 
-use self::shard::{Held, Shard};
+#[cfg(test)]
+pub(super) use self::shared::Counts;
+use self::{
+    shard::{Held, Shard},
+    shared::Shared,
+};
+pub(super) use self::{
+    shard::{Told, Whose},
+    shared::{MAX_SHARES, Place},
+};
+use super::merge::{Counter, Stamp};
 use crate::{clock::Clock, limits::StateQuotas};
 
 /// Longest name of a key.
-const KEY_BYTES: usize = 256;
+pub(super) const KEY_BYTES: usize = 256;
 /// Longest value.
-const VALUE_BYTES: usize = 64 << 10;
+pub(super) const VALUE_BYTES: usize = 64 << 10;
 /// Longest time to live: seven days, in milliseconds.
-const MAX_TTL: u64 = 7 * 24 * 3_600 * 1_000;
+pub(super) const MAX_TTL: u64 = 7 * 24 * 3_600 * 1_000;
 /// What a key costs beside its name and its value: two map entries and a shared name.
 const KEY_OVERHEAD: usize = 128;
 /// Shards of one plugin; more than any machine we know has workers that meet in one plugin.
@@ -86,7 +99,7 @@ impl Quota {
 /// All state of the node.
 #[derive(Debug)]
 pub(crate) struct StateStore {
-    clock: Clock,
+    shared: Arc<Shared>,
     quotas: StateQuotas,
     /// Of all apps.
     bytes: Arc<AtomicUsize>,
@@ -114,7 +127,13 @@ pub(super) struct Usage {
 /// The keys of one plugin in one app.
 #[derive(Debug)]
 pub(crate) struct PluginState {
-    clock: Clock,
+    pub(super) app: AppId,
+    pub(super) plugin: Arc<str>,
+    shared: Arc<Shared>,
+    /// Itself, to be put among the changed.
+    me: Weak<Self>,
+    /// It is among the changed.
+    has_changes: AtomicBool,
     usage: Arc<Usage>,
     /// Keys come from clients often enough; this hasher cannot be steered by them.
     hasher: RandomState,
@@ -133,7 +152,7 @@ pub(super) struct AppUsage {
 impl StateStore {
     pub(crate) fn new(clock: Clock, quotas: StateQuotas) -> Self {
         Self {
-            clock,
+            shared: Arc::new(Shared::new(clock)),
             quotas,
             bytes: Arc::default(),
             apps: Mutex::default(),
@@ -143,7 +162,8 @@ impl StateStore {
     /// The keys of a plugin; made when first asked for.
     pub(crate) fn of(&self, app: &AppId, plugin: &Arc<str>) -> Arc<PluginState> {
         let mut apps = self.apps.lock();
-        let app = apps.entry(app.clone()).or_insert_with(|| App {
+        let id = app;
+        let app = apps.entry(id.clone()).or_insert_with(|| App {
             usage: Arc::new(Usage {
                 quotas: self.quotas,
                 keys: AtomicUsize::new(0),
@@ -154,8 +174,12 @@ impl StateStore {
             plugins: FxHashMap::default(),
         });
         let state = app.plugins.entry(Arc::clone(plugin)).or_insert_with(|| {
-            Arc::new(PluginState {
-                clock: self.clock.clone(),
+            Arc::new_cyclic(|me| PluginState {
+                app: id.clone(),
+                plugin: Arc::clone(plugin),
+                shared: Arc::clone(&self.shared),
+                me: Weak::clone(me),
+                has_changes: AtomicBool::new(false),
                 usage: Arc::clone(&app.usage),
                 hasher: RandomState::new(),
                 shards: Default::default(),
@@ -167,7 +191,7 @@ impl StateStore {
     /// Takes away what is over, and plugins and apps that hold nothing and that nobody runs. No lock is held for
     /// longer than a few hundred keys take.
     pub(crate) fn sweep(&self) {
-        self.sweep_at(self.clock.now_millis());
+        self.sweep_at(self.shared.now());
     }
 
     fn sweep_at(&self, now: u64) {
@@ -175,7 +199,7 @@ impl StateStore {
             let apps = self.apps.lock();
             let in_use = apps
                 .values()
-                .filter(|app| app.usage.keys.load(Ordering::Relaxed) > 0);
+                .filter(|app| app.usage.bytes.load(Ordering::Relaxed) > 0);
             in_use
                 .flat_map(|app| app.plugins.values().cloned())
                 .collect()
@@ -190,24 +214,28 @@ impl StateStore {
         });
     }
 
-    /// Takes away all keys of a plugin that is no more, however long they had left.
+    /// Takes away all keys of a plugin that is no more, however long they had left; on the other nodes too.
     pub(crate) fn forget_plugin(&self, app: &AppId, plugin: &str) {
-        let state = {
-            let apps = self.apps.lock();
-            apps.get(app)
-                .and_then(|app| app.plugins.get(plugin).cloned())
-        };
-        if let Some(state) = state {
-            state.expire_until(u64::MAX);
-        }
+        self.take_away(app, Some(plugin));
+        self.shared.tell_forgotten(app, Some(plugin));
     }
 
-    /// Takes away all keys of an app that is no more.
+    /// Takes away all keys of an app that is no more; on the other nodes too.
     pub(crate) fn forget_app(&self, app: &AppId) {
+        self.take_away(app, None);
+        self.shared.tell_forgotten(app, None);
+    }
+
+    /// Takes away the keys of a plugin, or of all plugins of an app, on this node.
+    pub(super) fn take_away(&self, app: &AppId, plugin: Option<&str>) {
         let states: Vec<_> = {
             let apps = self.apps.lock();
-            let app = apps.get(app).into_iter();
-            app.flat_map(|app| app.plugins.values().cloned()).collect()
+            let plugins = apps.get(app).into_iter().flat_map(|app| &app.plugins);
+            let is_meant = |name: &str| plugin.is_none_or(|plugin| plugin == name);
+            plugins
+                .filter(|(name, _)| is_meant(name))
+                .map(|(_, state)| Arc::clone(state))
+                .collect()
         };
         for state in states {
             state.expire_until(u64::MAX);
@@ -278,7 +306,7 @@ fn take(used: &AtomicUsize, more: usize, limit: usize) -> Result<(), ()> {
 impl PluginState {
     /// The clock's time, which operations are told.
     pub(super) fn now(&self) -> u64 {
-        self.clock.now_millis()
+        self.shared.now()
     }
 
     /// Takes away the keys that end by then, few under each lock.
@@ -302,17 +330,38 @@ impl PluginState {
         if key.is_empty() || key.len() > KEY_BYTES {
             return Err(Refused::KeyLength);
         }
-        // Of the hash's 64 bits any four serve.
-        let index = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
-        let mut shard = self.shards[index].lock();
+        let mut shard = self.shards[self.index(key)].lock();
         shard.expire(now, EXPIRE_PER_OPERATION, &self.usage);
         operation(&mut shard)
+    }
+
+    fn index(&self, key: &str) -> usize {
+        // Of the hash's 64 bits any four serve.
+        usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default()
+    }
+
+    /// The shard of a key for an operation that says whether it changed the key, which others then hear of.
+    fn shard_to_change<T>(
+        &self,
+        key: &str,
+        now: u64,
+        operation: impl FnOnce(&mut Shard) -> Result<(T, bool), Refused>,
+    ) -> Result<T, Refused> {
+        let (answer, is_news) = self.shard(key, now, |shard| {
+            let (answer, is_changed) = operation(shard)?;
+            let is_news = is_changed && self.shared.is_on() && shard.change(key);
+            Ok((answer, is_news))
+        })?;
+        if is_news {
+            self.tell();
+        }
+        Ok(answer)
     }
 
     pub(super) fn get(&self, key: &str, now: u64) -> Result<Option<Bytes>, Refused> {
         self.shard(key, now, |shard| match shard.get(key, now) {
             None => Ok(None),
-            Some(Held::Value(value)) => Ok(Some(value.clone())),
+            Some(Held::Value { value, .. }) => Ok(Some(value.clone())),
             Some(Held::Counter(_)) => Err(Refused::HoldsCounter),
         })
     }
@@ -320,25 +369,32 @@ impl PluginState {
     pub(super) fn count(&self, key: &str, now: u64) -> Result<i64, Refused> {
         self.shard(key, now, |shard| match shard.get(key, now) {
             None => Ok(0),
-            Some(Held::Counter(count)) => Ok(*count),
-            Some(Held::Value(_)) => Err(Refused::HoldsValue),
+            Some(Held::Counter(counter)) => Ok(counter.count(now)),
+            Some(Held::Value { .. }) => Err(Refused::HoldsValue),
         })
     }
 
     pub(super) fn time_left(&self, key: &str, now: u64) -> Result<Option<u64>, Refused> {
         self.shard(key, now, |shard| {
-            Ok(shard.end(key).filter(|end| *end > now).map(|end| end - now))
+            let end = match shard.get(key, now) {
+                Some(Held::Counter(counter)) => counter.life_end(self.shared.origin, now),
+                Some(Held::Value { .. }) => shard.end(key),
+                None => None,
+            };
+            Ok(end.map(|end| end.saturating_sub(now)))
         })
     }
 
     pub(super) fn set(&self, key: &str, value: Bytes, ttl: u64, now: u64) -> Result<(), Refused> {
         let end = end(ttl, now)?;
         check_value(&value)?;
-        self.shard(key, now, |shard| {
+        self.shard_to_change(key, now, |shard| {
             if let Some(Held::Counter(_)) = shard.get(key, now) {
                 return Err(Refused::HoldsCounter);
             }
-            self.put(shard, key, Held::Value(value), end, now)
+            let held = self.written(shard, key, value, now);
+            self.put(shard, key, held, end, now)?;
+            Ok(((), true))
         })
     }
 
@@ -352,41 +408,65 @@ impl PluginState {
     ) -> Result<bool, Refused> {
         let end = end(ttl, now)?;
         check_value(&value)?;
-        self.shard(key, now, |shard| {
+        self.shard_to_change(key, now, |shard| {
             let held = match shard.get(key, now) {
                 None => None,
-                Some(Held::Value(held)) => Some(held.as_ref()),
+                Some(Held::Value { value, .. }) => Some(value.as_ref()),
                 Some(Held::Counter(_)) => return Err(Refused::HoldsCounter),
             };
             if held != expected {
-                return Ok(false);
+                return Ok((false, false));
             }
-            self.put(shard, key, Held::Value(value), end, now)?;
-            Ok(true)
+            let held = self.written(shard, key, value, now);
+            self.put(shard, key, held, end, now)?;
+            Ok((true, true))
         })
     }
 
     pub(super) fn delete(&self, key: &str, now: u64) -> Result<bool, Refused> {
-        self.shard(key, now, |shard| {
+        self.shard_to_change(key, now, |shard| {
             let was_there = shard.get(key, now).is_some();
-            shard.remove(key, &self.usage);
-            Ok(was_there)
+            if was_there && self.shared.is_on() {
+                let stamp = self.stamp(shard, key, now);
+                if !shard.bury(key, stamp, now, &self.usage) {
+                    self.shared.counts.unkept.fetch_add(1, Ordering::Relaxed);
+                }
+            } else {
+                shard.remove(key, &self.usage);
+            }
+            Ok((was_there, was_there))
         })
     }
 
     pub(super) fn increment(&self, key: &str, by: i64, ttl: u64, now: u64) -> Result<i64, Refused> {
         let end = end(ttl, now)?;
-        self.shard(key, now, |shard| match shard.get_mut(key, now) {
-            Some(Held::Counter(count)) => {
-                *count = count.saturating_add(by);
-                Ok(*count)
-            }
-            Some(Held::Value(_)) => Err(Refused::HoldsValue),
+        self.shard_to_change(key, now, |shard| match shard.get_mut(key, now) {
+            Some(Held::Counter(counter)) => Ok((counter.add(by, self.shared.origin, now), true)),
+            Some(Held::Value { .. }) => Err(Refused::HoldsValue),
             None => {
-                self.put(shard, key, Held::Counter(by), end, now)?;
-                Ok(by)
+                let counter = Counter::begin(by, now, end, shard.after(key));
+                self.put(shard, key, Held::Counter(counter), end, now)?;
+                Ok((by, true))
             }
         })
+    }
+
+    /// A value that this node writes, after everything that it knows of the key.
+    fn written(&self, shard: &Shard, key: &str, value: Bytes, now: u64) -> Held {
+        let stamp = self.stamp(shard, key, now);
+        Held::Value { value, stamp }
+    }
+
+    fn stamp(&self, shard: &Shard, key: &str, now: u64) -> Stamp {
+        let after = if self.shared.is_on() {
+            shard.after(key)
+        } else {
+            0
+        };
+        Stamp {
+            at: now.max(after),
+            origin: self.shared.origin,
+        }
     }
 
     /// Puts a key in its place. If there is no room, keys that are over make some; if there is none still, nothing

@@ -1,26 +1,43 @@
-//! A share of one plugin's keys, under one lock: the keys, and the same keys in order of their end.
+//! A share of one plugin's keys, under one lock: the keys, the same keys in order of their end, and what the other
+//! nodes have not been told yet.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
+    ops::Bound,
     sync::Arc,
 };
 
 use bytes::Bytes;
 
-use super::{KEY_OVERHEAD, Quota, Usage};
+use super::{
+    super::merge::{Counter, Known, Origin, Share, Stamp},
+    KEY_OVERHEAD, Quota, Usage,
+};
+
+/// How long a deletion is kept for nodes that have not heard of it. They ask for what they missed within seconds.
+const GONE_LIFE: u64 = 60_000;
 
 /// What a key holds.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Held {
-    Value(Bytes),
-    Counter(i64),
+    Value { value: Bytes, stamp: Stamp },
+    Counter(Counter),
 }
 
 impl Held {
     fn len(&self) -> usize {
         match self {
-            Self::Value(value) => value.len(),
-            Self::Counter(_) => size_of::<i64>(),
+            Self::Value { value, .. } => value.len(),
+            Self::Counter(counter) => {
+                size_of::<i64>() + counter.others.len() * size_of::<(Origin, Share)>()
+            }
+        }
+    }
+
+    pub(super) fn at(&self) -> u64 {
+        match self {
+            Self::Value { stamp, .. } => stamp.at,
+            Self::Counter(counter) => counter.last_begun(),
         }
     }
 }
@@ -29,6 +46,19 @@ impl Held {
 struct Entry {
     held: Held,
     end: u64,
+    /// The last batch for the other nodes that it was in; zero if in none.
+    sent_in: u64,
+    /// It is in `changed`.
+    is_changed: bool,
+}
+
+/// A deleted key that other nodes may still have.
+#[derive(Debug)]
+struct Gone {
+    stamp: Stamp,
+    until: u64,
+    sent_in: u64,
+    is_changed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -36,22 +66,68 @@ pub(super) struct Shard {
     entries: HashMap<Arc<str>, Entry>,
     /// One for each entry. The soonest end is first.
     ends: BTreeSet<(u64, Arc<str>)>,
+    /// Deletions, on a node that shares. A key is here or in `entries`, or in neither.
+    gone: HashMap<Arc<str>, Gone>,
+    /// One for each deletion and a few that are over already, the oldest first.
+    gone_order: VecDeque<(u64, Arc<str>)>,
+    /// Keys that the other nodes are to be told of, the first to change first. Some are over by now.
+    changed: VecDeque<Arc<str>>,
 }
 
 fn size(key: &str, held: &Held) -> usize {
     KEY_OVERHEAD + key.len() + held.len()
 }
 
+/// A key as the other nodes are told of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) key: Arc<str>,
+    pub(crate) known: Known,
+}
+
+impl Told {
+    /// About what it takes in a message.
+    pub(crate) fn num_bytes(&self) -> usize {
+        let what = match &self.known {
+            Known::Value { value, .. } => value.len() / 3 * 4 + 64,
+            Known::Gone(_) => 48,
+            Known::Counter(counter) => 80 * counter.others.len() + 32,
+        };
+        // A control character takes six bytes in JSON; keys seldom have any.
+        self.key.len() + self.key.len() / 8 + what + 16
+    }
+}
+
+/// Whose knowledge is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    /// What this node itself wrote since that batch.
+    Own { since: u64 },
+    /// Everything that it knows of.
+    Everybodys,
+}
+
+impl Whose {
+    fn is_to_tell(self, sent_in: u64) -> bool {
+        match self {
+            Self::Own { since } => sent_in > since,
+            Self::Everybodys => true,
+        }
+    }
+}
+
 impl Shard {
     pub(super) fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.gone.is_empty()
     }
 
-    /// What the keys use, counted anew.
+    /// What the keys and deletions use, counted anew.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         let entries = self.entries.iter();
-        entries.map(|(key, entry)| size(key, &entry.held)).sum()
+        let entries: usize = entries.map(|(key, entry)| size(key, &entry.held)).sum();
+        let gone = self.gone.keys().map(|key| KEY_OVERHEAD + key.len());
+        entries + gone.sum::<usize>()
     }
 
     pub(super) fn get(&self, key: &str, now: u64) -> Option<&Held> {
@@ -66,6 +142,13 @@ impl Shard {
 
     pub(super) fn end(&self, key: &str) -> Option<u64> {
         self.entries.get(key).map(|entry| entry.end)
+    }
+
+    /// The moment after everything that is known of the key.
+    pub(super) fn after(&self, key: &str) -> u64 {
+        let held = self.entries.get(key).map(|entry| entry.held.at());
+        let gone = self.gone.get(key).map(|gone| gone.stamp.at);
+        held.max(gone).map_or(0, |at| at.saturating_add(1))
     }
 
     /// Puts a key in the place of what is there.
@@ -84,9 +167,20 @@ impl Shard {
             if let Err(quota) = usage.take(1, new) {
                 return Err((quota, held));
             }
+            // What the others were told, or are to be told, of the deletion is told of what came after it.
+            let gone = self.gone.remove(key);
+            if gone.is_some() {
+                usage.give_back(0, KEY_OVERHEAD + key.len());
+            }
             let name: Arc<str> = key.into();
             self.ends.insert((end, Arc::clone(&name)));
-            self.entries.insert(name, Entry { held, end });
+            let entry = Entry {
+                held,
+                end,
+                sent_in: gone.as_ref().map_or(0, |gone| gone.sent_in),
+                is_changed: gone.is_some_and(|gone| gone.is_changed),
+            };
+            self.entries.insert(name, entry);
             return Ok(());
         };
         let name = Arc::clone(name);
@@ -115,22 +209,194 @@ impl Shard {
         self.ends.remove(&(entry.end, name));
     }
 
-    /// Takes away at most so many keys that are over, and answers how many.
+    /// Remembers that the key was deleted; whether there was room for that.
+    pub(super) fn bury(&mut self, key: &str, stamp: Stamp, now: u64, usage: &Usage) -> bool {
+        self.remove(key, usage);
+        let until = now.saturating_add(GONE_LIFE);
+        if let Some(gone) = self.gone.get_mut(key) {
+            (gone.stamp, gone.until) = (stamp, until);
+        } else {
+            if usage.take(0, KEY_OVERHEAD + key.len()).is_err() {
+                return false;
+            }
+            let gone = Gone {
+                stamp,
+                until,
+                sent_in: 0,
+                is_changed: false,
+            };
+            self.gone.insert(key.into(), gone);
+        }
+        self.gone_order.push_back((until, key.into()));
+        true
+    }
+
+    /// Takes at most so many keys, and deletions, away that are over, and answers how many of which are more.
     pub(super) fn expire(&mut self, now: u64, at_most: usize, usage: &Usage) -> usize {
+        let num_gone = self.forget_gone(now, at_most, usage);
         for expired in 0..at_most {
             let Some((end, _)) = self.ends.first() else {
-                return expired;
+                return expired.max(num_gone);
             };
             if *end > now {
-                return expired;
+                return expired.max(num_gone);
             }
             let Some((_, name)) = self.ends.pop_first() else {
-                return expired;
+                return expired.max(num_gone);
             };
             if let Some(entry) = self.entries.remove(&name) {
                 usage.give_back(1, size(&name, &entry.held));
             }
         }
         at_most
+    }
+
+    fn forget_gone(&mut self, now: u64, at_most: usize, usage: &Usage) -> usize {
+        for forgotten in 0..at_most {
+            match self.gone_order.front() {
+                Some((until, _)) if *until <= now => {}
+                Some(_) | None => return forgotten,
+            }
+            let Some((until, name)) = self.gone_order.pop_front() else {
+                return forgotten;
+            };
+            // It may have been deleted again since, or be there again.
+            if self.gone.get(&name).is_some_and(|gone| gone.until == until) {
+                self.gone.remove(&name);
+                usage.give_back(0, KEY_OVERHEAD + name.len());
+            }
+        }
+        at_most
+    }
+
+    /// Notes that the other nodes are to be told of the key; whether it is the first such of the shard.
+    pub(super) fn change(&mut self, key: &str) -> bool {
+        let flag = match (self.entries.get_mut(key), self.gone.get_mut(key)) {
+            (Some(entry), _) => &mut entry.is_changed,
+            (None, Some(gone)) => &mut gone.is_changed,
+            (None, None) => return false,
+        };
+        if std::mem::replace(flag, true) {
+            return false;
+        }
+        let name = self.entries.get_key_value(key).map(|(name, _)| name);
+        let name = name.or_else(|| self.gone.get_key_value(key).map(|(name, _)| name));
+        let is_first = self.changed.is_empty();
+        self.changed.extend(name.map(Arc::clone));
+        is_first
+    }
+
+    pub(super) fn num_changed(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// Takes the next key that the other nodes are to be told of, for this batch.
+    pub(super) fn next_changed(&mut self, batch: u64, own: Origin) -> Option<Told> {
+        loop {
+            let key = self.changed.pop_front()?;
+            let known = if let Some(entry) = self.entries.get_mut(&key) {
+                entry.is_changed = false;
+                entry.sent_in = batch;
+                entry.known(Whose::Own { since: 0 }, own)
+            } else if let Some(gone) = self.gone.get_mut(&key) {
+                gone.is_changed = false;
+                gone.sent_in = batch;
+                Some(Known::Gone(gone.stamp))
+            } else {
+                None
+            };
+            if let Some(known) = known {
+                return Some(Told { key, known });
+            }
+        }
+    }
+
+    /// All that is to be told of the next so many keys after a place, and the place that this came to.
+    pub(super) fn page(
+        &self,
+        after: Option<(u64, Arc<str>)>,
+        at_most: usize,
+        whose: Whose,
+        own: Origin,
+    ) -> (Vec<Told>, Option<(u64, Arc<str>)>) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut place = None;
+        let mut told = Vec::new();
+        for (nth, end_and_key) in self.ends.range((from, Bound::Unbounded)).enumerate() {
+            let (_, key) = end_and_key;
+            if let Some(entry) = self.entries.get(key)
+                && whose.is_to_tell(entry.sent_in)
+                && let Some(known) = entry.known(whose, own)
+            {
+                let key = Arc::clone(key);
+                told.push(Told { key, known });
+            }
+            if nth + 1 >= at_most {
+                place = Some(end_and_key.clone());
+                break;
+            }
+        }
+        (told, place)
+    }
+
+    /// All deletions that are to be told.
+    pub(super) fn deletions(&self, whose: Whose) -> Vec<Told> {
+        let told = self.gone.iter();
+        let told = told.filter(|(_, gone)| whose.is_to_tell(gone.sent_in));
+        told.map(|(key, gone)| Told {
+            key: Arc::clone(key),
+            known: Known::Gone(gone.stamp),
+        })
+        .collect()
+    }
+
+    /// What is known of a key, over or not.
+    pub(super) fn known(&self, key: &str) -> Option<Known> {
+        if let Some(entry) = self.entries.get(key) {
+            return Some(match &entry.held {
+                Held::Value { value, stamp } => Known::Value {
+                    stamp: *stamp,
+                    value: value.clone(),
+                    end: entry.end,
+                },
+                Held::Counter(counter) => Known::Counter(counter.clone()),
+            });
+        }
+        self.gone.get(key).map(|gone| Known::Gone(gone.stamp))
+    }
+}
+
+impl Entry {
+    /// What is to be told of it, if anything.
+    fn known(&self, whose: Whose, own: Origin) -> Option<Known> {
+        match &self.held {
+            Held::Value { value, stamp } => {
+                let is_told = whose == Whose::Everybodys || stamp.origin == own;
+                is_told.then(|| Known::Value {
+                    stamp: *stamp,
+                    value: value.clone(),
+                    end: self.end,
+                })
+            }
+            Held::Counter(counter) => {
+                let mut others = match whose {
+                    Whose::Own { .. } => Vec::new(),
+                    Whose::Everybodys => counter.others.clone(),
+                };
+                if counter.own.end > 0 {
+                    others.push((own, counter.own));
+                }
+                if others.is_empty() {
+                    // Others keep the shares; that what was before is gone may be known here alone.
+                    let at = counter.since.checked_sub(1)?;
+                    return Some(Known::Gone(Stamp { at, origin: own }));
+                }
+                Some(Known::Counter(Counter {
+                    since: counter.since,
+                    own: Share::default(),
+                    others,
+                }))
+            }
+        }
     }
 }
