@@ -1,7 +1,9 @@
 //! Who is subscribed to a channel of the app, in namespaces with `presence`.
 //!
-//! An answer is that of this moment. It is given at once or not at all: on the Redis engine, and in the test kit, every
-//! call answers [`PresenceError::Unavailable`], and the plugin decides without presence.
+//! An answer is given at once or not at all. On the memory engine it is that of this moment. On the Redis engine it is at
+//! most two seconds old, and the first question about a channel answers [`PresenceError::Unavailable`] and begins to
+//! follow it: the plugin decides without presence then. In the test kit that is so for every channel that
+//! [`Host::with_presence`](crate::testing::Host::with_presence) did not name.
 //!
 //! ```
 //! use tidegate_sdk::{Refusal, Rpc, presence, rpc, testing::Host};
@@ -18,6 +20,8 @@
 //! }
 //!
 //! assert_eq!(Host::new().call::<Crowd>("crowd", "").unwrap_err().code(), Some(503));
+//! let mut host = Host::new().with_presence("room", &["ann", "bob", "ann"]);
+//! assert_eq!(host.call::<Crowd>("crowd", ""), Ok(rpc::Verdict::Reply(b"2".to_vec())));
 //! ```
 
 use std::fmt;

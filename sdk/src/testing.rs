@@ -296,6 +296,15 @@ impl Host {
         self
     }
 
+    /// Says who is subscribed to a channel: a user for each session, an empty one for an anonymous client. Of other
+    /// channels presence is unavailable.
+    pub fn with_presence(mut self, channel: &str, users: &[&str]) -> Self {
+        let users = users.iter().map(|user| (*user).to_owned()).collect();
+        let presence = &mut self.state.facts.presence;
+        presence.insert(channel.to_owned(), users);
+        self
+    }
+
     fn end_of(&self, ttl: Duration) -> u64 {
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         self.state.facts.now_ms.saturating_add(ttl)

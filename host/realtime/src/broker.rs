@@ -202,6 +202,11 @@ pub trait Broker: Send + Sync + 'static {
         Duration::MAX
     }
 
+    /// Whether each read is a way to another machine, so that those who want the same share one.
+    fn is_far(&self) -> bool {
+        false
+    }
+
     /// Whether publications can be taken and delivered now. Cheap: it is asked by every health check.
     fn health(&self) -> EngineHealth {
         EngineHealth::Able

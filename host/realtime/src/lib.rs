@@ -29,6 +29,7 @@ mod positions;
 pub mod presence;
 pub mod publish;
 pub mod rate;
+mod reads;
 pub mod recovery;
 pub mod session;
 pub mod store;

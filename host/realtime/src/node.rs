@@ -44,7 +44,8 @@ use crate::{
     link::{Link, Signal, Wire},
     metrics::RealtimeMetrics,
     positions,
-    presence::{Presence, Roster},
+    presence::{Presence, Roster, watched::Watched},
+    reads::Reads,
     session::Pings,
 };
 
@@ -89,6 +90,9 @@ impl Default for Shared {
 pub struct Node {
     parts: NodeParts,
     roster: Arc<Roster>,
+    reads: Reads,
+    /// What plugins ask of presence that is kept elsewhere.
+    watched: Arc<Watched>,
     events: Arc<Events>,
     registrar: Option<Arc<Registrar>>,
     /// Of a node that stands alone.
@@ -160,6 +164,8 @@ impl Node {
         Arc::new(Self {
             parts,
             roster,
+            reads: Reads::default(),
+            watched: Arc::default(),
             events,
             registrar,
             statuses: Statuses::default(),
@@ -325,6 +331,14 @@ impl Node {
         &self.roster
     }
 
+    pub(crate) fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
+    }
+
     /// Who does what one node of the cluster does at a time.
     pub fn leases(&self) -> &Arc<dyn Leases> {
         &self.parts.shared.leases
@@ -351,6 +365,11 @@ impl Node {
                 let settling = statuses::run(Arc::clone(self), stop.clone());
                 services.push(("online status", Box::pin(settling)));
             }
+        }
+        let store = self.roster.store();
+        if store.local().is_none() {
+            let watching = Arc::clone(&self.watched).run(Arc::clone(store), stop.clone());
+            services.push(("presence for plugins", Box::pin(watching)));
         }
         services
     }

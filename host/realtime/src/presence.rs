@@ -12,6 +12,7 @@ pub mod contract;
 pub mod memory;
 pub mod roster;
 pub mod view;
+pub(crate) mod watched;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,6 +29,7 @@ pub use self::{
     memory::MemoryPresence,
     roster::{Attendance, Roster},
     view::{NoView, PresenceView},
+    watched::MAX_AGE as MAX_VIEW_AGE,
 };
 
 /// How long a member outlives its last refresh; the reference's value. Two refreshes may get lost.

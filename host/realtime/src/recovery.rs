@@ -93,6 +93,11 @@ pub fn merge(
     }
 }
 
+/// Whether what was broadcast cannot be joined to a history that ends at `top`.
+pub fn is_torn(top: &StreamPosition, broadcast: &[BufferedPublication]) -> bool {
+    follow(top, broadcast).is_none()
+}
+
 /// An empty epoch names whatever stream there is.
 fn is_same_stream(since: &StreamPosition, top: &StreamPosition) -> bool {
     since.epoch.is_empty() || since.epoch == top.epoch

@@ -142,6 +142,10 @@ impl Broker for RedisBroker {
         })
     }
 
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn publish_join_leave(
         &self,
         key: &ChannelKey,

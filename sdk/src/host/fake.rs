@@ -72,6 +72,8 @@ pub(crate) struct Facts {
     pub(crate) info: Option<Vec<u8>>,
     pub(crate) tags: BTreeMap<String, String>,
     pub(crate) hops: u32,
+    /// The users who are subscribed to a channel, once for each session.
+    pub(crate) presence: BTreeMap<String, Vec<String>>,
     pub(crate) now_ms: u64,
     pub(crate) remaining_ms: u32,
 }

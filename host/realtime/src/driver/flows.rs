@@ -8,7 +8,7 @@ use tidegate_protocol::{Codec, DisconnectCode, ErrorCode, Raw, StreamPosition};
 use super::Resolved;
 use crate::{
     app::App,
-    broker::{HistoryLimit, HistoryOrder, HistoryPage, HistoryQuery},
+    broker::HistoryPage,
     channel::BadName,
     config::RealtimeConfig,
     entrance::Entering,
@@ -24,6 +24,7 @@ use crate::{
     node::Node,
     presence::{Attendance, Member},
     publish::run_effects,
+    reads,
     session::{
         Admission, Answer, ConnectAsk, EnlistAsk, Failure, HistoryAsk, MadeBy, Now, Requested,
         Seated, SubscribeAsk, Terms, Wishes, terms,
@@ -415,6 +416,25 @@ async fn take_seat(
     terms: &Terms,
     limit: usize,
 ) -> Result<(Membership, Option<HistoryPage>), Failure> {
+    let (membership, page) = try_seat(node, link, key, options, terms, limit).await?;
+    let is_torn = |page: &HistoryPage| membership.is_torn(&page.top);
+    if !page.as_ref().is_some_and(is_torn) {
+        return Ok((membership, page));
+    }
+    // What came meanwhile is of another stream than the one that was read: the epoch has just changed. Once more, with
+    // nothing of before; should that be torn too, the client is told to come back.
+    drop((membership, page));
+    try_seat(node, link, key, options, terms, limit).await
+}
+
+async fn try_seat(
+    node: &Arc<Node>,
+    link: &Arc<Link>,
+    key: &ChannelKey,
+    options: &NamespaceOptions,
+    terms: &Terms,
+    limit: usize,
+) -> Result<(Membership, Option<HistoryPage>), Failure> {
     let joined = node.hub().join(key, link);
     if joined.is_first {
         node.broker().subscribe(key).wait().await?;
@@ -426,16 +446,8 @@ async fn take_seat(
     if !terms.is_positioned {
         return Ok((joined.membership, None));
     }
-    let query = HistoryQuery {
-        limit: match terms.recover_from {
-            Some(_) => HistoryLimit::AtMost(limit),
-            None => HistoryLimit::PositionOnly,
-        },
-        since: terms.recover_from.clone(),
-        order: HistoryOrder::OldestFirst,
-        meta_ttl: options.meta_ttl,
-    };
-    let page = node.broker().history(key, query).wait().await?;
+    let (since, meta_ttl) = (terms.recover_from.clone(), options.meta_ttl);
+    let page = reads::read_after(node, key, since, limit, meta_ttl).await?;
     Ok((joined.membership, Some(page)))
 }
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     ids::ChannelKey,
     link::{Link, Signal},
+    recovery::is_torn,
 };
 
 /// Most publications kept back for one membership. A subscribe takes one broker round trip.
@@ -79,6 +80,21 @@ pub(crate) struct Buffer {
     has_overflowed: bool,
 }
 
+impl Buffer {
+    fn publications(&self) -> Vec<BufferedPublication> {
+        let publications = self.deliveries.iter().filter_map(|delivery| {
+            let Content::Publication(publication) = &delivery.content else {
+                return None;
+            };
+            Some(BufferedPublication {
+                publication: Arc::clone(publication),
+                position: delivery.position.clone(),
+            })
+        });
+        publications.collect()
+    }
+}
+
 impl Membership {
     pub(super) fn new(hub: Arc<Hub>, channel: Arc<Channel>, shard: u16, slot: u32) -> Self {
         Self {
@@ -118,6 +134,15 @@ impl Membership {
         }
     }
 
+    /// Whether what is kept back cannot be joined to a history that ends at `top`.
+    pub fn is_torn(&self, top: &StreamPosition) -> bool {
+        let kept = self.with_member(|member| {
+            let buffer = member.buffer.as_ref()?;
+            (!buffer.has_overflowed).then(|| buffer.publications())
+        });
+        kept.flatten().is_some_and(|kept| is_torn(top, &kept))
+    }
+
     /// From its activation on, the member gets joins and leaves too.
     pub fn listen_to_joins(&self) {
         self.with_member(Member::listen);
@@ -136,17 +161,8 @@ impl Membership {
                 .map(|buffer| std::mem::take(&mut **buffer))
         });
         let buffer = buffer.flatten().unwrap_or_default();
-        let publications = buffer.deliveries.iter().filter_map(|delivery| {
-            let Content::Publication(publication) = &delivery.content else {
-                return None;
-            };
-            Some(BufferedPublication {
-                publication: Arc::clone(publication),
-                position: delivery.position.clone(),
-            })
-        });
         Buffered {
-            publications: publications.collect(),
+            publications: buffer.publications(),
             has_overflowed: buffer.has_overflowed,
         }
     }

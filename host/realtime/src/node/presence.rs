@@ -9,6 +9,7 @@ use tidegate_protocol::{
         PresenceStatsResult,
     },
 };
+use tokio::time::Instant;
 
 use super::{
     Node,
@@ -21,7 +22,7 @@ use crate::{
     ids::{AppId, ChannelKey},
     presence::{
         MAX_API_BYTES, MAX_API_MEMBERS, Member, MemoryPresence, NoView, PresenceStats,
-        PresenceView, by_client,
+        PresenceView, by_client, watched::Watched,
     },
 };
 
@@ -94,12 +95,13 @@ fn client_info(member: &Member) -> ClientInfo {
 struct View(Weak<Node>);
 
 impl View {
-    /// Asks the store, where it is in this process, about a channel that has presence.
+    /// Asks the store, or where that is not in this process what was read of it, about a channel that has presence.
     fn ask<T>(
         &self,
         app: &AppId,
         channel: &str,
-        ask: impl FnOnce(&MemoryPresence, &ChannelKey) -> T,
+        here: impl FnOnce(&MemoryPresence, &ChannelKey) -> T,
+        there: impl FnOnce(&Watched, &ChannelKey, Instant) -> Result<T, NoView>,
     ) -> Result<T, NoView> {
         let node = self.0.upgrade().ok_or(NoView::NoChannel)?;
         {
@@ -111,14 +113,17 @@ impl View {
                 return Err(NoView::NotKept);
             }
         }
-        let store = node.roster().store().local().ok_or(NoView::Elsewhere)?;
-        Ok(ask(store, &ChannelKey::new(app, channel)))
+        let key = ChannelKey::new(app, channel);
+        match node.roster().store().local() {
+            Some(store) => Ok(here(store, &key)),
+            None => there(node.watched(), &key, Instant::now()),
+        }
     }
 }
 
 impl PresenceView for View {
     fn stats(&self, app: &AppId, channel: &str) -> Result<PresenceStats, NoView> {
-        self.ask(app, channel, MemoryPresence::stats_now)
+        self.ask(app, channel, MemoryPresence::stats_now, Watched::stats)
     }
 
     fn members(
@@ -127,7 +132,11 @@ impl PresenceView for View {
         channel: &str,
         limit: usize,
     ) -> Result<Vec<Arc<Member>>, NoView> {
-        let members = self.ask(app, channel, |store, key| store.members_now(key, limit))?;
+        let here = |store: &MemoryPresence, key: &ChannelKey| store.members_now(key, limit);
+        let members = self.ask(app, channel, here, |watched, key, now| {
+            let read = watched.members(key, now)?;
+            Ok(read.members.iter().take(limit).cloned().collect())
+        })?;
         let num_bytes: usize = members.iter().map(|member| member.cost()).sum();
         if num_bytes > MAX_PAGE_BYTES {
             return Err(NoView::TooLarge);
@@ -136,6 +145,15 @@ impl PresenceView for View {
     }
 
     fn is_present(&self, app: &AppId, channel: &str, user: &str) -> Result<bool, NoView> {
-        self.ask(app, channel, |store, key| store.is_present_now(key, user))
+        let here = |store: &MemoryPresence, key: &ChannelKey| store.is_present_now(key, user);
+        self.ask(app, channel, here, |watched, key, now| {
+            let read = watched.members(key, now)?;
+            let is_read = read.members.iter().any(|member| &*member.user == user);
+            if is_read || read.is_whole {
+                Ok(is_read)
+            } else {
+                Err(NoView::NotAll)
+            }
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! What a node can say of presence to a caller that cannot wait: plugins in the middle of a hook.
 //!
-//! Owns the questions and what stands in the way of an answer. Invariant: an answer is true at this moment, or there
-//! is none; nobody is told half of it.
+//! Owns the questions and what stands in the way of an answer. Invariant: an answer is true at this moment, or, where
+//! the store is not in this process, was so at most [`MAX_AGE`](super::MAX_VIEW_AGE) ago; or there is none. Nobody is
+//! told half of it.
 
 use std::sync::Arc;
 
@@ -16,11 +17,17 @@ pub enum NoView {
     NoChannel,
     #[error("the namespace of the channel keeps no presence; set its option `presence`")]
     NotKept,
-    /// The store would have to be asked, and the caller cannot wait.
+    /// The store has to be asked first, and the caller cannot wait.
     #[error(
-        "presence is kept outside this node, and a plugin's call cannot wait for it; decide without it"
+        "presence is kept outside this node and is being read now; ask again in a second, or decide without it"
     )]
     Elsewhere,
+    /// As many channels, or as much, as the node reads for plugins.
+    #[error("plugins ask about more channels than this node reads; decide without presence")]
+    Busy,
+    /// Members beyond those that were read would have to be looked at.
+    #[error("the channel has more members than were read, and the user is none of those")]
+    NotAll,
     /// The members show more than an answer holds.
     #[error("the members show more than 1 MiB of themselves; ask for fewer")]
     TooLarge,

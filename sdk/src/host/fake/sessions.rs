@@ -1,4 +1,6 @@
-//! `sessions` and `presence` without a node: what was queued, and nobody to be seen.
+//! `sessions` and `presence` without a node: what was queued, and whom the test lets be seen.
+
+use std::collections::BTreeSet;
 
 use super::{MAX_EFFECTS, with};
 use crate::{
@@ -9,6 +11,8 @@ use crate::{
 /// Limits of `wit/capabilities.wit`.
 const MAX_USER_BYTES: usize = 255;
 const MAX_REASON_BYTES: usize = 123;
+/// Members in one answer.
+const MAX_MEMBERS: u32 = 1_000;
 /// What code 0 stands for.
 const USUAL_CODE: u32 = 4_500;
 const USUAL_REASON: &str = "disconnected";
@@ -89,19 +93,46 @@ pub(crate) fn sessions_unsubscribe(target: &Target, channel: &str) -> Result<(),
     })
 }
 
-fn unavailable<T>() -> Result<T, PresenceError> {
-    let text = "this node keeps no presence; decide without it".to_owned();
-    Err(PresenceError::Unavailable(text))
+/// Users who are subscribed, where the test says so.
+fn present<T>(channel: &str, look: impl FnOnce(&[String]) -> T) -> Result<T, PresenceError> {
+    with(|state| match state.facts.presence.get(channel) {
+        Some(users) => Ok(look(users)),
+        None => {
+            let text = "presence of this channel is not known yet; decide without it".to_owned();
+            Err(PresenceError::Unavailable(text))
+        }
+    })
 }
 
-pub(crate) fn presence_count(_channel: &str) -> Result<Stats, PresenceError> {
-    unavailable()
+pub(crate) fn presence_count(channel: &str) -> Result<Stats, PresenceError> {
+    present(channel, |users| {
+        let different: BTreeSet<_> = users.iter().collect();
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Stats {
+            clients: count(users.len()),
+            users: count(different.len()),
+        }
+    })
 }
 
-pub(crate) fn presence_members(_channel: &str, _limit: u32) -> Result<Vec<Member>, PresenceError> {
-    unavailable()
+pub(crate) fn presence_members(channel: &str, limit: u32) -> Result<Vec<Member>, PresenceError> {
+    if !(1..=MAX_MEMBERS).contains(&limit) {
+        let text = format!("the limit is 1 to {MAX_MEMBERS}");
+        return Err(PresenceError::Invalid(text));
+    }
+    present(channel, |users| {
+        let members = (1..).zip(users).take(limit as usize);
+        members
+            .map(|(number, user): (u64, _)| Member {
+                client_id: format!("00000000-0000-4000-8000-{number:012}"),
+                user: user.clone(),
+                info: None,
+                channel_info: None,
+            })
+            .collect()
+    })
 }
 
-pub(crate) fn presence_is_present(_channel: &str, _user: &str) -> Result<bool, PresenceError> {
-    unavailable()
+pub(crate) fn presence_is_present(channel: &str, user: &str) -> Result<bool, PresenceError> {
+    present(channel, |users| users.iter().any(|one| one == user))
 }
