@@ -78,3 +78,29 @@ pub mod rpc {
         export_macro_name: "export_rpc",
     });
 }
+
+pub mod events {
+    wit_bindgen::generate!({
+        path: "wit",
+        inline: "package tidegate:sdk; world events { export tidegate:plugin/events@0.1.0; }",
+        world: "tidegate:sdk/events",
+        runtime_path: "::tidegate_sdk::__private::runtime",
+        default_bindings_module: "tidegate_sdk::__private::events",
+        type_section_suffix: "-events",
+        pub_export_macro: true,
+        export_macro_name: "export_events",
+    });
+}
+
+pub mod schedule {
+    wit_bindgen::generate!({
+        path: "wit",
+        inline: "package tidegate:sdk; world schedule { export tidegate:plugin/schedule@0.1.0; }",
+        world: "tidegate:sdk/schedule",
+        runtime_path: "::tidegate_sdk::__private::runtime",
+        default_bindings_module: "tidegate_sdk::__private::schedule",
+        type_section_suffix: "-schedule",
+        pub_export_macro: true,
+        export_macro_name: "export_schedule",
+    });
+}

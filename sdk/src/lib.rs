@@ -9,8 +9,11 @@
 //! | `filtering` | [`Filtering`] | for each message, before the channel | pass, replace, drop |
 //! | `routing` | [`Routing`] | after filtering | keep, or [destinations](routing::Destinations) |
 //! | `rpc` | [`Rpc`] | for a client's RPC | a reply, *not mine* |
+//! | `events` | [`Events`] | after the fact, in batches: who came, left, subscribed, published | nothing |
+//! | `schedule` | [`Schedule`] | by the clock, on one node of the cluster | nothing |
 //!
-//! and any of them may refuse, with a [`Refusal`] that tells the client why.
+//! The first five may refuse, with a [`Refusal`] that tells the client why; the last two fail with a [`Trouble`] that
+//! tells the log.
 //!
 //! # A plugin from start to end
 //!
@@ -81,8 +84,8 @@
 //!
 //! # What to know
 //!
-//! * **A call has a deadline** (20 ms; filtering and routing 5 ms; 3 s for a plugin that uses [`store`], which waits for
-//!   other machines and may have neither of these two hooks) and 32 MiB of memory. A call that is late, panics,
+//! * **A call has a deadline** (20 ms; filtering and routing 5 ms, events 50 ms, schedule 1 s; 3 s for a plugin that uses
+//!   [`store`], which waits for other machines and may have neither filtering nor routing) and 32 MiB of memory. A call that is late, panics,
 //!   or answers with a value out of range has *failed*: its effects are discarded, its instance is thrown away, the
 //!   client gets error 100 with a trace id, and nobody else notices. A panic's message is in the plugin's log.
 //! * **There are many instances, and each may vanish at any moment.** Remember nothing in globals but what can be
@@ -134,6 +137,7 @@ pub mod budget;
 pub mod clock;
 pub mod config;
 pub mod context;
+pub mod events;
 pub mod filtering;
 mod host;
 pub mod json;
@@ -147,28 +151,33 @@ pub mod random;
 mod refusal;
 pub mod routing;
 pub mod rpc;
+pub mod schedule;
 pub mod sessions;
 pub mod state;
 pub mod store;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod trouble;
 
 #[doc(inline)]
 pub use crate::{
     authentication::{Authentication, Identity, Subscription},
     authorization::{Authorization, Grant},
+    events::Events,
     filtering::Filtering,
     json::{BAD_DATA_CODE, JsonError},
     message::Message,
     refusal::{Refusal, RefusalKind},
     routing::Routing,
     rpc::Rpc,
+    schedule::Schedule,
+    trouble::Trouble,
 };
 
 /// Exports hooks of a plugin: `plugin!(MyPlugin: filtering, routing);`.
 ///
 /// Before the colon stands a type that implements the traits of the hooks, after it the hooks, separated by commas:
-/// `authentication`, `authorization`, `filtering`, `routing`, `rpc`. A crate may call the macro several times, with
+/// `authentication`, `authorization`, `filtering`, `routing`, `rpc`, `events`, `schedule`. A crate may call the macro several times, with
 /// several types, but exports each hook once.
 ///
 /// ```
@@ -201,8 +210,9 @@ pub mod __private {
 
     pub use crate::bindings::{
         authentication, authentication::export_authentication, authorization,
-        authorization::export_authorization, capabilities, filtering, filtering::export_filtering,
-        routing, routing::export_routing, rpc, rpc::export_rpc,
+        authorization::export_authorization, capabilities, events, events::export_events,
+        filtering, filtering::export_filtering, routing, routing::export_routing, rpc,
+        rpc::export_rpc, schedule, schedule::export_schedule,
     };
 
     /// Names the trait to the compiler, on every target.
@@ -215,4 +225,8 @@ pub mod __private {
     pub fn implements_routing<P: crate::Routing>() {}
     /// Names the trait to the compiler, on every target.
     pub fn implements_rpc<P: crate::Rpc>() {}
+    /// Names the trait to the compiler, on every target.
+    pub fn implements_events<P: crate::Events>() {}
+    /// Names the trait to the compiler, on every target.
+    pub fn implements_schedule<P: crate::Schedule>() {}
 }

@@ -32,14 +32,15 @@ use std::{
 use serde::Serialize;
 
 use crate::{
-    Authentication, Authorization, Filtering, Message, Refusal, Routing, Rpc, authentication,
-    authorization, config,
+    Authentication, Authorization, Events, Filtering, Message, Refusal, Routing, Rpc, Schedule,
+    Trouble, authentication, authorization, config,
     context::{Origin, TokenError},
+    events::Event,
     filtering,
     host::{self, Held, Number, State, Stored},
     json,
     log::Level,
-    routing, rpc,
+    routing, rpc, schedule,
     sessions::Target,
 };
 
@@ -431,6 +432,34 @@ impl Host {
         self.run(false, data.as_ref(), || P::call(request))
     }
 
+    /// Tells of events.
+    ///
+    /// # Errors
+    ///
+    /// Why the plugin cannot deal with them; then nothing that it queued takes place.
+    pub fn handle<P: Events>(&mut self, batch: Vec<Event>) -> Result<(), Trouble> {
+        self.run_alone(|| P::handle(batch))
+    }
+
+    /// Runs a period of the plugin's, due at the host's time.
+    ///
+    /// # Errors
+    ///
+    /// Why the plugin could not do it; then nothing that it queued takes place.
+    ///
+    /// # Panics
+    ///
+    /// When the plugin has no period of that name.
+    #[track_caller]
+    pub fn run_period<P: Schedule>(&mut self, period: &str) -> Result<(), Trouble> {
+        let found = P::PERIODS.iter().find(|known| known.name() == period);
+        let period = found.unwrap_or_else(|| panic!("the plugin has no period `{period}`"));
+        let every = u64::try_from(period.every().as_millis()).unwrap_or(u64::MAX);
+        let due_ms = self.state.facts.now_ms / every.max(1) * every;
+        let run = schedule::Run::new(period.name().to_owned(), due_ms);
+        self.run_alone(|| P::run(run))
+    }
+
     fn ask_authorization<P: Authorization>(
         &mut self,
         reason: authorization::Reason,
@@ -454,12 +483,20 @@ impl Host {
         }
     }
 
-    fn run<V>(
+    /// Makes a call that no client has a part in.
+    fn run_alone(&mut self, call: impl FnOnce() -> Result<(), Trouble>) -> Result<(), Trouble> {
+        let before = self.state.facts.origin.replace(Origin::Plugin);
+        let answer = self.run(false, &[], call);
+        self.state.facts.origin = before;
+        answer
+    }
+
+    fn run<V, E>(
         &mut self,
         has_message: bool,
         data: &[u8],
-        call: impl FnOnce() -> Result<V, Refusal>,
-    ) -> Result<V, Refusal> {
+        call: impl FnOnce() -> Result<V, E>,
+    ) -> Result<V, E> {
         config::forget();
         let mut state = self.state.clone();
         state.effects = host::Effects {

@@ -30,6 +30,8 @@ pub enum Hook {
     Filtering,
     Routing,
     Rpc,
+    Events,
+    Schedule,
 }
 
 /// What part of an app a binding covers; written `app`, `namespace:NAME` or `rpc:PREFIX`.
@@ -107,12 +109,14 @@ fn check_name(field: &'static str, text: &str) -> Result<Box<str>, StoreError> {
 }
 
 impl Hook {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Authentication,
         Self::Authorization,
         Self::Filtering,
         Self::Routing,
         Self::Rpc,
+        Self::Events,
+        Self::Schedule,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -122,6 +126,8 @@ impl Hook {
             Self::Filtering => "filtering",
             Self::Routing => "routing",
             Self::Rpc => "rpc",
+            Self::Events => "events",
+            Self::Schedule => "schedule",
         }
     }
 }
@@ -136,7 +142,7 @@ impl FromStr for Hook {
             .ok_or_else(|| {
                 StoreError::invalid(
                     "hook",
-                    "a hook is authentication, authorization, filtering, routing or rpc",
+                    "a hook is authentication, authorization, filtering, routing, rpc, events or schedule",
                 )
             })
     }
@@ -149,10 +155,18 @@ impl Scope {
             (Self::App, _)
             | (Self::Namespace(_), Hook::Authorization | Hook::Filtering | Hook::Routing)
             | (Self::RpcPrefix(_), Hook::Rpc) => true,
-            (Self::Namespace(_), Hook::Authentication | Hook::Rpc)
+            (
+                Self::Namespace(_),
+                Hook::Authentication | Hook::Rpc | Hook::Events | Hook::Schedule,
+            )
             | (
                 Self::RpcPrefix(_),
-                Hook::Authentication | Hook::Authorization | Hook::Filtering | Hook::Routing,
+                Hook::Authentication
+                | Hook::Authorization
+                | Hook::Filtering
+                | Hook::Routing
+                | Hook::Events
+                | Hook::Schedule,
             ) => false,
         }
     }

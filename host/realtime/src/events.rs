@@ -18,6 +18,7 @@ mod queue;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -378,7 +379,7 @@ impl Events {
     }
 
     /// Takes over who observes from now on. What waits for a plugin that observes no more is dropped.
-    pub fn replace_observers(&self, observers: &HashMap<AppId, Vec<Observer>>) {
+    pub fn replace_observers(&self, observers: &BTreeMap<AppId, Vec<Observer>>) {
         for app in observers.keys() {
             self.desk(app);
         }

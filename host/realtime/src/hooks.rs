@@ -5,10 +5,9 @@
 //! the caller's thread) or *pending* (aside lane: a future). Composition of several plugins is the
 //! implementor's business; what arrives here is the pipeline's one verdict.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hashbrown::HashMap;
 use tidegate_protocol::FilterNode;
 
 use crate::{
@@ -344,7 +343,7 @@ pub struct Duties {
 /// Who wants to know which plugins have duties.
 pub trait Watch: Send + Sync + 'static {
     /// What holds from now on, for all apps. Must not block and not ask a hook.
-    fn on_duties(&self, duties: &HashMap<AppId, Duties>);
+    fn on_duties(&self, duties: &BTreeMap<AppId, Duties>);
 }
 
 /// What a hook call answers.

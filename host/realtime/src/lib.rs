@@ -31,6 +31,7 @@ pub mod publish;
 pub mod rate;
 mod reads;
 pub mod recovery;
+pub mod schedule;
 pub mod session;
 pub mod store;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::{events::EventsMetrics, notices::Notices};
+use crate::{events::EventsMetrics, notices::Notices, schedule::ScheduleMetrics};
 
 /// Counters of sessions, commands and publications. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -39,6 +39,7 @@ pub struct RealtimeMetrics {
     pub presence: PresenceMetrics,
     pub events: EventsMetrics,
     pub directory: DirectoryMetrics,
+    pub schedule: ScheduleMetrics,
     /// What was said lately of connections that were refused; no metric, but told in the same places.
     pub notices: Notices,
 }
@@ -258,6 +259,7 @@ impl RealtimeMetrics {
         metrics.positions.register(registry);
         metrics.events.register(registry);
         metrics.directory.register(registry);
+        metrics.schedule.register(registry);
         let registry = registry.sub_registry_with_prefix("tidegate_realtime");
         registry.register("sessions", "Open connections", metrics.sessions.clone());
         registry.register(

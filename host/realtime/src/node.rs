@@ -12,9 +12,12 @@ mod sessions;
 mod statuses;
 mod whereabouts;
 
-use std::sync::{
-    Arc, OnceLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -46,6 +49,7 @@ use crate::{
     positions,
     presence::{Presence, Roster, watched::Watched},
     reads::Reads,
+    schedule::{self, Schedule},
     session::Pings,
 };
 
@@ -97,6 +101,7 @@ pub struct Node {
     registrar: Option<Arc<Registrar>>,
     /// Of a node that stands alone.
     statuses: Statuses,
+    schedule: Arc<Schedule>,
     uid: NodeUid,
     /// Set once, by a node that has others beside it.
     cluster: OnceLock<Arc<Cluster>>,
@@ -157,8 +162,10 @@ impl Node {
         parts.hub.when_occupied(move |key| {
             told.offer_of_channel(key.app(), key.channel(), EventKind::Occupied);
         });
+        let schedule = Schedule::new(parts.metrics.schedule.clone());
         let duty = Duty {
             events: Arc::clone(&events),
+            schedule: Arc::clone(&schedule),
         };
         parts.hooks.watch_duties(Arc::new(duty));
         Arc::new(Self {
@@ -170,6 +177,7 @@ impl Node {
             registrar,
             statuses: Statuses::default(),
             uid,
+            schedule,
             cluster: OnceLock::new(),
             started: Instant::now(),
             apps: ArcSwap::default(),
@@ -326,6 +334,11 @@ impl Node {
         &self.events
     }
 
+    /// What plugins do by the clock; done by the services.
+    pub fn schedule(&self) -> &Arc<Schedule> {
+        &self.schedule
+    }
+
     /// Who of this node's sessions is seen where; its services must run.
     pub fn roster(&self) -> &Arc<Roster> {
         &self.roster
@@ -371,6 +384,9 @@ impl Node {
             let watching = Arc::clone(&self.watched).run(Arc::clone(store), stop.clone());
             services.push(("presence for plugins", Box::pin(watching)));
         }
+        let schedule = Arc::clone(&self.schedule);
+        let running = schedule::run(schedule, Arc::clone(self), stop.clone());
+        services.push(("schedule", Box::pin(running)));
         services
     }
 
@@ -411,16 +427,20 @@ impl Node {
     }
 }
 
-/// Hands on which plugins observe.
+/// Hands on which plugins observe, and which run by the clock.
 struct Duty {
     events: Arc<Events>,
+    schedule: Arc<Schedule>,
 }
 
 impl Watch for Duty {
-    fn on_duties(&self, duties: &HashMap<AppId, Duties>) {
+    fn on_duties(&self, duties: &BTreeMap<AppId, Duties>) {
         let observers = duties.iter();
         let observers = observers.map(|(app, duties)| (app.clone(), duties.observers.clone()));
         self.events.replace_observers(&observers.collect());
+        let timetables = duties.iter();
+        let timetables = timetables.map(|(app, duties)| (app.clone(), duties.timetables.clone()));
+        self.schedule.replace_timetables(&timetables.collect());
     }
 }
 

@@ -158,6 +158,10 @@ pub struct Session<S = Membership> {
     subscriptions: SmallVec<[Subscription<S>; 1]>,
     enlistments: Enlistments,
     /// Subscriptions that came and went since somebody last looked; absent while nobody looks.
+    #[expect(
+        clippy::box_collection,
+        reason = "an idle session pays one pointer for it"
+    )]
     notes: Option<Box<Vec<Note>>>,
     opened: Instant,
     next_ping: Instant,

@@ -16,9 +16,11 @@ use std::{hint::black_box, sync::Arc};
 
 use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use guests::{PASS, bind, binding, compile, draft, filtering, guest, peer, ready, sandbox};
+use guests::{PASS, app, bind, binding, compile, draft, filtering, guest, peer, ready, sandbox};
 use tidegate_realtime::{
-    hooks::{FilteringVerdict, Hooks, Progress, RpcQuestion},
+    events::{Event, EventKind},
+    hooks::{EventsQuestion, FilteringVerdict, Hooks, Progress, RpcQuestion},
+    ids::ClientId,
     store::MemoryStore,
 };
 use tidegate_sandbox::{Hook, Sandbox};
@@ -265,5 +267,37 @@ fn waiting(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, hook_call, capabilities, waiting);
+/// What telling a plugin costs, the hop to a plugin thread included: the second figure minus the first is 15 events
+/// more.
+fn events(criterion: &mut Criterion) {
+    let sandbox = sandbox();
+    let guest = guest(
+        &[Hook::Events],
+        "(func (export \"tidegate:plugin/events@0.1.0#wanted\") (result i32) (i32.const 16))
+         (func (export \"tidegate:plugin/events@0.1.0#handle\") (param i32 i32) (result i32)
+           (i32.store8 (i32.const 16) (i32.const 0)) (i32.const 16))",
+    );
+    let compiled = compile(&sandbox, &guest);
+    bind(&sandbox, vec![binding(&compiled, Hook::Events)]);
+    let event = Event {
+        client: Some(ClientId::random()),
+        channel: "chat:lobby".into(),
+        ..Event::of_user(EventKind::Published, "ann")
+    };
+    for number in [1, 16] {
+        let question = EventsQuestion {
+            app: app(),
+            plugin: "guest".into(),
+            batch: vec![event.clone(); number],
+        };
+        criterion.bench_function(&format!("hook_call/events/{number}"), |bencher| {
+            bencher.iter(|| {
+                let told = ready(sandbox.events(black_box(question.clone())));
+                assert!(told.is_ok(), "{told:?}");
+            });
+        });
+    }
+}
+
+criterion_group!(benches, hook_call, capabilities, waiting, events);
 criterion_main!(benches);

@@ -4,15 +4,22 @@
 //! begins, so a question that begins after [`activate`] returned cannot see what it replaced; questions that
 //! began before finish on what they loaded. Units that did not change stay, and with them their instances.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use rustc_hash::FxHashMap;
-use tidegate_realtime::ids::AppId;
+use tidegate_realtime::{
+    events::Observer,
+    hooks::{Duties, Timetable},
+    ids::AppId,
+};
 
 use crate::{
     Runtime,
     binding::{Binding, Bindings, FailurePolicy, Hook, Scope},
-    compile::ComponentDigest,
+    compile::{ComponentDigest, duties::PluginDuties},
     conduct::{Conduct, Subject},
     limits::MEMORY_CAP_BYTES,
     pipeline::{AppPipelines, Scoped, Snapshot, Units},
@@ -224,6 +231,28 @@ impl Binding {
     }
 }
 
+/// What the plugins of all apps do besides answering.
+pub(crate) fn duties(units: &[Arc<Unit>]) -> BTreeMap<AppId, Duties> {
+    let mut duties: BTreeMap<AppId, Duties> = BTreeMap::new();
+    for unit in units {
+        let (hook, plugin) = (unit.hook, Arc::clone(&unit.plugin));
+        if !matches!(hook, Hook::Events | Hook::Schedule) {
+            continue;
+        }
+        let PluginDuties { wanted, periods } = unit.compiled.duties();
+        let of_app = duties.entry(unit.app.clone()).or_default();
+        if hook == Hook::Events && !of_app.observers.iter().any(|one| one.plugin == plugin) {
+            let kinds = wanted;
+            of_app.observers.push(Observer { plugin, kinds });
+        } else if hook == Hook::Schedule
+            && !of_app.timetables.iter().any(|one| one.plugin == plugin)
+        {
+            of_app.timetables.push(Timetable { plugin, periods });
+        }
+    }
+    duties
+}
+
 /// Sorts an app's units, which are in order of position, into its pipelines.
 fn pipelines(units: &[Arc<Unit>]) -> AppPipelines {
     let at = |hook: Hook| -> Units {
@@ -240,6 +269,8 @@ fn pipelines(units: &[Arc<Unit>]) -> AppPipelines {
         filtering: scoped(Hook::Filtering),
         routing: scoped(Hook::Routing),
         rpc: at(Hook::Rpc),
+        events: at(Hook::Events),
+        schedule: at(Hook::Schedule),
     }
 }
 

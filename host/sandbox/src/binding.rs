@@ -17,15 +17,19 @@ pub enum Hook {
     Filtering,
     Routing,
     Rpc,
+    Events,
+    Schedule,
 }
 
 impl Hook {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Authentication,
         Self::Authorization,
         Self::Filtering,
         Self::Routing,
         Self::Rpc,
+        Self::Events,
+        Self::Schedule,
     ];
 
     /// The word used in WIT, the API, metrics and logs.
@@ -36,6 +40,8 @@ impl Hook {
             Self::Filtering => "filtering",
             Self::Routing => "routing",
             Self::Rpc => "rpc",
+            Self::Events => "events",
+            Self::Schedule => "schedule",
         }
     }
 
@@ -54,6 +60,9 @@ impl Hook {
             (Self::Authentication | Self::Authorization | Self::Rpc, Class::Waiting) => {
                 WAITING_DEADLINE
             }
+            (Self::Events, Class::Immediate) => Duration::from_millis(50),
+            (Self::Schedule, Class::Immediate) => Duration::from_secs(1),
+            (Self::Events | Self::Schedule, Class::Waiting) => WAITING_DEADLINE,
         }
     }
 
@@ -62,7 +71,11 @@ impl Hook {
         match class {
             Class::Immediate => true,
             Class::Waiting => match self {
-                Self::Authentication | Self::Authorization | Self::Rpc => true,
+                Self::Authentication
+                | Self::Authorization
+                | Self::Rpc
+                | Self::Events
+                | Self::Schedule => true,
                 Self::Filtering | Self::Routing => false,
             },
         }
@@ -71,7 +84,11 @@ impl Hook {
     /// Whether it is asked on plugin threads, however well its plugins conduct themselves.
     pub(crate) fn is_always_aside(self) -> bool {
         match self {
-            Self::Authentication | Self::Authorization | Self::Rpc => true,
+            Self::Authentication
+            | Self::Authorization
+            | Self::Rpc
+            | Self::Events
+            | Self::Schedule => true,
             Self::Filtering | Self::Routing => false,
         }
     }
@@ -87,6 +104,9 @@ impl Hook {
             (Self::Authentication | Self::Authorization | Self::Rpc, Class::Waiting) => {
                 WAITING_DEADLINE_CAP
             }
+            (Self::Events, Class::Immediate) => Duration::from_secs(1),
+            (Self::Schedule, Class::Immediate)
+            | (Self::Events | Self::Schedule, Class::Waiting) => WAITING_DEADLINE_CAP,
         }
     }
 }

@@ -7,13 +7,14 @@
 //! Invariant: what is cached or loaded is never held up by what is being compiled.
 
 mod child;
+pub(crate) mod duties;
 mod queue;
 mod spawn;
 
 use std::{
     collections::HashMap,
     env,
-    sync::{Arc, Weak},
+    sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
 
@@ -35,11 +36,11 @@ use crate::{
     unit::Unit,
 };
 
-use self::queue::Queue;
 pub use self::{
     child::compile_child,
     spawn::{CompileChild, DEFAULT_COMPILE_ADDRESS_SPACE_BYTES, DEFAULT_COMPILE_TIME},
 };
+use self::{duties::PluginDuties, queue::Queue};
 
 /// Where machine code is made.
 #[derive(Debug, Clone, Default)]
@@ -80,6 +81,8 @@ pub(crate) struct Parts {
     imports_json: bool,
     imports_context: bool,
     class: Class,
+    /// Set by the trial, which no plugin runs without.
+    duties: OnceLock<PluginDuties>,
     pub(crate) pre: InstancePre<GuestState>,
     pub(crate) indices: HookIndices,
 }
@@ -92,6 +95,8 @@ pub(crate) struct HookIndices {
     pub(crate) filtering: Option<exports::filtering::GuestIndices>,
     pub(crate) routing: Option<exports::routing::GuestIndices>,
     pub(crate) rpc: Option<exports::rpc::GuestIndices>,
+    pub(crate) events: Option<exports::events::GuestIndices>,
+    pub(crate) schedule: Option<exports::schedule::GuestIndices>,
 }
 
 /// Why a component could not be made ready.
@@ -161,6 +166,13 @@ impl Compiled {
         self.0
             .as_ref()
             .map_or(Class::Immediate, |parts| parts.class)
+    }
+
+    /// What it does besides answering; nobody knows that of code that is not ready, so it is nothing.
+    pub(crate) fn duties(&self) -> PluginDuties {
+        let parts = self.0.as_ref().ok();
+        let duties = parts.and_then(|parts| parts.duties.get());
+        duties.cloned().unwrap_or_default()
     }
 
     /// Whether instances of one are as good as those of the other.
@@ -334,6 +346,13 @@ fn link(
             Hook::Rpc => {
                 indices.rpc = Some(exports::rpc::GuestIndices::new(&pre).map_err(contract)?);
             }
+            Hook::Events => {
+                indices.events = Some(exports::events::GuestIndices::new(&pre).map_err(contract)?);
+            }
+            Hook::Schedule => {
+                indices.schedule =
+                    Some(exports::schedule::GuestIndices::new(&pre).map_err(contract)?);
+            }
         }
     }
     Ok(Parts {
@@ -342,6 +361,7 @@ fn link(
         imports_json: admitted.imports(JSON),
         imports_context: admitted.imports(CONTEXT),
         class: admitted.class(),
+        duties: OnceLock::new(),
         pre,
         indices,
     })
@@ -370,6 +390,7 @@ fn fits_the_pool(component: &Component) -> Result<(), AdmissionRefused> {
 
 /// Makes one instance for each hook under all limits: start functions run guest code.
 fn try_out(runtime: &Arc<Runtime>, compiled: &Compiled) -> Result<(), CompileError> {
+    let mut duties = PluginDuties::default();
     for hook in compiled.hooks() {
         let unit = Arc::new(Unit::trial(compiled, *hook, runtime));
         // A trial waits its turn like a call: the pool may be full of instances that are in use.
@@ -381,7 +402,7 @@ fn try_out(runtime: &Arc<Runtime>, compiled: &Compiled) -> Result<(), CompileErr
                 "all plugin instances that the node may have are in use; try again".to_owned(),
             )
         })?;
-        Instance::build(runtime, &unit, slot, Sampling::Drawn).map_err(
+        let mut instance = Instance::build(runtime, &unit, slot, Sampling::Drawn).map_err(
             |failure| match failure.kind {
                 FailureKind::NoSlot | FailureKind::HostPanic | FailureKind::BreakerOpen => {
                     CompileError::Failed(format!(
@@ -403,6 +424,11 @@ fn try_out(runtime: &Arc<Runtime>, compiled: &Compiled) -> Result<(), CompileErr
                 }
             },
         )?;
+        duties.ask(runtime, &mut instance)?;
+    }
+    if let Ok(parts) = &compiled.0 {
+        // Another trial of the same found the same.
+        let _ = parts.duties.set(duties);
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::Deserialize;
 use tidegate_protocol::{Filter, FilterNode, Raw};
+use tidegate_realtime::events::EventKind;
 use tidegate_realtime::hooks::{
     Audience, AuthenticationReason, AuthenticationVerdict, AuthorizationReason,
     AuthorizationVerdict, Destination, Grant, Identity, Refusal, RpcVerdict, ServerSubscription,
@@ -45,6 +46,22 @@ pub(crate) enum RouteAnswer {
     Keep,
     Routed,
     Refuse(Refusal),
+}
+
+/// The kind of an event as plugins see it.
+pub(crate) fn event_kind(kind: EventKind) -> wit::events::Kind {
+    use wit::events::Kind;
+    match kind {
+        EventKind::Connected => Kind::Connected,
+        EventKind::Disconnected => Kind::Disconnected,
+        EventKind::Subscribed => Kind::Subscribed,
+        EventKind::Unsubscribed => Kind::Unsubscribed,
+        EventKind::Published => Kind::Published,
+        EventKind::Occupied => Kind::Occupied,
+        EventKind::Vacated => Kind::Vacated,
+        EventKind::Online => Kind::Online,
+        EventKind::Offline => Kind::Offline,
+    }
 }
 
 /// A refusal as every hook's own type has it.

@@ -94,6 +94,8 @@ pub(crate) enum Facts {
         hops: u8,
         destinations: Destinations,
     },
+    /// Events and schedule: no client has a part in it.
+    Alone { hops: u8 },
 }
 
 /// Whether the call may name destinations.
@@ -180,7 +182,8 @@ impl CallState {
             Facts::Message { .. }
             | Facts::Idle
             | Facts::Authentication { .. }
-            | Facts::Session { .. } => None,
+            | Facts::Session { .. }
+            | Facts::Alone { .. } => None,
         };
         *facts = Facts::Idle;
         let has_left =
@@ -246,7 +249,7 @@ impl Facts {
 
     pub(crate) fn peer(&self) -> Option<&Arc<Peer>> {
         match self {
-            Self::Idle => None,
+            Self::Idle | Self::Alone { .. } => None,
             Self::Authentication { peer, .. } | Self::Session { peer } => Some(peer),
             Self::Message { origin, .. } => match origin {
                 Some(Origin::Client(peer)) => Some(peer),
@@ -257,7 +260,7 @@ impl Facts {
 
     pub(crate) fn hops(&self) -> u8 {
         match self {
-            Self::Message { hops, .. } => *hops,
+            Self::Message { hops, .. } | Self::Alone { hops } => *hops,
             Self::Idle | Self::Authentication { .. } | Self::Session { .. } => 0,
         }
     }

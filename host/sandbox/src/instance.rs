@@ -36,6 +36,8 @@ pub(crate) enum Export {
     Filtering(exports::filtering::Guest),
     Routing(exports::routing::Guest),
     Rpc(exports::rpc::Guest),
+    Events(exports::events::Guest),
+    Schedule(exports::schedule::Guest),
 }
 
 pub(crate) struct Instance {
@@ -142,6 +144,14 @@ fn instantiate(store: &mut Store<GuestState>, unit: &Unit) -> wasmtime::Result<E
         },
         Hook::Rpc => match &indices.rpc {
             Some(indices) => Export::Rpc(indices.load(store, &instance)?),
+            None => return Err(not_exported(unit.hook)),
+        },
+        Hook::Events => match &indices.events {
+            Some(indices) => Export::Events(indices.load(store, &instance)?),
+            None => return Err(not_exported(unit.hook)),
+        },
+        Hook::Schedule => match &indices.schedule {
+            Some(indices) => Export::Schedule(indices.load(store, &instance)?),
             None => return Err(not_exported(unit.hook)),
         },
     };

@@ -3,8 +3,10 @@
 //! Authentication, authorization and rpc: the first definite answer wins. Filtering: each sees what the one
 //! before made of the message; the first drop or refusal ends it. Routing: the last one that did not keep
 //! decides. One failure fails the whole question, unless an open policy lets filtering go on. Effects of a
-//! question that failed or was refused are discarded.
+//! question that failed or was refused are discarded. Events and schedules are no questions: each plugin is called for
+//! itself (`duties.rs`).
 
+mod duties;
 mod question;
 
 use std::sync::Arc;
@@ -52,6 +54,10 @@ pub(crate) struct AppPipelines {
     pub(crate) routing: Scoped,
     /// All of them; which are asked depends on the method.
     pub(crate) rpc: Units,
+    /// Each is told for itself.
+    pub(crate) events: Units,
+    /// Each runs for itself.
+    pub(crate) schedule: Units,
 }
 
 /// A pipeline that depends on the channel's namespace.
@@ -598,6 +604,8 @@ export! {
     filtering, Filtering;
     routing, Routing;
     rpc, Rpc;
+    events, Events;
+    schedule, Schedule;
 }
 
 #[cfg(test)]

@@ -78,6 +78,8 @@ impl PipelineQuery<'_> {
                 .flat_map(|hook| match (hook, scoped(pipelines, hook)) {
                     (_, Some(scoped)) => all(scoped, hook),
                     (Hook::Rpc, None) => by_prefix(asker, app, &pipelines.rpc),
+                    (Hook::Events, None) => alone(hook, &pipelines.events),
+                    (Hook::Schedule, None) => alone(hook, &pipelines.schedule),
                     (_, None) => vec![(hook, Scope::App, refs(&pipelines.authentication))],
                 })
                 .collect(),
@@ -99,8 +101,14 @@ fn scoped(app: &AppPipelines, hook: Hook) -> Option<&Scoped> {
         Hook::Authorization => Some(&app.authorization),
         Hook::Filtering => Some(&app.filtering),
         Hook::Routing => Some(&app.routing),
-        Hook::Authentication | Hook::Rpc => None,
+        Hook::Authentication | Hook::Rpc | Hook::Events | Hook::Schedule => None,
     }
+}
+
+/// Plugins that are called each for itself are a pipeline each.
+fn alone(hook: Hook, units: &[Arc<Unit>]) -> Vec<Found<'_>> {
+    let units = units.iter();
+    units.map(|unit| (hook, Scope::App, vec![unit])).collect()
 }
 
 fn refs(units: &[Arc<Unit>]) -> Vec<&Arc<Unit>> {
@@ -129,7 +137,7 @@ fn met<'a>(
         Hook::Authorization => asker.authorizers(app, channel),
         Hook::Filtering => asker.filters(&draft),
         Hook::Routing => asker.routers(&draft),
-        Hook::Authentication | Hook::Rpc => return None,
+        Hook::Authentication | Hook::Rpc | Hook::Events | Hook::Schedule => return None,
     };
     let mut named = scoped(pipelines, hook)?.namespaces.iter();
     let own = named.find(|(_, own)| std::ptr::eq(&***own, units));

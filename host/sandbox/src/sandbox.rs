@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -13,8 +13,8 @@ use tidegate_realtime::{
     cluster::{Cluster, Gossip},
     hooks::{
         Answered, AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion,
-        AuthorizationVerdict, Draft, FilteringVerdict, HookFailure, Hooks, Outcome, Progress,
-        RoutingVerdict, RpcQuestion, RpcVerdict,
+        AuthorizationVerdict, Draft, EventsQuestion, FilteringVerdict, HookFailure, Hooks, Outcome,
+        Progress, RoutingVerdict, RpcQuestion, RpcVerdict, ScheduleQuestion, Watch,
     },
     ids::AppId,
     presence::PresenceView,
@@ -161,6 +161,8 @@ pub struct Sandbox {
     aside: Arc<Aside>,
     /// The units of the snapshot; the lock also keeps applications apart.
     units: Mutex<Vec<Arc<Unit>>>,
+    /// Who is told which plugins have duties.
+    watch: OnceLock<Arc<dyn Watch>>,
 }
 
 impl std::fmt::Debug for Sandbox {
@@ -253,6 +255,7 @@ impl Sandbox {
             compiler: Compiler::default(),
             aside: Arc::new(aside),
             units: Mutex::default(),
+            watch: OnceLock::new(),
         }))
     }
 
@@ -330,11 +333,19 @@ impl Sandbox {
         metrics.retain(|app, plugin| bound.contains(&(app, plugin)));
         drop(bound);
         runtime.metrics.keep(&units);
+        self.tell_duties(&units);
         drop(units);
         // Threads that have nothing to do would keep theirs.
         runtime.instances.drop_retired();
         runtime.logs.forget_unused();
         Ok(())
+    }
+
+    /// Called with the units locked, so that what was told last is what runs.
+    fn tell_duties(&self, units: &[Arc<Unit>]) {
+        if let Some(watch) = self.watch.get() {
+            watch.on_duties(&activation::duties(units));
+        }
     }
 
     /// What the node remembers of a question, by the trace id that a client or a guest was given.
@@ -469,6 +480,30 @@ impl Sandbox {
             },
             move || HookFailure::new(lost.tell(&runtime, "the node stopped, or gave way, before the call's turn came")),
         )
+    }
+
+    /// Calls a plugin that nobody waits for.
+    fn call_on_duty(
+        &self,
+        (app, hook): (AppId, Hook),
+        plugin: &str,
+        call: impl FnOnce(Asker<'_>) -> Result<Outcome<()>, HookFailure> + Send + 'static,
+    ) -> Answered<()> {
+        let first = self.core.ask(Turn::Inline, |asker| {
+            asker.on_duty(&app, hook, plugin).cloned()
+        });
+        if self.is_answered_at_once(first.as_ref()) {
+            return Progress::Ready(self.core.ask(Turn::Inline, call));
+        }
+        let (place, name) = (app.clone(), Box::<str>::from(plugin));
+        let class = move |asker: Asker<'_>| Asker::class(asker.on_duty(&place, hook, &name));
+        let unasked = Unasked {
+            app,
+            hook,
+            subject: Arc::clone(self.core.runtime.no_subject()),
+            first,
+        };
+        self.ask_aside(unasked, class, call)
     }
 
     /// Whether an answer is there without asking a plugin: nobody is bound, or the first one's breaker is open.
@@ -626,5 +661,24 @@ impl Hooks for Sandbox {
     fn has_authorization(&self, app: &AppId, channel: &str) -> bool {
         self.core
             .ask(Turn::Inline, |asker| asker.has_authorization(app, channel))
+    }
+
+    fn events(&self, question: EventsQuestion) -> Answered<()> {
+        let place = (question.app.clone(), Hook::Events);
+        let plugin = Arc::clone(&question.plugin);
+        self.call_on_duty(place, &plugin, move |asker| asker.tell(question))
+    }
+
+    fn scheduled(&self, question: ScheduleQuestion) -> Answered<()> {
+        let place = (question.app.clone(), Hook::Schedule);
+        let plugin = Arc::clone(&question.plugin);
+        self.call_on_duty(place, &plugin, move |asker| asker.run(question))
+    }
+
+    fn watch_duties(&self, watch: Arc<dyn Watch>) {
+        let units = self.units.lock();
+        if self.watch.set(watch).is_ok() {
+            self.tell_duties(&units);
+        }
     }
 }

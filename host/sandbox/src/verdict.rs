@@ -21,12 +21,16 @@ pub enum Verdict {
     Routed,
     /// Rpc: a result.
     Reply,
-    /// Any hook: no, with a reason.
+    /// Any hook that is asked something: no, with a reason.
     Refuse,
+    /// Events and schedule: it is done.
+    Done,
+    /// Events and schedule: it could not be done, with a reason.
+    Trouble,
 }
 
 impl Verdict {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::NotMine,
         Self::Accept,
         Self::Allow,
@@ -37,6 +41,8 @@ impl Verdict {
         Self::Routed,
         Self::Reply,
         Self::Refuse,
+        Self::Done,
+        Self::Trouble,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -51,6 +57,8 @@ impl Verdict {
             Self::Routed => "routed",
             Self::Reply => "reply",
             Self::Refuse => "refuse",
+            Self::Done => "done",
+            Self::Trouble => "trouble",
         }
     }
 }

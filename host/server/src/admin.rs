@@ -25,6 +25,7 @@ mod problem;
 mod quota;
 mod redact;
 mod routes;
+mod schedule;
 mod schemas;
 mod sessions;
 mod state;

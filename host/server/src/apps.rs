@@ -12,6 +12,7 @@ use tidegate_realtime::{
     config::{ClientConfig, DEFAULT_COMMAND_RATE, HmacSecret, RealtimeConfig, TokenConfig},
     ids::{AppId, ClientId},
     node::{Node, SessionFilter, SessionsFound},
+    schedule::Planned,
 };
 
 use crate::admin::{AppHost, Later};
@@ -70,6 +71,10 @@ impl AppHost for RealtimeApps {
             return Box::pin(std::future::ready(Ok(())));
         };
         Box::pin(self.node.kick(&id, client).wait())
+    }
+
+    fn schedule(&self, app: &AppName) -> Vec<Planned> {
+        self.node.schedule().list(app.as_str())
     }
 }
 

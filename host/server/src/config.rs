@@ -400,6 +400,8 @@ pub struct PluginDeadlines {
     pub rpc: Duration,
     /// Of a plugin that waits for other machines, at whatever hook.
     pub waiting: Duration,
+    pub events: Duration,
+    pub schedule: Duration,
 }
 
 /// Something served at a path of the client listener.

@@ -15,12 +15,14 @@ use syn::{
 };
 
 /// Every hook: what is written in the macro, and the trait that stands behind it.
-const HOOKS: [(&str, &str); 5] = [
+const HOOKS: [(&str, &str); 7] = [
     ("authentication", "Authentication"),
     ("authorization", "Authorization"),
     ("filtering", "Filtering"),
     ("routing", "Routing"),
     ("rpc", "Rpc"),
+    ("events", "Events"),
+    ("schedule", "Schedule"),
 ];
 
 /// Exports hooks of a plugin; see `tidegate_sdk::plugin!`.

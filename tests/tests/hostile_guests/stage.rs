@@ -141,6 +141,7 @@ impl<'a> Stage<'a> {
             Hook::Authorization => self.connect("ann").await.subscribe(ROOM).await,
             Hook::Filtering | Hook::Routing => self.connect("ann").await.publish(ROOM, &data).await,
             Hook::Rpc => self.connect("ann").await.rpc("method", &data).await,
+            Hook::Events | Hook::Schedule => return Seen::Other("no client asks there".to_owned()),
         };
         let Some(error) = &reply.error else {
             return Seen::Fine;

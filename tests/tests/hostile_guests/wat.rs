@@ -231,6 +231,8 @@ fn export(hook: Hook) -> String {
         Hook::Filtering => "filter",
         Hook::Routing => "route",
         Hook::Rpc => "call",
+        Hook::Events => "handle",
+        Hook::Schedule => "run",
     };
     format!("tidegate:plugin/{hook}@0.1.0#{function}")
 }
@@ -240,6 +242,8 @@ fn params(hook: Hook) -> &'static str {
         Hook::Authentication => "(param i32 i32 i32 i32 i32)",
         Hook::Authorization => "(param i32 i32 i32 i32 i32 i32 i32)",
         Hook::Filtering | Hook::Routing | Hook::Rpc => "(param i32 i32 i32 i32 i32 i32)",
+        Hook::Events => "(param i32 i32)",
+        Hook::Schedule => "(param i32 i32 i64)",
     }
 }
 
@@ -340,6 +344,7 @@ pub(crate) fn refuses(hook: Hook, kind: u32, code: u32, reason: (u32, u32)) -> S
         Hook::Authentication | Hook::Authorization => (2, WIDE),
         Hook::Filtering => (3, NARROW),
         Hook::Routing | Hook::Rpc => (2, NARROW),
+        Hook::Events | Hook::Schedule => unreachable!("they refuse nothing"),
     };
     [
         byte(VERDICT, verdict),

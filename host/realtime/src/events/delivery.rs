@@ -23,9 +23,9 @@ use crate::{
     publish::run_effects,
 };
 
-/// Most events in one call: a plugin that takes 100 µs for each is done within its deadline of 50 ms with a fifth to
-/// spare at half of it, and what fails together stays small.
-pub const BATCH: usize = 256;
+/// Most events in one call. For each of them a plugin can publish a message and use its state twice, within the limits
+/// that hold for every call (32 effects, 32 operations, 100 calls into the host).
+pub const BATCH: usize = 16;
 
 /// How long the first event of a batch waits for others.
 const LINGER: Duration = Duration::from_millis(50);
@@ -231,6 +231,10 @@ impl Node {
     ///
     /// # Errors
     /// [`HookFailure`] of the first plugin that failed; others may have taken the events, and get them again.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "they are handed over: each plugin gets its own"
+    )]
     pub fn deliver_events(
         self: &Arc<Self>,
         app: &AppId,

@@ -4,12 +4,12 @@ use std::sync::atomic::AtomicUsize;
 
 use super::*;
 
-fn observers(of: &[(&str, &[EventKind])]) -> HashMap<AppId, Vec<Observer>> {
+fn observers(of: &[(&str, &[EventKind])]) -> BTreeMap<AppId, Vec<Observer>> {
     let of = of.iter().map(|(plugin, kinds)| Observer {
         plugin: (*plugin).into(),
         kinds: kinds.iter().copied().collect(),
     });
-    HashMap::from([(AppId::default_app(), of.collect())])
+    BTreeMap::from([(AppId::default_app(), of.collect())])
 }
 
 fn observed(of: &[(&str, &[EventKind])]) -> (Arc<Events>, Arc<Desk>) {
@@ -79,7 +79,7 @@ fn each_plugin_is_told_what_it_wants_and_what_nobody_wants_costs_no_queue() {
     assert_eq!(take_all(&desk, "b").len(), 2);
     // The plugins are unbound; what waits goes with them.
     desk.offer(Event::new(EventKind::Vacated));
-    events.replace_observers(&HashMap::new());
+    events.replace_observers(&BTreeMap::new());
     desk.offer(Event::new(EventKind::Connected));
     assert_eq!(events.num_queued(), 0);
     assert_eq!(events.shared.room.used(), 0);

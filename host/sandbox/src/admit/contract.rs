@@ -315,6 +315,10 @@ fn same_type(ours: Type, resolve: &Resolve, theirs: Type) -> Result<(), String> 
             &mut ours.cases.iter().map(|one| (&*one.name, None)),
             &mut theirs.cases.iter().map(|one| (&*one.name, None)),
         ),
+        (TypeDefKind::Flags(ours), TypeDefKind::Flags(theirs)) => named(
+            &mut ours.flags.iter().map(|one| (&*one.name, None)),
+            &mut theirs.flags.iter().map(|one| (&*one.name, None)),
+        ),
         (TypeDefKind::Option(ours), TypeDefKind::Option(theirs))
         | (TypeDefKind::List(ours), TypeDefKind::List(theirs)) => {
             same_type(*ours, resolve, *theirs)

@@ -64,6 +64,7 @@ impl Host for GuestState {
                     .into());
                 }
             },
+            Facts::Alone { .. } => OriginKind::Plugin,
             Facts::Idle | Facts::Authentication { .. } | Facts::Session { .. } => {
                 OriginKind::Client
             }
@@ -121,7 +122,9 @@ impl Host for GuestState {
                 TokenCheck::Invalid => Some("invalid".to_owned()),
                 TokenCheck::NotConfigured | TokenCheck::Valid { .. } => None,
             },
-            Facts::Idle | Facts::Session { .. } | Facts::Message { .. } => None,
+            Facts::Idle | Facts::Session { .. } | Facts::Message { .. } | Facts::Alone { .. } => {
+                None
+            }
         })
     }
 
@@ -142,9 +145,13 @@ impl Host for GuestState {
             .and_then(|edits| edits.tags.as_ref());
         let tags = match (changed, &self.call.facts) {
             (Some(tags), _) | (None, Facts::Message { tags, .. }) => tags,
-            (None, Facts::Idle | Facts::Authentication { .. } | Facts::Session { .. }) => {
-                return Ok(None);
-            }
+            (
+                None,
+                Facts::Idle
+                | Facts::Authentication { .. }
+                | Facts::Session { .. }
+                | Facts::Alone { .. },
+            ) => return Ok(None),
         };
         Ok(tags
             .iter()

@@ -30,12 +30,13 @@ impl GuestState {
         self.call.enter_host()?;
         match &self.call.facts {
             Facts::Message { .. } => Ok(self.call.edits.get_or_insert_default()),
-            Facts::Idle | Facts::Authentication { .. } | Facts::Session { .. } => {
-                Err(GuestFault::limit(
-                    "message was called outside filtering and routing: there is no message in hand",
-                )
-                .into())
-            }
+            Facts::Idle
+            | Facts::Authentication { .. }
+            | Facts::Session { .. }
+            | Facts::Alone { .. } => Err(GuestFault::limit(
+                "message was called outside filtering and routing: there is no message in hand",
+            )
+            .into()),
         }
     }
 
@@ -46,7 +47,10 @@ impl GuestState {
         let edits = call.edits.get_or_insert_default();
         let given = match &call.facts {
             Facts::Message { tags, .. } => tags.as_slice(),
-            Facts::Idle | Facts::Authentication { .. } | Facts::Session { .. } => &[],
+            Facts::Idle
+            | Facts::Authentication { .. }
+            | Facts::Session { .. }
+            | Facts::Alone { .. } => &[],
         };
         Ok(edits.tags.get_or_insert_with(|| given.to_vec()))
     }

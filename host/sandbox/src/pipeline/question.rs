@@ -279,6 +279,24 @@ impl<'a> Question<'a> {
         dressed(refusal, &name, &trace)
     }
 
+    /// The plugin says that it could not. Its instance is as good as before, its effects do not happen.
+    #[cold]
+    pub(super) fn troubled(mut self, unit: &'a Arc<Unit>, reason: String) -> HookFailure {
+        let reason = escaped(reason, LINE_BYTES);
+        self.reason = Some(reason.as_str().into());
+        let trace_id = self.tell();
+        let call = self.log_call(unit, Arc::clone(&trace_id));
+        let text = format!("the plugin could not do it: {reason}");
+        let now = unix_millis();
+        let line = unit
+            .log
+            .urgent_line(now, LogLevel::Error, Speaker::Node(None), text.into());
+        self.runtime
+            .logs
+            .write(&unit.log, &Arc::new(call), vec![line]);
+        HookFailure::new(trace_id)
+    }
+
     #[cold]
     pub(super) fn failed(
         &mut self,

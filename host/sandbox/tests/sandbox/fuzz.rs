@@ -26,6 +26,15 @@ use crate::guests::{
     sandbox,
 };
 
+/// The hooks that answer with something that can be made up.
+const ASKED: [Hook; 5] = [
+    Hook::Authentication,
+    Hook::Authorization,
+    Hook::Filtering,
+    Hook::Routing,
+    Hook::Rpc,
+];
+
 /// Runs `usual` cases, each with a generator of its own, and names the one that failed.
 fn cases(usual: u64, case: impl Fn(&mut StdRng)) {
     #[expect(
@@ -55,7 +64,7 @@ fn seeds(sandbox: &Sandbox) -> Vec<Vec<u8>> {
     let modules = [
         guests::filtering(PASS),
         guest(&[Hook::Filtering], &importing),
-        guest(&Hook::ALL, &echoes()),
+        guest(&ASKED, &echoes()),
     ];
     let components: Vec<_> = modules
         .iter()
@@ -367,6 +376,7 @@ fn check_answer(sandbox: &Sandbox, hook: Hook, data: &[u8]) {
                 Err(failure) => failed(&failure),
             }
         }
+        Hook::Events | Hook::Schedule => unreachable!("they answer nothing that is made up here"),
     }
 }
 
@@ -395,11 +405,11 @@ fn check_refusal(refusal: &Refusal) {
 #[test]
 fn w7_made_up_verdicts_are_verdicts_within_their_bounds_or_failures() {
     let sandbox = sandbox();
-    let plugin: Compiled = compile(&sandbox, &guest(&Hook::ALL, &echoes()));
+    let plugin: Compiled = compile(&sandbox, &guest(&ASKED, &echoes()));
     let sandbox: Arc<Sandbox> = sandbox;
     let versions = AtomicUsize::new(1);
     cases(1_500, |rng| {
-        let hook = Hook::ALL[rng.random_range(0..Hook::ALL.len())];
+        let hook = ASKED[rng.random_range(0..ASKED.len())];
         // A version of its own for each case: many failures in a row would otherwise open the breaker.
         let version = versions.fetch_add(1, Ordering::Relaxed);
         let mut bound = binding(&plugin, hook);

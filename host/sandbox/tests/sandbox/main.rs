@@ -10,6 +10,7 @@ mod breakers;
 mod cache;
 mod capabilities;
 mod child;
+mod duties;
 mod failures;
 mod fuzz;
 mod guests;

@@ -9,6 +9,7 @@ use tidegate_realtime::{
     broker::BrokerError,
     ids::ClientId,
     node::{SessionFilter, SessionsFound},
+    schedule::Planned,
 };
 use tidegate_sandbox::LogFilter;
 
@@ -110,6 +111,9 @@ pub trait AppHost: Send + Sync + 'static {
 
     /// Ends a session of the app, wherever it is.
     fn kick(&self, app: &AppName, client: ClientId) -> Later<Result<(), BrokerError>>;
+
+    /// What the app's plugins do by the clock, as this node knows it.
+    fn schedule(&self, app: &AppName) -> Vec<Planned>;
 }
 
 /// An upload that may be stored.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{
     Admin, access::Caller, apps, bindings, blocking, body, body::Query, keys, logs, nodes, openapi,
-    pipelines, plugins, problem::Problem, schemas, sessions, state, statistics,
+    pipelines, plugins, problem::Problem, schedule, schemas, sessions, state, statistics,
 };
 
 /// In front of every path.
@@ -282,6 +282,9 @@ routes! {
     Get "/apps/{app}/pipelines" Deploy "listPipelines"
         "Who is asked at each hook in each scope, in order, with the time it may take"
         (HOOK, CHANNEL) Nothing => 200 "Pipelines", pipelines::list;
+    Get "/apps/{app}/schedule" Deploy "listSchedule"
+        "What plugins do by the clock: when each period is due, and what came of the last run"
+        () Nothing => 200 "Schedule", schedule::list;
     Get "/apps/{app}/bindings" Deploy "listBindings" "Bindings of an app in the order of its pipelines"
         (REVEAL) Nothing => 200 "Bindings", bindings::list;
     Post "/apps/{app}/bindings" AppAdmin "bindPlugin"

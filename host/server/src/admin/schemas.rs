@@ -139,6 +139,21 @@ const SHAPES: &[Shape] = &[
         &[],
     ),
     (
+        "Planned",
+        &[
+            ("plugin", "string"),
+            ("period", "string"),
+            ("every_seconds", "integer"),
+            ("next_ms", "integer"),
+        ],
+        &[
+            ("last_due_ms", "integer"),
+            ("last_outcome", "string"),
+            ("trace", "string"),
+        ],
+    ),
+    ("Schedule", &[("items", "[Planned]")], &[]),
+    (
         "Pipeline",
         &[
             ("hook", "string"),

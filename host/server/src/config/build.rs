@@ -379,6 +379,8 @@ fn plugins(root: &Scope, problems: &mut Vec<Problem>) -> PluginsConfig {
         filtering: deadline(Hook::Filtering),
         routing: deadline(Hook::Routing),
         rpc: deadline(Hook::Rpc),
+        events: deadline(Hook::Events),
+        schedule: deadline(Hook::Schedule),
         waiting: held_to("waiting", Hook::Rpc.deadline_cap(Class::Waiting)),
     };
     if state.bytes_in_all < state.bytes_per_app {

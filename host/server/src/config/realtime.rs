@@ -61,6 +61,8 @@ impl PluginDeadlines {
             Hook::Filtering => self.filtering,
             Hook::Routing => self.routing,
             Hook::Rpc => self.rpc,
+            Hook::Events => self.events,
+            Hook::Schedule => self.schedule,
         }
     }
 }

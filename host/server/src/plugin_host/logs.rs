@@ -75,6 +75,8 @@ fn show(item: &LogItem) -> Value {
     });
     let subject_is = match hook {
         Hook::Rpc => "method",
+        Hook::Events => "batch",
+        Hook::Schedule => "period",
         Hook::Authentication | Hook::Authorization | Hook::Filtering | Hook::Routing => "channel",
     };
     let mut set = |name: &str, value: Option<Value>| {

@@ -2,7 +2,7 @@
 
 use std::sync::Weak;
 
-use hashbrown::HashMap;
+use std::collections::BTreeMap;
 use tidegate_protocol::StreamPosition;
 
 use super::*;
@@ -126,7 +126,7 @@ impl Hooks for Watching {
             }],
             ..Duties::default()
         };
-        watch.on_duties(&HashMap::from([(AppId::default_app(), duties)]));
+        watch.on_duties(&BTreeMap::from([(AppId::default_app(), duties)]));
     }
 }
 

@@ -1,8 +1,7 @@
 //! Plugins that are told what happened: by whom, in which order, and how often.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
-use hashbrown::HashMap;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -120,7 +119,7 @@ impl Hooks for Observing {
             observers: self.observers.clone(),
             ..Duties::default()
         };
-        watch.on_duties(&HashMap::from([(AppId::default_app(), duties)]));
+        watch.on_duties(&BTreeMap::from([(AppId::default_app(), duties)]));
     }
 }
 
@@ -210,7 +209,7 @@ async fn a_plugin_that_comes_later_is_told_of_the_end_of_what_it_did_not_see_beg
         plugin: "late".into(),
         kinds: kinds.into_iter().collect(),
     };
-    let observers = HashMap::from([(AppId::default_app(), vec![observer])]);
+    let observers = BTreeMap::from([(AppId::default_app(), vec![observer])]);
     world.node.events().replace_observers(&observers);
     drop(client);
     assert_eq!(told.kinds(2).await, kinds);

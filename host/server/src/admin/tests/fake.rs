@@ -29,6 +29,7 @@ use tidegate_realtime::{
     ids::ClientId,
     namespace::ChannelConfig,
     node::{SessionFilter, SessionPlace, SessionsFound},
+    schedule::{LastRun, Planned, RunOutcome},
 };
 use tower::ServiceExt;
 
@@ -254,6 +255,23 @@ impl AppHost for FakeApps {
 
     fn close(&self, app: &AppName) {
         self.open.lock().remove(app.as_str());
+    }
+
+    fn schedule(&self, _: &AppName) -> Vec<Planned> {
+        let planned = |period: &str, last| Planned {
+            plugin: "gong".into(),
+            period: period.into(),
+            every: std::time::Duration::from_secs(60),
+            next_ms: 120_000,
+            last,
+        };
+        let last = LastRun {
+            due_ms: 60_000,
+            outcome: RunOutcome::Failed {
+                trace_id: "t-1".into(),
+            },
+        };
+        vec![planned("new", None), planned("old", Some(last))]
     }
 
     fn sessions(

@@ -268,6 +268,7 @@ async fn the_simple_lists_have_their_declared_shapes() {
             "/apps/default/plugins/filter/statistics",
             "HookStatisticsList",
         ),
+        ("/apps/default/schedule", "Schedule"),
         ("/apps", "Apps"),
         ("/audit", "AuditEntries"),
         ("/apps/default/plugins", "Plugins"),

@@ -201,7 +201,7 @@ pub struct Bind {
     /// Name of the plugin
     #[arg(value_parser = plugin_name)]
     pub(super) name: String,
-    /// authentication, authorization, filtering, routing or rpc
+    /// authentication, authorization, filtering, routing, rpc, events or schedule
     #[arg(value_parser = hook)]
     pub(super) hook: Hook,
     /// app, namespace:NAME or rpc:PREFIX

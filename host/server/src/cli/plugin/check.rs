@@ -86,7 +86,7 @@ pub(super) fn run(command: Check, output: Output) -> Result<(), Failure> {
         bench.open_store();
         let mut checked: Vec<Checked> = Vec::new();
         for input in inputs {
-            let mut one = bench.ask(input, (class, &node)).await;
+            let mut one = bench.ask(&name, input, (class, &node)).await;
             // Only growth is seen; an instance that did not grow has what it had.
             let before = checked.iter().rev().find(|before| before.hook == one.hook);
             one.memory_bytes = one
@@ -187,7 +187,7 @@ impl Bench {
         self.sandbox.open_store(store, Handle::current(), never);
     }
 
-    async fn ask(&self, input: Input, (class, node): (Class, &Config)) -> Checked {
+    async fn ask(&self, plugin: &str, input: Input, (class, node): (Class, &Config)) -> Checked {
         let Input {
             name,
             hook,
@@ -197,7 +197,7 @@ impl Bench {
         } = input;
         self.sandbox.take_memory_peak();
         let started = Instant::now();
-        let came = ask::ask(&self.sandbox, question).await;
+        let came = ask::ask(&self.sandbox, plugin, question).await;
         Checked {
             name,
             hook,

@@ -526,6 +526,20 @@ pub(super) const PLUGINS: &[Row] = &[
         "Time one call of a plugin that waits for other machines (`store`) may take, the waiting included, at authentication, authorization and rpc.",
     ),
     (
+        "deadline.events",
+        Duration,
+        "\"50ms\"",
+        Supported,
+        "Time one call of events may take; a call has at most 16.",
+    ),
+    (
+        "deadline.schedule",
+        Duration,
+        "\"1s\"",
+        Supported,
+        "Time one run of a schedule may take.",
+    ),
+    (
         "state.keys_per_app",
         Kind::Count {
             min: 1,

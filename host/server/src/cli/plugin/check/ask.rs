@@ -1,9 +1,13 @@
 //! Asking a sandbox the saved inputs, and what came of it.
 
 use serde_json::{Value, json};
-use tidegate_realtime::hooks::{
-    Answered, AuthenticationVerdict, AuthorizationVerdict, Destination, Effect, FilteringVerdict,
-    HookFailure, Hooks, Outcome, Refusal, RoutingVerdict, RpcVerdict, SessionTarget, Target,
+use tidegate_realtime::{
+    hooks::{
+        Answered, AuthenticationVerdict, AuthorizationVerdict, Destination, Effect, EventsQuestion,
+        FilteringVerdict, HookFailure, Hooks, Outcome, Refusal, RoutingVerdict, RpcVerdict,
+        ScheduleQuestion, SessionTarget, Target,
+    },
+    ids::AppId,
 };
 use tidegate_sandbox::{Sandbox, StepEnd};
 
@@ -27,7 +31,7 @@ pub(super) enum Came {
 }
 
 /// Asks one question and waits for the answer.
-pub(super) async fn ask(sandbox: &Sandbox, question: Question) -> Came {
+pub(super) async fn ask(sandbox: &Sandbox, plugin: &str, question: Question) -> Came {
     match question {
         Question::Authentication(question) => {
             told(
@@ -96,6 +100,29 @@ pub(super) async fn ask(sandbox: &Sandbox, question: Question) -> Came {
             })
             .await
         }
+        Question::Events(batch) => {
+            let question = EventsQuestion {
+                app: AppId::default_app(),
+                plugin: plugin.into(),
+                batch,
+            };
+            told(sandbox, sandbox.events(question), |()| {
+                ("done", Value::Null)
+            })
+            .await
+        }
+        Question::Schedule { period, due_ms } => {
+            let question = ScheduleQuestion {
+                app: AppId::default_app(),
+                plugin: plugin.into(),
+                period,
+                due_ms,
+            };
+            told(sandbox, sandbox.scheduled(question), |()| {
+                ("done", Value::Null)
+            })
+            .await
+        }
     }
 }
 
@@ -129,7 +156,17 @@ fn failed(sandbox: &Sandbox, failure: &HookFailure) -> Came {
             detail: detail.to_string(),
             log: log.iter().map(|line| line.to_string()).collect(),
         },
-        Some(StepEnd::Answered(_)) | None => Came::Failed {
+        // It said that it could not, and why.
+        Some(StepEnd::Answered(word)) => Came::Failed {
+            kind: (*word).to_owned(),
+            detail: story
+                .as_ref()
+                .and_then(|story| story.steps.last()?.reason.as_deref())
+                .unwrap_or_default()
+                .to_owned(),
+            log: Vec::new(),
+        },
+        None => Came::Failed {
             kind: "unknown".to_owned(),
             detail: failure.to_string(),
             log: Vec::new(),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 use tidegate_realtime::{
+    events::{BATCH, Event, EventKind},
     hooks::{
         AuthenticationQuestion, AuthenticationReason, AuthorizationQuestion, AuthorizationReason,
         Draft, Origin, Peer, RpcQuestion, TokenCheck,
@@ -40,7 +41,23 @@ pub(super) struct Raw {
     info: Option<Value>,
     headers: BTreeMap<String, String>,
     remote_addr: Option<String>,
+    events: Vec<RawEvent>,
+    period: Option<String>,
+    due_ms: Option<u64>,
     expect: Option<Expectation>,
+}
+
+/// An event as it is written.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawEvent {
+    kind: String,
+    at_ms: u64,
+    user: String,
+    client: Option<String>,
+    channel: String,
+    code: u32,
+    reason: String,
 }
 
 /// What the plugin should answer: a verdict's word, or more of it.
@@ -79,6 +96,8 @@ pub(super) enum Question {
     Filtering(Box<Draft>),
     Routing(Box<Draft>),
     Rpc(RpcQuestion),
+    Events(Vec<Event>),
+    Schedule { period: Arc<str>, due_ms: u64 },
 }
 
 /// All inputs of a file, or of all `.json` files of a directory in the order of their names.
@@ -165,6 +184,11 @@ impl Raw {
             Hook::Filtering => Question::Filtering(self.draft(data)?),
             Hook::Routing => Question::Routing(self.draft(data)?),
             Hook::Rpc => Question::Rpc(self.rpc(data)?),
+            Hook::Events => Question::Events(self.events()?),
+            Hook::Schedule => Question::Schedule {
+                period: required("period", self.period.as_deref())?,
+                due_ms: self.due_ms.unwrap_or_default(),
+            },
         };
         Ok(Input {
             name: self.name.unwrap_or_else(|| default_name.to_owned()),
@@ -194,6 +218,14 @@ impl Raw {
             ("claims", self.claims.is_some(), is_authentication),
             ("tags", !self.tags.is_empty(), is_message),
             ("origin", self.origin.is_some(), is_message),
+            (
+                "data",
+                self.data.is_some() || self.data_base64.is_some(),
+                !matches!(hook, Hook::Events | Hook::Schedule),
+            ),
+            ("events", !self.events.is_empty(), hook == Hook::Events),
+            ("period", self.period.is_some(), hook == Hook::Schedule),
+            ("due_ms", self.due_ms.is_some(), hook == Hook::Schedule),
         ];
         match members
             .iter()
@@ -305,6 +337,29 @@ impl Raw {
         }))
     }
 
+    fn events(&self) -> Result<Vec<Event>, String> {
+        if self.events.is_empty() || self.events.len() > BATCH {
+            return Err(format!("`events` is a list of 1 to {BATCH}"));
+        }
+        let batch = self.events.iter().map(|raw| {
+            let kinds = EventKind::ALL.map(|kind| (kind.as_str(), kind));
+            let kind = one_of("kind", Some(&raw.kind), &kinds)?;
+            let client = raw.client.as_deref().map(|client| {
+                ClientId::parse(client).ok_or_else(|| "`client` is a UUID".to_owned())
+            });
+            Ok(Event {
+                at_ms: raw.at_ms,
+                user: raw.user.as_str().into(),
+                client: client.transpose()?,
+                channel: raw.channel.as_str().into(),
+                code: raw.code,
+                reason: raw.reason.as_str().into(),
+                ..Event::new(kind)
+            })
+        });
+        batch.collect()
+    }
+
     fn rpc(&self, data: Bytes) -> Result<RpcQuestion, String> {
         Ok(RpcQuestion {
             peer: self.peer(),
@@ -343,11 +398,18 @@ mod tests {
             {"hook": "authorization", "reason": "refresh", "channel": "a", "user": "ann"},
             {"hook": "filtering", "channel": "a", "data": {"x": 1}, "tags": {"k": "v"}, "expect": "pass"},
             {"hook": "routing", "channel": "a", "origin": "server", "data_base64": "AAE="},
-            {"name": "quote", "hook": "rpc", "method": "m", "expect": {"verdict": "reply", "data": [1]}}
+            {"name": "quote", "hook": "rpc", "method": "m", "expect": {"verdict": "reply", "data": [1]}},
+            {"hook": "events", "events": [{"kind": "offline", "user": "ann"}], "expect": "done"},
+            {"hook": "schedule", "period": "hour", "due_ms": 3600000}
         ]"#;
         let inputs = parse("all", text).unwrap();
         let names: Vec<_> = inputs.iter().map(|input| input.name.as_str()).collect();
-        assert_eq!(names, ["all[0]", "all[1]", "all[2]", "all[3]", "quote"]);
+        assert_eq!(
+            names,
+            [
+                "all[0]", "all[1]", "all[2]", "all[3]", "quote", "all[5]", "all[6]"
+            ]
+        );
         assert_eq!(
             inputs.iter().map(|input| input.hook).collect::<Vec<_>>(),
             Hook::ALL
@@ -388,6 +450,15 @@ mod tests {
                 "client, server, plugin",
             ),
             (r#"[{"hook": "authentication"}, 7]"#, "x[1]"),
+            (r#"{"hook": "events"}"#, "1 to 16"),
+            (
+                r#"{"hook": "events", "events": [{"kind": "born"}]}"#,
+                "connected, disconnected",
+            ),
+            (
+                r#"{"hook": "schedule", "period": "p", "data": 1}"#,
+                "means nothing to schedule",
+            ),
         ] {
             let error = parse("x", text).unwrap_err();
             assert!(error.contains(problem), "{text}: {error}");

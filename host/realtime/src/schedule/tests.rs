@@ -1,0 +1,285 @@
+//! Runs by the clock, on nodes that share their leases.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::{
+    hooks::{
+        Answered, AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion,
+        AuthorizationVerdict, Draft, FilteringVerdict, HookFailure, Hooks, NoHooks, Outcome,
+        Progress, RoutingVerdict, RpcQuestion, RpcVerdict,
+    },
+    hub::{Hub, HubConfig},
+    leases::MemoryLeases,
+    memory::MemoryBroker,
+    metrics::RealtimeMetrics,
+    node::{NodeParts, Shared},
+    presence::MemoryPresence,
+};
+
+/// A plugin that tells when it ran, and where.
+struct Running {
+    node: &'static str,
+    ran: mpsc::Sender<(&'static str, Arc<str>, u64)>,
+    fails: bool,
+    /// What a run takes.
+    takes: Duration,
+}
+
+impl Hooks for Running {
+    fn authenticate(&self, question: AuthenticationQuestion) -> Answered<AuthenticationVerdict> {
+        NoHooks.authenticate(question)
+    }
+
+    fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
+        NoHooks.authorize(question)
+    }
+
+    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
+        NoHooks.filter(draft)
+    }
+
+    fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
+        NoHooks.route(draft)
+    }
+
+    fn rpc(&self, question: RpcQuestion) -> Answered<RpcVerdict> {
+        NoHooks.rpc(question)
+    }
+
+    fn has_rpc(&self, _: &AppId) -> bool {
+        false
+    }
+
+    fn has_authorization(&self, _: &AppId, _: &str) -> bool {
+        false
+    }
+
+    fn scheduled(&self, question: ScheduleQuestion) -> Answered<()> {
+        let _ = self
+            .ran
+            .try_send((self.node, question.period, question.due_ms));
+        let (fails, takes) = (self.fails, self.takes);
+        Progress::Pending(Box::pin(async move {
+            tokio::time::sleep(takes).await;
+            if fails {
+                return Err(HookFailure::new("t-1".into()));
+            }
+            Ok(Outcome {
+                verdict: (),
+                effects: Vec::new(),
+            })
+        }))
+    }
+}
+
+/// Nodes whose wall clock is tokio's, from a moment that is no multiple of anything.
+struct World {
+    leases: MemoryLeases,
+    tell: mpsc::Sender<(&'static str, Arc<str>, u64)>,
+    ran: mpsc::Receiver<(&'static str, Arc<str>, u64)>,
+    stop: CancellationToken,
+}
+
+const START_MS: u64 = 1_000_000_300;
+
+/// How far the wall clock of a node is ahead, and may be set.
+type Ahead = Arc<AtomicU64>;
+
+impl World {
+    fn new() -> Self {
+        let (tell, ran) = mpsc::channel(1_000);
+        Self {
+            leases: MemoryLeases::default(),
+            tell,
+            ran,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    fn node(&self, name: &'static str, ahead_ms: u64) -> (Arc<Schedule>, Ahead) {
+        self.node_with(
+            |ran| Running {
+                node: name,
+                ran,
+                fails: false,
+                takes: Duration::ZERO,
+            },
+            ahead_ms,
+        )
+    }
+
+    fn node_with(
+        &self,
+        hooks: impl FnOnce(mpsc::Sender<(&'static str, Arc<str>, u64)>) -> Running,
+        ahead_ms: u64,
+    ) -> (Arc<Schedule>, Ahead) {
+        let hub = Hub::new(HubConfig::default());
+        let tracker = TaskTracker::new();
+        let node = Node::new(NodeParts {
+            broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
+            presence: Arc::new(MemoryPresence::default()),
+            shared: Shared {
+                leases: Arc::new(self.leases.other_holder()),
+                ..Shared::default()
+            },
+            hub,
+            hooks: Arc::new(hooks(self.tell.clone())),
+            metrics: RealtimeMetrics::default(),
+            tracker,
+            name: "test".into(),
+            version: "1".into(),
+        });
+        let ahead: Ahead = Arc::new(AtomicU64::new(ahead_ms));
+        let (started, by) = (tokio::time::Instant::now(), Arc::clone(&ahead));
+        let clock = move || START_MS + by.load(Ordering::Relaxed) + millis(started.elapsed());
+        let schedule = Schedule::with_clock(ScheduleMetrics::default(), Box::new(clock));
+        schedule.replace_timetables(&timetables(&[("tick", 1), ("minute", 60)]));
+        let running = run(Arc::clone(&schedule), Arc::clone(&node), self.stop.clone());
+        node.spawn(running);
+        (schedule, ahead)
+    }
+
+    /// The runs of a time.
+    async fn runs_of(&mut self, time: Duration) -> Vec<(&'static str, String, u64)> {
+        tokio::time::sleep(time).await;
+        let mut runs = Vec::new();
+        while let Ok((node, period, due_ms)) = self.ran.try_recv() {
+            runs.push((node, period.to_string(), due_ms));
+        }
+        runs
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn timetables(periods: &[(&str, u64)]) -> BTreeMap<AppId, Vec<Timetable>> {
+    let periods = periods.iter().map(|(name, seconds)| Period {
+        name: (*name).into(),
+        every: Duration::from_secs(*seconds),
+    });
+    let timetable = Timetable {
+        plugin: "gong".into(),
+        periods: periods.collect(),
+    };
+    BTreeMap::from([(AppId::default_app(), vec![timetable])])
+}
+
+#[tokio::test(start_paused = true)]
+async fn runs_come_at_multiples_of_their_period_and_once_each() {
+    let mut world = World::new();
+    let (schedule, _) = world.node("one", 0);
+    let runs = world.runs_of(Duration::from_secs(120)).await;
+    let ticks: Vec<_> = runs
+        .iter()
+        .filter(|(_, period, _)| period == "tick")
+        .collect();
+    assert_eq!(ticks.len(), 120);
+    assert_eq!(ticks[0].2, 1_000_001_000);
+    assert!(ticks.windows(2).all(|two| two[1].2 == two[0].2 + 1_000));
+    let minutes: Vec<_> = runs
+        .iter()
+        .filter(|(_, period, _)| period == "minute")
+        .collect();
+    assert_eq!(minutes.len(), 2);
+    assert!(minutes.iter().all(|(.., due_ms)| due_ms % 60_000 == 0));
+    let planned = schedule.list("default");
+    assert_eq!(planned.len(), 2);
+    assert_eq!(&*planned[1].period, "tick");
+    let last = planned[1].last.as_ref().unwrap();
+    assert_eq!(last.outcome, RunOutcome::Done);
+    assert_eq!(last.due_ms + 1_000, planned[1].next_ms);
+    assert!(schedule.list("other").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_nodes_whose_clocks_differ_one_runs_and_another_goes_on_when_it_dies() {
+    let mut world = World::new();
+    let other = World {
+        stop: CancellationToken::new(),
+        leases: world.leases.clone(),
+        tell: world.tell.clone(),
+        ran: mpsc::channel(1).1,
+    };
+    let (_, _) = other.node("first", 40);
+    let (schedule, _) = world.node("second", 0);
+    let runs = world.runs_of(Duration::from_secs(30)).await;
+    let mut due: Vec<_> = runs
+        .iter()
+        .map(|(_, period, due_ms)| (period, due_ms))
+        .collect();
+    let num_runs = due.len();
+    due.dedup();
+    assert_eq!(due.len(), num_runs, "no run twice: {runs:?}");
+    assert!((29..=31).contains(&num_runs), "none left out: {num_runs}");
+    assert!(runs.iter().all(|(node, ..)| *node == "first"));
+    assert!(schedule.metrics.number(&RunOutcome::Elsewhere) >= 29);
+    drop(other);
+    let runs = world.runs_of(Duration::from_secs(10)).await;
+    assert!(runs.len() >= 8, "{runs:?}");
+    assert!(runs.iter().all(|(node, ..)| *node == "second"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_missed_is_not_made_up_for_and_a_clock_that_is_set_back_stops_nothing() {
+    let mut world = World::new();
+    let (schedule, ahead) = world.node("one", 3_600_000);
+    world.runs_of(Duration::from_secs(2)).await;
+    // An hour passes at once.
+    ahead.store(7_200_000, Ordering::Relaxed);
+    let runs = world.runs_of(Duration::from_secs(3)).await;
+    let ticks = runs
+        .iter()
+        .filter(|(_, period, _)| period == "tick")
+        .count();
+    assert!((3..=4).contains(&ticks), "{runs:?}");
+    // And back.
+    ahead.store(0, Ordering::Relaxed);
+    let runs = world.runs_of(Duration::from_secs(5)).await;
+    assert!(runs.len() >= 3, "{runs:?}");
+    assert_eq!(schedule.metrics.number(&RunOutcome::LeftOut), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_takes_longer_than_its_period_is_not_joined_by_the_next() {
+    let mut world = World::new();
+    let (schedule, _) = world.node_with(
+        |ran| Running {
+            node: "slow",
+            ran,
+            fails: true,
+            takes: Duration::from_millis(2_500),
+        },
+        0,
+    );
+    let runs = world.runs_of(Duration::from_secs(9)).await;
+    assert_eq!(runs.len(), 3, "{runs:?}");
+    assert_eq!(schedule.metrics.number(&RunOutcome::LeftOut), 6);
+    let failed = RunOutcome::Failed {
+        trace_id: "t-1".into(),
+    };
+    assert!(schedule.metrics.number(&failed) >= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plugin_that_is_unbound_runs_no_more() {
+    let mut world = World::new();
+    let (schedule, _) = world.node("one", 0);
+    assert!(!world.runs_of(Duration::from_secs(3)).await.is_empty());
+    schedule.replace_timetables(&BTreeMap::new());
+    assert!(world.runs_of(Duration::from_secs(3)).await.is_empty());
+    schedule.replace_timetables(&timetables(&[("other", 2)]));
+    let runs = world.runs_of(Duration::from_secs(4)).await;
+    assert_eq!(runs.len(), 2);
+    assert!(
+        runs.iter()
+            .all(|(_, period, due_ms)| period == "other" && due_ms % 2_000 == 0)
+    );
+}

@@ -1,0 +1,167 @@
+//! Friends see who of them is online.
+//!
+//! Each user has a channel, `status:USER`, where the plugin publishes when they come online and when their last device
+//! is gone. It lets a user's friends subscribe to it, and the user, and nobody else.
+//!
+//! Who is whose friend comes from two places: the `friends` of the session's meta, which the app's back end puts into
+//! the token, and the settings, where two users of one circle are friends. The method `board` answers what the node
+//! knows of all friends at once.
+//!
+//! Invariant: a status that is told twice, or late, never replaces a later one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tidegate_sdk::{
+    Authorization, Events, Refusal, Rpc, Trouble, authorization, config, context,
+    events::{Event, Kind},
+    log, plugin, publishing, rpc, state,
+};
+
+/// The method that answers the whole board.
+pub const METHOD: &str = "board";
+
+/// How long a status is remembered after it was told; beyond it the board says `unknown`.
+const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// The plugin.
+#[derive(Debug)]
+pub struct PresenceBoard;
+
+/// What the operator may set.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Settings {
+    /// The namespace of the status channels.
+    namespace: String,
+    /// Users who see each other, whatever their tokens say.
+    circles: Vec<BTreeSet<String>>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            namespace: "status".to_owned(),
+            circles: Vec::new(),
+        }
+    }
+}
+
+impl Settings {
+    fn channel(&self, user: &str) -> String {
+        format!("{}:{user}", self.namespace)
+    }
+
+    /// The user whose status a channel tells.
+    fn user<'c>(&self, channel: &'c str) -> Option<&'c str> {
+        let user = channel.strip_prefix(&self.namespace)?.strip_prefix(':')?;
+        (!user.is_empty()).then_some(user)
+    }
+
+    /// Whose status `user` may see, beside their own.
+    fn friends(&self, user: &str, meta: Meta) -> BTreeSet<String> {
+        let circles = self.circles.iter().filter(|circle| circle.contains(user));
+        let mut friends: BTreeSet<String> = circles.flatten().cloned().collect();
+        friends.extend(meta.friends);
+        friends.remove(user);
+        friends
+    }
+}
+
+/// What the plugin reads of a session's meta.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Meta {
+    friends: BTreeSet<String>,
+}
+
+/// What a friend is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Status {
+    user: String,
+    status: String,
+    /// Since when, in milliseconds since 1970.
+    since_ms: u64,
+}
+
+fn key(user: &str) -> String {
+    state::key(&["status", user])
+}
+
+impl Events for PresenceBoard {
+    const WANTED: &'static [Kind] = &[Kind::Online, Kind::Offline];
+
+    fn handle(batch: Vec<Event>) -> Result<(), Trouble> {
+        let settings = config::settings::<Settings>();
+        // The last word about each user counts, in whatever order the words came.
+        let mut latest: BTreeMap<String, Event> = BTreeMap::new();
+        for event in batch {
+            let user = event.user();
+            let known = latest.get(user).map(Event::time_ms);
+            if !user.is_empty() && known.is_none_or(|at| at <= event.time_ms()) {
+                latest.insert(user.to_owned(), event);
+            }
+        }
+        for (user, event) in latest {
+            let known = state::get_json::<Status>(&key(&user))?;
+            if known.is_some_and(|known| known.since_ms > event.time_ms()) {
+                log::debug!("{user}: an older status was told late");
+                continue;
+            }
+            let status = Status {
+                status: event.kind().name().to_owned(),
+                since_ms: event.time_ms(),
+                user,
+            };
+            state::set_json(&key(&status.user), &status, REMEMBERED)?;
+            publishing::publish_json(&settings.channel(&status.user), &status)?;
+        }
+        Ok(())
+    }
+}
+
+impl Authorization for PresenceBoard {
+    fn authorize(request: authorization::Request) -> Result<authorization::Verdict, Refusal> {
+        let settings = config::settings::<Settings>();
+        let Some(owner) = settings.user(request.channel()) else {
+            return Ok(authorization::Verdict::NotMine);
+        };
+        let user = request.user();
+        let meta = context::meta::<Meta>()?.unwrap_or_default();
+        let may_see = owner == user || settings.friends(user, meta).contains(owner);
+        if user.is_empty() || !may_see {
+            return Err(Refusal::denied("you are no friend of theirs"));
+        }
+        Ok(authorization::Verdict::Allow(Box::default()))
+    }
+}
+
+impl Rpc for PresenceBoard {
+    fn call(request: rpc::Request) -> Result<rpc::Verdict, Refusal> {
+        if request.method() != METHOD {
+            return Ok(rpc::Verdict::NotMine);
+        }
+        let settings = config::settings::<Settings>();
+        let meta = context::meta::<Meta>()?.unwrap_or_default();
+        let friends = settings.friends(request.user(), meta);
+        let mut board = Vec::with_capacity(friends.len());
+        // One call makes so many operations; who has more friends subscribes to their channels.
+        for user in friends.into_iter().take(32) {
+            let known = state::get_json::<Status>(&key(&user))?;
+            board.push(known.unwrap_or(Status {
+                user,
+                status: "unknown".to_owned(),
+                since_ms: 0,
+            }));
+        }
+        rpc::Verdict::json(&board)
+    }
+}
+
+plugin!(PresenceBoard: events, authorization, rpc);
+
+#[cfg(test)]
+mod tests;

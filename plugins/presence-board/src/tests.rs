@@ -1,0 +1,117 @@
+use serde_json::{Value, json};
+use tidegate_sdk::{rpc::Verdict, testing::Host};
+
+use super::*;
+
+const NOON: u64 = 1_767_268_800_000;
+
+fn event(kind: Kind, user: &str, after_ms: u64) -> Event {
+    Event::new(kind)
+        .with_user(user)
+        .with_time_ms(NOON + after_ms)
+}
+
+/// What was published, as channel and status.
+fn published(host: &Host) -> Vec<(String, String)> {
+    let published = host.publications().into_iter().map(|publication| {
+        let status: Status = serde_json::from_slice(&publication.data).unwrap();
+        assert_eq!(publication.channel, format!("status:{}", status.user));
+        (status.user, status.status)
+    });
+    published.collect()
+}
+
+fn pair(user: &str, status: &str) -> (String, String) {
+    (user.to_owned(), status.to_owned())
+}
+
+#[test]
+fn who_comes_and_goes_is_told_in_their_own_channel() {
+    let mut host = Host::new();
+    let batch = vec![
+        event(Kind::Online, "ann", 0),
+        event(Kind::Online, "bob", 10),
+        event(Kind::Offline, "ann", 20),
+    ];
+    host.handle::<PresenceBoard>(batch).unwrap();
+    assert_eq!(
+        published(&host),
+        [pair("ann", "offline"), pair("bob", "online")]
+    );
+}
+
+#[test]
+fn what_is_told_twice_or_late_replaces_nothing_newer() {
+    let mut host = Host::new();
+    let offline = event(Kind::Offline, "ann", 10);
+    host.handle::<PresenceBoard>(vec![offline.clone()]).unwrap();
+    host.handle::<PresenceBoard>(vec![offline.clone()]).unwrap();
+    assert_eq!(published(&host), [pair("ann", "offline")], "the same again");
+    host.handle::<PresenceBoard>(vec![event(Kind::Online, "ann", 20)])
+        .unwrap();
+    host.handle::<PresenceBoard>(vec![offline]).unwrap();
+    assert!(published(&host).is_empty(), "she is back");
+    // Within a batch, too.
+    let batch = vec![
+        event(Kind::Online, "bob", 5),
+        event(Kind::Offline, "bob", 4),
+    ];
+    host.handle::<PresenceBoard>(batch).unwrap();
+    assert_eq!(published(&host), [pair("bob", "online")]);
+}
+
+#[test]
+fn friends_see_a_status_and_nobody_else() {
+    let settings = json!({ "circles": [["ann", "bob"], ["cy", "dan"]] });
+    let sees = |user: &str, meta: Value, owner: &str| {
+        let mut host = Host::new().config(&settings).user(user).meta(meta);
+        host.authorize::<PresenceBoard>(&format!("status:{owner}"), "")
+            .is_ok()
+    };
+    assert!(sees("ann", json!({}), "bob"), "of one circle");
+    assert!(sees("ann", json!({}), "ann"), "herself");
+    assert!(
+        sees("eve", json!({ "friends": ["ann"] }), "ann"),
+        "her token says so"
+    );
+    assert!(!sees("ann", json!({}), "cy"));
+    assert!(!sees("eve", json!({}), "ann"));
+    assert!(!sees("", json!({ "friends": ["ann"] }), "ann"), "nobody");
+    let mut host = Host::new().user("ann");
+    assert_eq!(
+        host.authorize::<PresenceBoard>("chat:ann", ""),
+        Ok(authorization::Verdict::NotMine)
+    );
+}
+
+#[test]
+fn the_board_shows_all_friends_at_once() {
+    let mut host = Host::new().config(json!({ "circles": [["ann", "bob", "cy"]] }));
+    host.handle::<PresenceBoard>(vec![event(Kind::Online, "bob", 0)])
+        .unwrap();
+    let mut host = host.user("ann");
+    let Ok(Verdict::Reply(reply)) = host.call::<PresenceBoard>(METHOD, "") else {
+        panic!("the method is known");
+    };
+    let board: Value = serde_json::from_slice(&reply).unwrap();
+    assert_eq!(
+        board,
+        json!([
+            { "user": "bob", "status": "online", "since_ms": NOON },
+            { "user": "cy", "status": "unknown", "since_ms": 0 },
+        ])
+    );
+    assert_eq!(
+        host.call::<PresenceBoard>("other", ""),
+        Ok(Verdict::NotMine)
+    );
+}
+
+#[test]
+fn a_full_batch_of_different_users_fits_into_one_call() {
+    let users: Vec<String> = (0..16).map(|number| format!("user-{number}")).collect();
+    let batch = users.iter().map(|user| event(Kind::Online, user, 0));
+    let mut host = Host::new();
+    host.handle::<PresenceBoard>(batch.collect()).unwrap();
+    assert_eq!(published(&host).len(), 16);
+}
