@@ -1,0 +1,120 @@
+//! Plugins that are told what happened and run by the clock, in whole nodes.
+
+use serde_json::json;
+use tidegate_protocol::Codec;
+use tidegate_test_redis::{RedisOptions, RedisServer};
+use tidegate_tests::{
+    Client, Node, NodeBuilder,
+    api::Http,
+    client::with_token,
+    token::{SECRET, mint},
+    within,
+};
+
+fn builder() -> NodeBuilder {
+    Node::builder()
+        .set("client.token.hmac_secret_key", json!(SECRET))
+        .set(
+            "channel.without_namespace.allow_subscribe_for_client",
+            json!(true),
+        )
+        .set(
+            "channel.without_namespace.allow_publish_for_client",
+            json!(true),
+        )
+}
+
+fn on_redis(redis: &RedisServer) -> NodeBuilder {
+    builder().set(
+        "engine",
+        json!({ "type": "redis", "redis": { "address": [redis.url()] } }),
+    )
+}
+
+async fn ready(node: &Node) {
+    let http = Http::new(node.client_addr());
+    let ready = async {
+        while http.get("/health/ready").await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the node is ready", ready).await;
+}
+
+/// A device of a user.
+async fn device(node: &Node, user: &str) -> Client {
+    let token = mint(&json!({ "sub": user }));
+    Client::connect(node, Codec::Json, with_token(&token)).await
+}
+
+/// The next line of the guest that is told everything, of a user.
+async fn told(client: &mut Client, user: &str) -> (String, String, u64) {
+    loop {
+        let (data, _) = client.publication().await;
+        let text = |name: &str| data[name].as_str().expect("a text").to_owned();
+        assert_eq!(text("id").len(), 32);
+        if text("user") == user {
+            let code = data["code"].as_u64().expect("a code");
+            return (text("kind"), text("channel"), code);
+        }
+    }
+}
+
+fn line(kind: &str, channel: &str, code: u64) -> (String, String, u64) {
+    (kind.to_owned(), channel.to_owned(), code)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_told_what_a_session_did_in_order() {
+    let node = builder().start();
+    let mut watcher = device(&node, "watcher").await;
+    assert!(watcher.subscribe("told").await.subscribe.is_some());
+    node.install("guest-gong", "events@app", &json!({})).await;
+    let mut ann = device(&node, "ann").await;
+    assert!(ann.subscribe("room").await.subscribe.is_some());
+    ann.publish("room", &json!(1)).await;
+    ann.unsubscribe("room").await;
+    drop(ann);
+    for expected in [
+        line("connected", "", 0),
+        line("subscribed", "room", 0),
+        line("published", "room", 0),
+        line("unsubscribed", "room", 0),
+        line("disconnected", "", 3000),
+    ] {
+        assert_eq!(told(&mut watcher, "ann").await, expected);
+    }
+    assert!(node.metrics().await.get("tidegate_events_delivered_total") >= 5);
+}
+
+/// When the next run was due, in whole seconds.
+async fn due(client: &mut Client) -> u64 {
+    let (data, _) = client.publication().await;
+    let due_ms = data.as_u64().expect("a number");
+    assert_eq!(due_ms % 1_000, 0, "a run is due at a full second");
+    due_ms / 1_000
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_nodes_one_runs_a_schedule_and_the_other_goes_on_without_it() {
+    let redis = RedisServer::start(&RedisOptions::default());
+    let (mut one, other) = (on_redis(&redis).start(), on_redis(&redis).start());
+    for node in [&one, &other] {
+        ready(node).await;
+        node.install("guest-gong", "schedule@app", &json!({})).await;
+    }
+    let mut watcher = device(&other, "watcher").await;
+    assert!(watcher.subscribe("gong").await.subscribe.is_some());
+    let mut last = due(&mut watcher).await;
+    for _ in 0..4 {
+        let next = due(&mut watcher).await;
+        assert!(next > last, "no run twice: {next} after {last}");
+        last = next;
+    }
+    one.kill();
+    for _ in 0..3 {
+        let next = due(&mut watcher).await;
+        assert!(next > last, "no run twice: {next} after {last}");
+        last = next;
+    }
+}
