@@ -3,7 +3,8 @@
 //! `echo` answers with its data, `whoami` with the facts of the call, `settings` with the binding's settings,
 //! `publish` publishes its data to the channel named in it (`{"channel": …}`), `remember` keeps its data and answers
 //! what it kept before and how often it was asked, `kick` disconnects the user named in its data and takes their
-//! subscriptions to `news` away, `measure` records numbers; any other method is not its.
+//! subscriptions to `news` away, `measure` records numbers; `add`, `set`, `get` and `delete` are those of `state`,
+//! `present` asks who is in a channel; any other method is not its.
 
 use std::time::Duration;
 
@@ -17,6 +18,19 @@ use tidegate_sdk::{
 };
 
 struct Echo;
+
+/// A key, and what becomes of it.
+#[derive(Deserialize)]
+struct Key<'r> {
+    key: &'r str,
+    #[serde(default)]
+    by: i64,
+    #[serde(default)]
+    value: &'r str,
+}
+
+/// What `add` and `set` keep lives for.
+const HOUR: Duration = Duration::from_secs(3_600);
 
 #[derive(Deserialize)]
 struct Publish<'r> {
@@ -39,6 +53,34 @@ impl Rpc for Echo {
                 sessions::unsubscribe(&user, "news")?;
                 sessions::disconnect(&user, 4_010, "kicked")?;
                 Verdict::json(&json!({}))
+            }
+            "add" => {
+                let Key { key, by, .. } = request.json()?;
+                Verdict::json(&state::increment(key, by, HOUR)?)
+            }
+            "set" => {
+                let Key { key, value, .. } = request.json()?;
+                state::set(key, value.as_bytes(), HOUR)?;
+                Verdict::json(&json!({}))
+            }
+            "get" => {
+                let Key { key, .. } = request.json()?;
+                let value = state::get(key)?;
+                let value = value.as_deref().map(String::from_utf8_lossy);
+                Verdict::json(&value)
+            }
+            "delete" => {
+                let Key { key, .. } = request.json()?;
+                Verdict::json(&state::delete(key)?)
+            }
+            "present" => {
+                let Key { key, value, .. } = request.json()?;
+                let is_present = presence::is_present(key, value);
+                let stats = presence::count(key);
+                Verdict::json(&json!({
+                    "users": stats.as_ref().ok().map(|stats| stats.users),
+                    "is_present": is_present.ok(),
+                }))
             }
             "measure" => {
                 let recorded = [
