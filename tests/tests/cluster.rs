@@ -28,6 +28,14 @@ impl Cluster {
                 .set("channel.without_namespace.history_ttl", json!("60s"))
                 .set("channel.without_namespace.force_recovery", json!(true))
                 .set("channel.without_namespace.presence", json!(true))
+                .namespace(json!({
+                    "name": "room",
+                    "presence": true,
+                    "join_leave": true,
+                    "force_push_join_leave": true,
+                    "allow_subscribe_for_client": true,
+                    "allow_publish_for_subscriber": true,
+                }))
                 .start()
         };
         let cluster = Self {
@@ -206,4 +214,67 @@ async fn presence_counts_the_members_of_all_nodes_and_forgets_who_left() {
     for index in 0..2 {
         cluster.until_present(index, &["bob"]).await;
     }
+}
+
+#[tokio::test]
+async fn who_was_on_a_node_that_is_killed_leaves_once_and_is_gone() {
+    const USERS: [&str; 3] = ["ann", "bob", "cleo"];
+    let mut cluster = Cluster::start(3).await;
+    let mut witness = cluster.connect(1, "eve").await;
+    witness.subscribe("room:one").await;
+    let mut dead = Vec::new();
+    for user in USERS {
+        let mut client = cluster.connect(0, user).await;
+        client.subscribe("room:one").await;
+        dead.push(client);
+    }
+    // Bob is somewhere else, too.
+    let _bob = cluster.connect(2, "bob").await;
+    // Everybody is in the directory before the node dies.
+    cluster.until_sessions(2, "cleo", 1).await;
+    cluster.until_sessions(1, "bob", 2).await;
+    cluster.nodes[0].kill();
+    let mut left = Vec::new();
+    while left.len() < USERS.len() {
+        if let Some(leave) = witness.push().await.leave {
+            left.push(leave.info.expect("of somebody").user);
+        }
+    }
+    cluster.until_sessions(2, "cleo", 0).await;
+    cluster.until_sessions(1, "bob", 1).await;
+    let has_survived = |node: &Node| {
+        let line = b"the sessions of a node that died were ended for it";
+        node.log().holds(line)
+    };
+    let closed = async {
+        while !cluster.nodes[1..].iter().any(has_survived) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    within("a survivor has closed the book", closed).await;
+    assert!(
+        cluster.nodes[1..]
+            .iter()
+            .filter(|node| has_survived(node))
+            .count()
+            == 1
+    );
+    // Nothing more is told than was.
+    witness.publish("room:one", &json!("mark")).await;
+    loop {
+        let push = witness.push().await;
+        if let Some(leave) = push.leave {
+            left.push(leave.info.expect("of somebody").user);
+        } else if push.r#pub.is_some() {
+            break;
+        }
+    }
+    left.sort_unstable();
+    assert_eq!(left, USERS);
+    let result = cluster
+        .call(2, "presence", json!({"channel": "room:one"}))
+        .await;
+    let members = result["presence"].as_object().expect("members by client");
+    let users: Vec<_> = members.values().map(|one| &one["user"]).collect();
+    assert_eq!(users, ["eve"]);
 }
