@@ -1,11 +1,12 @@
 //! What plugins keep, and whom they see, on one node and on the others: two real nodes and one Redis.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate_protocol::{Codec, ConnectRequest};
 use tidegate_test_redis::{RedisOptions, RedisServer};
 use tidegate_tests::{Client, Node, client::with_token, guests, token, within};
+use tokio::time::Instant;
 
 /// Between two looks at what another process holds.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -47,7 +48,8 @@ impl Keeper {
     }
 
     async fn two(redis: &RedisServer) -> (Self, Self) {
-        let (one, other) = (Self::start(redis).await, Self::start(redis).await);
+        let one = Box::pin(Self::start(redis)).await;
+        let other = Box::pin(Self::start(redis)).await;
         one.until_nodes(2).await;
         other.until_nodes(2).await;
         (one, other)
@@ -64,7 +66,7 @@ impl Keeper {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        within("the nodes hear of each other", known).await;
+        within("the nodes hear of each other", Box::pin(known)).await;
     }
 
     async fn ask(&mut self, method: &str, data: Value) -> Value {
@@ -85,7 +87,7 @@ impl Keeper {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        within(&told, seen).await;
+        within(&told, Box::pin(seen)).await;
     }
 }
 
@@ -122,7 +124,7 @@ async fn values_and_deletions_reach_the_other_node_and_whoever_joins_later() {
     // Who wrote it goes; who comes is told by who stays.
     let Keeper { node, client } = other;
     drop((client, node));
-    let mut third = Keeper::start(&redis).await;
+    let mut third = Box::pin(Keeper::start(&redis)).await;
     third.until("get", "color", &json!("blue")).await;
     third.until("add", "visits", &json!(3)).await;
     assert_eq!(
@@ -162,7 +164,7 @@ async fn plugins_see_who_is_subscribed_on_the_other_node() {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        within(&format!("the plugin sees {expected}"), seen).await;
+        within(&format!("the plugin sees {expected}"), Box::pin(seen)).await;
     };
     until(json!({ "users": 0, "is_present": false })).await;
     let token = token::mint(&json!({ "sub": "ann" }));
@@ -187,7 +189,7 @@ async fn each_increment_is_known_on_the_other_node_soon() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        within("the increment arrives", seen).await;
+        within("the increment arrives", Box::pin(seen)).await;
         took.push(began.elapsed());
     }
     took.sort_unstable();
