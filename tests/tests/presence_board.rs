@@ -92,7 +92,8 @@ async fn see_friend_come_and_go(here: &Node, there: &Node) {
         })
         .await;
     let last = last.history.expect("history is on");
-    let data: Value = serde_json::from_slice(last.publications[0].data.as_bytes()).unwrap();
+    let data: Value =
+        serde_json::from_slice(last.publications[0].data.as_bytes()).expect("JSON text");
     assert_eq!(data["status"], "offline");
     // No friend of hers sees anything.
     let mut eve = device(there, "eve", &[]).await;
@@ -103,7 +104,7 @@ async fn see_friend_come_and_go(here: &Node, there: &Node) {
 async fn friends_see_each_other_come_and_go() {
     let node = builder().start();
     install_board(&node).await;
-    see_friend_come_and_go(&node, &node).await;
+    Box::pin(see_friend_come_and_go(&node, &node)).await;
     // The board of one node knows what the node was told.
     let mut bob = device(&node, "bob", &["alice", "dan"]).await;
     let reply = bob.rpc("board", &json!({})).await.rpc.expect("a reply");
@@ -120,5 +121,5 @@ async fn friends_on_two_nodes_see_each_other_come_and_go() {
         ready(node).await;
         install_board(node).await;
     }
-    see_friend_come_and_go(&one, &other).await;
+    Box::pin(see_friend_come_and_go(&one, &other)).await;
 }

@@ -462,7 +462,7 @@ mod tests {
         asks.forgotten(&two);
         // Whoever asked hears at once that it has not answered.
         let surveyed = begun.surveyed.try_recv().unwrap();
-        assert_eq!(surveyed.silent, [two.clone()]);
+        assert_eq!(surveyed.silent, std::slice::from_ref(&two));
         let later = now + ORDER_LIFE / 2;
         assert!(asks.tick(later).is_empty(), "nobody hears it");
         asks.is_back(&two, later);

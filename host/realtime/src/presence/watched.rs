@@ -271,6 +271,8 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinSet;
+
     use super::*;
     use crate::{
         ids::{AppId, ClientId},
@@ -333,18 +335,21 @@ mod tests {
         watched: Arc<Watched>,
         store: MemoryPresence,
         stop: CancellationToken,
+        tasks: JoinSet<()>,
     }
 
     impl World {
         fn new() -> Self {
-            let world = Self {
+            let mut world = Self {
                 watched: Arc::default(),
                 store: MemoryPresence::default(),
                 stop: CancellationToken::new(),
+                tasks: JoinSet::new(),
             };
             let store = Arc::new(Far(world.store.clone()));
             let watching = Arc::clone(&world.watched);
-            tokio::spawn(watching.run(store, world.stop.clone()));
+            let stop = world.stop.clone();
+            world.tasks.spawn(watching.run(store, stop));
             world
         }
 
