@@ -4,7 +4,7 @@
 //! no other node's time, and the moment is known in which the first one came and the last one went. For each node a
 //! book of its sessions and of their seats (channels in which others see them), so that a survivor knows what to tell.
 //! And the nodes, by when each was last heard of: a node's whole book lives by the one heartbeat of its node, however
-//! much is in it. What this node enters is [`registrar`]'s, what is done for dead nodes [`survivor`]'s. A node that
+//! much is in it. What this node enters is [`registrar`]'s, what is done for dead nodes `survivor`'s. A node that
 //! stands alone has no directory.
 //!
 //! Invariants. Stores keep records as they are given and compare them byte by byte; what is in them is [`entry`]'s.

@@ -1,6 +1,6 @@
 //! The registrar: enters this node's sessions into the directory, behind their backs.
 //!
-//! Owns what is still to be written ([`writing`]) and the heartbeat ([`heartbeat`]). A session that comes or goes leaves a note here and goes on;
+//! Owns what is still to be written (`writing`) and the heartbeat (`heartbeat`). A session that comes or goes leaves a note here and goes on;
 //! notes of a moment are written together, the last one of each slot only. What could not be written stays and is
 //! tried again. Owns also the moment of grace in which a user whose last session went is still there: who reconnects
 //! within it was never gone.
