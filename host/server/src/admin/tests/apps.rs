@@ -65,7 +65,9 @@ async fn an_app_whose_name_no_app_can_have_is_422_and_the_files_own_cannot_be_de
 async fn stored_apps_are_open_after_a_restart() {
     let bench = Bench::new();
     let secret = create(&bench, "shop").await;
+    // What a node that starts knows: nothing.
     bench.apps.open.lock().clear();
+    *bench.admin.followed.lock() = Default::default();
     bench.admin.start().await.unwrap();
     assert_eq!(bench.apps.open.lock()["shop"], secret);
 }
