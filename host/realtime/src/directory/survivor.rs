@@ -116,6 +116,7 @@ impl Survivor {
         let store = self.registrar.store();
         let mut num_sessions = 0;
         loop {
+            let mut has_failed = false;
             let mut from = Some(0);
             while let Some(at) = from {
                 if self.node.leases().take(name, LEASE).wait().await? != Some(fence) {
@@ -126,8 +127,16 @@ impl Survivor {
                 }
                 let page = store.read(&self.dead, at).wait().await?;
                 from = page.next;
-                num_sessions += self.end(page).await?;
+                match self.end(page).await {
+                    Ok(ended) => num_sessions += ended,
+                    // An app whose plugin fails holds up no other app: its lines stay for the next time.
+                    Err(Left::Plugin) => has_failed = true,
+                    Err(error) => return Err(error),
+                }
                 tokio::time::sleep(PAUSE).await;
+            }
+            if has_failed {
+                return Err(Left::Plugin);
             }
             if store.retire(&self.dead).wait().await? {
                 return Ok((Outcome::Closed, num_sessions));
@@ -203,16 +212,11 @@ impl Survivor {
                 .iter()
                 .map(|(key, member, _)| (key, member))
                 .collect();
-            let told = match AppId::parse(of_app[0].0.app()) {
-                Ok(app) => self.node.tell_lost_seats(&app, &lost).await.is_ok(),
-                Err(_) => true,
-            };
-            if told {
-                let records = of_app.iter().map(|(_, _, record)| record.clone());
-                done.records.extend(records);
-            } else {
-                outcome = Err(Left::Plugin);
+            if let Ok(app) = AppId::parse(of_app[0].0.app()) {
+                self.node.tell_lost_seats(&app, &lost).await;
             }
+            let records = of_app.iter().map(|(_, _, record)| record.clone());
+            done.records.extend(records);
         }
         outcome
     }

@@ -259,12 +259,18 @@ impl Node {
         let node = Arc::clone(self);
         let work = async move {
             let metrics = &node.events().shared.metrics;
+            let mut outcome = Ok(());
             for (post, chunk) in calls {
                 let number = chunk.len();
-                tell(&node, &post.app, &post.plugin, chunk).await?;
-                metrics.delivered.inc_by(number as u64);
+                match tell(&node, &post.app, &post.plugin, chunk).await {
+                    Ok(()) => {
+                        metrics.delivered.inc_by(number as u64);
+                    }
+                    // The others are told all the same.
+                    Err(failure) => outcome = outcome.and(Err(failure)),
+                }
             }
-            Ok(())
+            outcome
         };
         Progress::Pending(Box::pin(work) as Pin<Box<_>>)
     }

@@ -117,12 +117,13 @@ impl Node {
         self.deliver_events(app, events).wait().await
     }
 
-    /// The same for subscriptions.
+    /// The same for subscriptions. Their channels have been told that they ended, which is not done twice: so what a
+    /// plugin does not take now waits in this node's queues.
     pub(crate) async fn tell_lost_seats(
         self: &Arc<Self>,
         app: &AppId,
         lost: &[(&ChannelKey, &Member)],
-    ) -> Result<(), HookFailure> {
+    ) {
         let code = UnsubscribeCode::Disconnected;
         let reason: Arc<str> = NODE_DIED.into();
         let events = lost.iter().map(|(key, member)| {
@@ -136,7 +137,13 @@ impl Node {
                 ..Event::of_user(EventKind::Unsubscribed, &member.user)
             }
         });
-        self.deliver_events(app, events.collect()).wait().await
+        let events: Vec<_> = events.collect();
+        let told = self.deliver_events(app, events.clone()).wait().await;
+        if told.is_err() {
+            for event in events {
+                self.events().offer(app, event);
+            }
+        }
     }
 }
 

@@ -469,6 +469,26 @@ async fn a_survivor_that_dies_in_the_middle_is_followed_by_another() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_plugin_that_fails_is_told_later_and_a_channel_once() {
+    let nodes = Nodes::new(2).await;
+    let mut witness = nodes.join(1, "eve").await;
+    witness.say(IN_ROOM).await;
+    let mut ann = nodes.join(0, "ann").await;
+    ann.say(IN_ROOM).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    *nodes.board.fails_at.lock() = Some(1);
+    nodes.cut(0);
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(left(&witness), ["ann"]);
+    assert_eq!(nodes.board.count(EventKind::Disconnected), 0);
+    *nodes.board.fails_at.lock() = None;
+    tokio::time::sleep(A_WHILE).await;
+    assert_eq!(left(&witness), ["ann"]);
+    assert_eq!(nodes.board.count(EventKind::Disconnected), 1);
+    assert_eq!(nodes.board.count(EventKind::Unsubscribed), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_was_only_stopped_is_back_with_everybody() {
     let nodes = Nodes::new(2).await;
     let mut witness = nodes.join(1, "eve").await;
