@@ -18,7 +18,9 @@ use serde::{Deserialize, Serialize};
 use tidegate_sdk::{
     Authorization, Events, Refusal, Rpc, Trouble, authorization, config, context,
     events::{Event, Kind},
-    log, plugin, publishing, rpc, state,
+    log, plugin, publishing,
+    publishing::PublishError,
+    rpc, state,
 };
 
 /// The method that answers the whole board.
@@ -116,8 +118,17 @@ impl Events for PresenceBoard {
                 since_ms: event.time_ms(),
                 user,
             };
-            state::set_json(&key(&status.user), &status, REMEMBERED)?;
-            publishing::publish_json(&settings.channel(&status.user), &status)?;
+            // One user whose name no channel can have, or a full memory, is nobody else's trouble.
+            match publishing::publish_json(&settings.channel(&status.user), &status) {
+                Err(PublishError::Invalid(reason)) => {
+                    log::warn!("{:?} has no status: {reason}", status.user);
+                    continue;
+                }
+                other => other?,
+            }
+            if let Err(error) = state::set_json(&key(&status.user), &status, REMEMBERED) {
+                log::warn!("{:?}: told, but not remembered: {error}", status.user);
+            }
         }
         Ok(())
     }

@@ -61,6 +61,17 @@ fn what_is_told_twice_or_late_replaces_nothing_newer() {
 }
 
 #[test]
+fn a_user_whose_name_no_channel_can_have_takes_nobody_elses_status_away() {
+    let mut host = Host::new();
+    let batch = vec![
+        event(Kind::Online, "jos\u{e9}", 0),
+        event(Kind::Online, "zoe", 0),
+    ];
+    host.handle::<PresenceBoard>(batch).unwrap();
+    assert_eq!(published(&host), [pair("zoe", "online")]);
+}
+
+#[test]
 fn friends_see_a_status_and_nobody_else() {
     let settings = json!({ "circles": [["ann", "bob"], ["cy", "dan"]] });
     let sees = |user: &str, meta: Value, owner: &str| {
