@@ -107,7 +107,9 @@ impl Node {
                 ..Event::of_user(EventKind::Disconnected, session.user)
             });
             if session.is_last {
-                let words = ["offline", dead.as_str(), app.as_str(), session.user];
+                // With the session, since a node that is only stopped may be taken for dead more than once.
+                let client = session.client.to_string();
+                let words = ["offline", dead.as_str(), &client];
                 events.push(Event {
                     id: EventId::of(&words),
                     ..Event::of_user(EventKind::Offline, session.user)

@@ -85,6 +85,12 @@ impl PostgresConfig {
             return Err(BadPostgres::Missing("the database"));
         }
         config.ssl_mode(mode).connect_timeout(CONNECT_TIMEOUT);
+        // The one that listens says nothing for hours: without these it would not hear that the server is gone.
+        config
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(5))
+            .keepalives_retries(2)
+            .tcp_user_timeout(Duration::from_secs(15));
         if config.get_application_name().is_none() {
             config.application_name("tidegate");
         }

@@ -89,7 +89,8 @@ impl Registrar {
         for some in batches(gone) {
             is_written &= self.leave_batch(node, some).await;
         }
-        is_written = is_written && self.settle(node).await;
+        // Also when something could not be written: that may be another shard's.
+        is_written &= self.settle(node).await;
         if self.is_idle() {
             self.idle.notify_waiters();
         }
