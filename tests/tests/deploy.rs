@@ -8,6 +8,7 @@ use std::{
 
 use serde_json::{Value, json};
 use tidegate_protocol::{Codec, ConnectRequest};
+use tidegate_test_redis::{RedisOptions, RedisServer};
 use tidegate_tests::{Client, Node, api::Http, cli, node::binary, within};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
@@ -109,8 +110,17 @@ async fn every_metric_that_alerts_dashboard_and_chart_name_is_printed_by_a_node(
     assert_eq!(http.get("/connection/websocket").await.status, 400);
     assert_eq!(http.get("/nothing").await.status, 404);
 
-    let answer = Http::new(node.admin_addr()).get("/metrics").await;
-    let printed = samples(&String::from_utf8_lossy(&answer.body));
+    let redis = RedisServer::start(&RedisOptions::default());
+    let on_redis = Node::builder()
+        .set("engine.type", json!("redis"))
+        .set("engine.redis.address", json!([redis.url()]))
+        .start();
+
+    let mut printed = BTreeSet::new();
+    for node in [&node, &on_redis] {
+        let answer = Http::new(node.admin_addr()).get("/metrics").await;
+        printed.extend(samples(&String::from_utf8_lossy(&answer.body)));
+    }
     let of_metrics: Vec<_> = files()
         .into_iter()
         .filter(|(path, _)| {

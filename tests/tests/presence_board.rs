@@ -49,10 +49,9 @@ async fn device(node: &Node, user: &str, friends: &[&str]) -> Client {
 async fn install_board(node: &Node) {
     node.install("presence-board", "events@app", &json!({}))
         .await;
-    for place in ["authorization@namespace:status", "rpc@rpc:board"] {
-        let bound = node
-            .cli(&["plugin", "bind", "presence-board", place, "--json"])
-            .await;
+    for (hook, scope) in [("authorization", "namespace:status"), ("rpc", "app")] {
+        let bind = ["plugin", "bind", "presence-board", hook, "--scope", scope];
+        let bound = node.cli(&bind).await;
         assert_eq!(bound.code, Some(0), "{}", bound.stderr);
     }
 }

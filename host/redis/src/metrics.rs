@@ -96,6 +96,14 @@ impl EngineMetrics {
             failures: Family::default(),
             bad_envelopes: Family::default(),
         };
+        // One of each is there from the start: an alert on a name that is not printed says nothing.
+        let _ = metrics.failures.get_or_create(&FailureLabel {
+            command: CommandKind::Publish.as_str(),
+            reason: RedisFailure::Away.as_str(),
+        });
+        let _ = metrics.bad_envelopes.get_or_create(&ReasonLabel {
+            reason: BadEnvelope::Truncated.as_str(),
+        });
         registry.register_with_unit(
             "tidegate_engine_command_duration",
             "Time from a command to Redis to its answer or failure",
