@@ -216,7 +216,8 @@ impl Event {
         self.kind
     }
 
-    /// When it happened, in milliseconds since 1970.
+    /// When it happened, in milliseconds since 1970. Of the `online` and `offline` of a user the later one has the
+    /// greater number, whichever nodes told of them.
     pub fn time_ms(&self) -> u64 {
         self.at_ms
     }

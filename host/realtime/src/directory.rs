@@ -46,6 +46,10 @@ pub const USER_LIFE: Duration = Duration::from_secs(3600);
 /// How long the book of a node is kept without a heartbeat, and a node in mind that has gone.
 pub const BOOK_LIFE: Duration = Duration::from_secs(24 * 3600);
 
+/// How long it is kept of a user who has gone when that was, and by whose end: longer than an answer that was lost is
+/// asked for again, and than a survivor needs for the books of most nodes.
+pub const GONE_LIFE: Duration = Duration::from_secs(600);
+
 /// Most records in one call of a [`Directory`].
 pub const BATCH: usize = 128;
 
@@ -91,21 +95,50 @@ pub struct User {
     pub name: Arc<str>,
 }
 
-/// What happens to a user's sessions.
+/// When a user came or went: milliseconds since 1970 by the clock of the store, and in any case more than at the
+/// user's change before, whichever nodes told of the two and whatever clocks did in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(u64);
+
+impl Moment {
+    pub fn new(unix_millis: u64) -> Self {
+        Self(unix_millis)
+    }
+
+    pub fn unix_millis(self) -> u64 {
+        self.0
+    }
+}
+
+/// What happens to a user's sessions. Each may be made again until its answer came, and is answered as the first time
+/// unless somebody else has come or gone since.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// A session came, or is entered anew.
-    Came { client: ClientId, value: Bytes },
+    Came {
+        client: ClientId,
+        value: Bytes,
+        answer: Answer,
+    },
     /// A session went. [`Turn::Last`]: no other is there.
     Left { client: ClientId },
     /// A session went; if it was the last one, the user is still there until [`Change::Settle`], and who comes
     /// meanwhile is not the first.
     Away { client: ClientId },
-    /// The user has gone unless somebody has come; [`Turn::Last`] if so, and to nobody else.
-    Settle,
-    /// The session of a dead node went, unless it was entered anew. [`Turn::Last`] if none is there, also when it is
-    /// said again: whoever was told of it first may have died.
+    /// The user whose last session was this one has gone unless somebody has come; [`Turn::Last`] if so.
+    Settle { client: ClientId },
+    /// The session of a dead node went, unless it was entered anew.
     Lost { client: ClientId, value: Bytes },
+}
+
+/// Whether the answer to an earlier [`Change::Came`] of the session is known; of the other changes a repetition is
+/// none but for what it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// There was none, or it is known: a session that is entered anew is nobody's first.
+    Known,
+    /// The change was made, perhaps, and its answer is missing.
+    Missing,
 }
 
 /// What a [`Change`] came to.
@@ -113,9 +146,9 @@ pub enum Change {
 pub enum Turn {
     Neither,
     /// There was no session of the user.
-    First,
+    First(Moment),
     /// There is none any more.
-    Last,
+    Last(Moment),
 }
 
 /// What nodes know of each other's sessions. Answers come within the store's own time limits; a call whose answer did

@@ -4,7 +4,8 @@
 //! their last heartbeats. A heartbeat costs the same however many sessions there are: users' hashes have long lives
 //! and are renewed when their sessions are entered anew, three times in a life. Times are by the clock of Redis.
 //! Invariants. Values are stored as they are given and compared byte by byte. What the first and the last session of
-//! a user are is decided in the step that writes them. Nothing that is read is believed before it was parsed.
+//! a user are is decided in the step that writes them, which remembers what it answered, so that a call whose answer was
+//! lost is answered again. Nothing that is read is believed before it was parsed.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -15,8 +16,8 @@ use tidegate_realtime::{
     broker::BrokerError,
     cluster::NodeUid,
     directory::{
-        BATCH, BOOK_LIFE, Beat, Change, Directory, Page, Record, Slot, Standing, Turn, USER_LIFE,
-        User,
+        Answer, BATCH, BOOK_LIFE, Beat, Change, Directory, GONE_LIFE, Moment, Page, Record, Slot,
+        Standing, Turn, USER_LIFE, User,
     },
     hooks::Progress,
     ids::ChannelKey,
@@ -44,8 +45,8 @@ const SESSIONS_PAGE: usize = 512;
 /// Pages that reading a user's sessions may take; see the presence of a channel.
 const MAX_PAGES: usize = 4_096;
 
-/// The field that keeps a user who has no session for a moment.
-const AWAITED: &[u8] = b"-";
+/// The field that says what is known of a user beside the sessions.
+const KNOWN: &[u8] = b"-";
 
 /// The directory in Redis. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ struct Shared {
     beat: Script,
     condemn: Script,
     retire: Script,
+    reopen: Script,
+    write: Script,
     erase: Script,
     change: Script,
 }
@@ -84,6 +87,11 @@ impl RedisDirectory {
                     include_str!("scripts/directory_head.lua"),
                     include_str!("scripts/directory_retire.lua")
                 )),
+                reopen: Script::new(concat!(
+                    include_str!("scripts/directory_head.lua"),
+                    include_str!("scripts/directory_reopen.lua")
+                )),
+                write: Script::new(include_str!("scripts/directory_write.lua")),
                 erase: Script::new(include_str!("scripts/directory_erase.lua")),
                 change: Script::new(include_str!("scripts/directory_change.lua")),
             }),
@@ -98,13 +106,7 @@ impl RedisDirectory {
         W: Future<Output = Result<T, RedisFailure>> + Send + 'static,
     {
         let work = work(Arc::clone(&self.shared));
-        let metrics = self.shared.metrics.clone();
-        Progress::Pending(Box::pin(async move {
-            let start = Instant::now();
-            let outcome = work.await;
-            metrics.observe(CommandKind::Directory, start.elapsed(), &outcome);
-            outcome.map_err(BrokerError::from)
-        }))
+        self.shared.metrics.timed(CommandKind::Directory, work)
     }
 }
 
@@ -148,34 +150,60 @@ impl Shared {
     }
 
     async fn retire(&self, node: &NodeUid) -> Result<bool, RedisFailure> {
+        if !self.has_book(node).await? {
+            let answer = self.ask_nodes(&self.retire, |command| {
+                command.arg(node.as_str());
+            });
+            let is_closed = parse_bool(&answer.await?)?;
+            // Book and nodes are two keys: a line may have come in between, from a node that has just woken up.
+            if !is_closed || !self.has_book(node).await? {
+                return Ok(is_closed);
+            }
+        }
+        let reopened = self.ask_nodes(&self.reopen, |command| {
+            command.arg(node.as_str());
+        });
+        reopened.await?;
+        Ok(false)
+    }
+
+    async fn has_book(&self, node: &NodeUid) -> Result<bool, RedisFailure> {
         let book = self.keys.book(node);
         let mut command = redis::cmd("EXISTS");
         command.arg(&book);
-        let has_book = self.pipe().run(&command, Route::Key(&book)).await?;
-        if parse_bool(&has_book)? {
-            return Ok(false);
-        }
-        let answer = self.ask_nodes(&self.retire, |command| {
-            command.arg(node.as_str());
-        });
-        parse_bool(&answer.await?)
+        parse_bool(&self.pipe().run(&command, Route::Key(&book)).await?)
     }
 
-    /// Sends a command about a book, unless it is about no line of it.
-    async fn run_on_book(
-        &self,
-        name: &str,
-        node: &NodeUid,
-        lines: impl ExactSizeIterator<Item = Vec<Bytes>>,
-    ) -> Result<(), RedisFailure> {
-        if lines.len() == 0 {
+    async fn write(&self, node: &NodeUid, records: &[Record]) -> Result<(), RedisFailure> {
+        if records.is_empty() {
             return Ok(());
         }
         let book = self.keys.book(node);
-        let mut command = redis::cmd(name);
+        let build = |command: &mut Cmd, _: &_| {
+            command.arg(1).arg(&book).arg(millis(BOOK_LIFE));
+            for Record { slot, value } in records {
+                command.arg(slot.to_text()).arg(&value[..]);
+            }
+        };
+        let route = Route::Key(&book);
+        self.pipe().invoke(&self.write, route, build).await?;
+        Ok(())
+    }
+
+    /// Takes fields out of a book, whatever they say.
+    async fn remove(
+        &self,
+        node: &NodeUid,
+        fields: impl ExactSizeIterator<Item = Bytes>,
+    ) -> Result<(), RedisFailure> {
+        if fields.len() == 0 {
+            return Ok(());
+        }
+        let book = self.keys.book(node);
+        let mut command = redis::cmd("HDEL");
         command.arg(&book);
-        for part in lines.flatten() {
-            command.arg(&part[..]);
+        for field in fields {
+            command.arg(&field[..]);
         }
         self.pipe().run(&command, Route::Key(&book)).await?;
         Ok(())
@@ -187,8 +215,7 @@ impl Shared {
             foreign,
             next: _,
         } = page;
-        let foreign = foreign.into_iter().map(|field| vec![field]);
-        self.run_on_book("HDEL", node, foreign).await?;
+        self.remove(node, foreign.into_iter()).await?;
         let book = self.keys.book(node);
         let lines: Vec<_> = records
             .into_iter()
@@ -246,17 +273,26 @@ impl Shared {
     async fn change(&self, user: &User, changes: &[Change]) -> Result<Vec<Turn>, RedisFailure> {
         let (pipe, key) = self.place(user);
         let build = |command: &mut Cmd, _: &_| {
-            command.arg(1).arg(&key).arg(millis(USER_LIFE));
+            command.arg(1).arg(&key);
+            command.arg(millis(USER_LIFE)).arg(millis(GONE_LIFE));
             for change in changes {
                 let (kind, client, value) = match change {
-                    Change::Came { client, value } => ("came", Some(client), &value[..]),
-                    Change::Left { client } => ("left", Some(client), &b""[..]),
-                    Change::Away { client } => ("away", Some(client), &b""[..]),
-                    Change::Settle => ("settle", None, &b""[..]),
-                    Change::Lost { client, value } => ("lost", Some(client), &value[..]),
+                    Change::Came {
+                        client,
+                        value,
+                        answer: Answer::Known,
+                    } => ("came", client, &value[..]),
+                    Change::Came {
+                        client,
+                        value,
+                        answer: Answer::Missing,
+                    } => ("again", client, &value[..]),
+                    Change::Left { client } => ("left", client, &b""[..]),
+                    Change::Away { client } => ("away", client, &b""[..]),
+                    Change::Settle { client } => ("settle", client, &b""[..]),
+                    Change::Lost { client, value } => ("lost", client, &value[..]),
                 };
-                let client = client.map(ToString::to_string).unwrap_or_default();
-                command.arg(kind).arg(client).arg(value);
+                command.arg(kind).arg(client.to_string()).arg(value);
             }
         };
         let answer = pipe.invoke(&self.change, Route::Key(&key), build).await?;
@@ -309,7 +345,8 @@ impl Shared {
         let mut cursor = 0;
         for _ in 0..MAX_PAGES {
             let (next, lines) = self.scan(pipe, &key, cursor, SESSIONS_PAGE).await?;
-            found.extend(lines.into_iter().filter(|(field, _)| field != AWAITED));
+            let entered = lines.into_iter().filter(|(field, _)| field != KNOWN);
+            found.extend(entered.map(|(field, line)| (field, without_time(line))));
             if next == 0 || found.len() >= most {
                 return Ok(found.into_values().take(most).collect());
             }
@@ -378,17 +415,29 @@ fn parse_page(answer: &Value) -> Option<(u64, Vec<(Bytes, Bytes)>)> {
     Some((number(cursor)?, lines?))
 }
 
+/// The value of a line of a user's: `time value`.
+fn without_time(line: Bytes) -> Bytes {
+    match line.iter().position(|byte| *byte == b' ') {
+        Some(end) if end > 0 && line[..end].iter().all(u8::is_ascii_digit) => line.slice(end + 1..),
+        Some(_) | None => line,
+    }
+}
+
+/// `[turn, moment, …]`.
 fn parse_turns(answer: &Value) -> Option<Vec<Turn>> {
-    let Value::Array(turns) = answer else {
+    let Value::Array(parts) = answer else {
         return None;
     };
-    let turn = |turn| match number(turn)? {
-        0 => Some(Turn::Neither),
-        1 => Some(Turn::First),
-        2 => Some(Turn::Last),
-        _ => None,
+    let turn = |pair: &[Value]| {
+        let moment = Moment::new(number(&pair[1])?);
+        match number(&pair[0])? {
+            0 => Some(Turn::Neither),
+            1 => Some(Turn::First(moment)),
+            2 => Some(Turn::Last(moment)),
+            _ => None,
+        }
     };
-    turns.iter().map(turn).collect()
+    parts.chunks_exact(2).map(turn).collect()
 }
 
 impl Directory for RedisDirectory {
@@ -409,18 +458,14 @@ impl Directory for RedisDirectory {
 
     fn write(&self, node: &NodeUid, records: Vec<Record>) -> Progress<Result<(), BrokerError>> {
         let node = node.clone();
-        self.run(|shared| async move {
-            let lines = records.into_iter();
-            let lines = lines.map(|record| vec![record.slot.to_text().into(), record.value]);
-            shared.run_on_book("HSET", &node, lines).await
-        })
+        self.run(|shared| async move { shared.write(&node, &records).await })
     }
 
     fn strike(&self, node: &NodeUid, slots: Vec<Slot>) -> Progress<Result<(), BrokerError>> {
         let node = node.clone();
         self.run(|shared| async move {
-            let lines = slots.into_iter().map(|slot| vec![slot.to_text().into()]);
-            shared.run_on_book("HDEL", &node, lines).await
+            let fields = slots.into_iter().map(|slot| slot.to_text().into());
+            shared.remove(&node, fields).await
         })
     }
 

@@ -11,7 +11,6 @@ use tidegate_realtime::{
     hooks::Progress,
     leases::{Fence, LeaseName, Leases},
 };
-use tokio::time::Instant;
 
 use crate::{
     commands::{Pipe, RedisFailure, Route, Script, Shards, value::number},
@@ -49,19 +48,6 @@ impl RedisLeases {
             }),
         }
     }
-
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, RedisFailure>> + Send + 'static,
-    ) -> Progress<Result<T, BrokerError>> {
-        let metrics = self.shared.metrics.clone();
-        Progress::Pending(Box::pin(async move {
-            let start = Instant::now();
-            let outcome = work.await;
-            metrics.observe(CommandKind::Other, start.elapsed(), &outcome);
-            outcome.map_err(BrokerError::from)
-        }))
-    }
 }
 
 impl Shared {
@@ -79,11 +65,11 @@ impl Leases for RedisLeases {
         name: &LeaseName,
         for_: Duration,
     ) -> Progress<Result<Option<Fence>, BrokerError>> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, metrics) = (Arc::clone(&self.shared), &self.shared.metrics);
         let key = shared.keys.lease(name);
         // Redis takes no life of no time.
         let life = u64::try_from(for_.as_millis()).unwrap_or(u64::MAX).max(1);
-        self.run(async move {
+        metrics.timed(CommandKind::Other, async move {
             match shared.invoke(&shared.take, &key, life).await? {
                 Value::Nil => Ok(None),
                 fence => {
@@ -95,9 +81,9 @@ impl Leases for RedisLeases {
     }
 
     fn give_back(&self, name: &LeaseName, fence: Fence) -> Progress<Result<(), BrokerError>> {
-        let shared = Arc::clone(&self.shared);
+        let (shared, metrics) = (Arc::clone(&self.shared), &self.shared.metrics);
         let key = shared.keys.lease(name);
-        self.run(async move {
+        metrics.timed(CommandKind::Other, async move {
             let given = shared.invoke(&shared.give_back, &key, fence.number());
             given.await.map(|_| ())
         })

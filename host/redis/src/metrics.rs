@@ -11,7 +11,11 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use tidegate_realtime::broker::{Broker as _, EngineHealth};
+use tidegate_realtime::{
+    broker::{Broker as _, BrokerError, EngineHealth},
+    hooks::Progress,
+};
+use tokio::time::Instant;
 
 use crate::{
     broker::RedisBroker,
@@ -129,6 +133,21 @@ impl EngineMetrics {
         self.bad_envelopes
             .get_or_create(&ReasonLabel { reason })
             .inc();
+    }
+
+    /// What a command comes to, with its time observed.
+    pub(crate) fn timed<T: Send + 'static>(
+        &self,
+        kind: CommandKind,
+        work: impl Future<Output = Result<T, RedisFailure>> + Send + 'static,
+    ) -> Progress<Result<T, BrokerError>> {
+        let metrics = self.clone();
+        Progress::Pending(Box::pin(async move {
+            let start = Instant::now();
+            let outcome = work.await;
+            metrics.observe(kind, start.elapsed(), &outcome);
+            outcome.map_err(BrokerError::from)
+        }))
     }
 
     pub(crate) fn observe<T>(

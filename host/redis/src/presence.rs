@@ -17,7 +17,6 @@ use tidegate_realtime::{
     ids::{ChannelKey, ClientId},
     presence::{Member, Members, Presence, PresenceStats, Present},
 };
-use tokio::time::Instant;
 
 use crate::{
     commands::{
@@ -92,13 +91,7 @@ impl RedisPresence {
         &self,
         work: impl Future<Output = Result<T, RedisFailure>> + Send + 'static,
     ) -> Progress<Result<T, BrokerError>> {
-        let metrics = self.shared.metrics.clone();
-        Progress::Pending(Box::pin(async move {
-            let start = Instant::now();
-            let outcome = work.await;
-            metrics.observe(CommandKind::Presence, start.elapsed(), &outcome);
-            outcome.map_err(BrokerError::from)
-        }))
+        self.shared.metrics.timed(CommandKind::Presence, work)
     }
 }
 

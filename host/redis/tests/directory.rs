@@ -5,7 +5,7 @@ use std::{future::Future, time::Duration};
 use prometheus_client::registry::Registry;
 use tidegate_realtime::{
     cluster::NodeUid,
-    directory::{Change, Directory, Record, Slot, User, contract},
+    directory::{Answer, Change, Directory, Record, Slot, Turn, User, contract},
     ids::{AppId, ChannelKey, ClientId},
 };
 use tidegate_redis::{
@@ -139,12 +139,9 @@ async fn r7_what_somebody_else_wrote_is_no_node_and_no_line_and_can_be_erased() 
     let place = ChannelKey::new(&user.app, &user.name);
     server.command(&["SET", &keys.user(&place), "a text"]);
     assert!(within(directory.sessions(&user, 1).wait()).await.is_err());
-    let turns = within(
-        directory
-            .change(vec![(user.clone(), Change::Settle)])
-            .wait(),
-    )
-    .await;
+    let client = ClientId::random();
+    let settle = vec![(user.clone(), Change::Settle { client })];
+    let turns = within(directory.change(settle).wait()).await;
     assert!(turns[0].is_err());
     server.command(&["DEL", &keys.user(&place)]);
     server.command(&["SET", &keys.nodes(), "a text"]);
@@ -173,20 +170,77 @@ async fn everything_that_is_kept_ends_by_itself() {
     within(directory.write(&node, vec![record]).wait())
         .await
         .unwrap();
-    let came = Change::Came {
-        client,
-        value: "x".into(),
+    let keys = Keys::new(config.prefix.clone());
+    let ends = |key: &str| match server.command(&["PTTL", key]) {
+        Reply::Integer(left @ 1..) => left,
+        other => panic!("{key} does not end: {other:?}"),
     };
-    within(directory.change(vec![(user.clone(), came)]).wait()).await[0]
-        .clone()
-        .unwrap();
+    // Also without a heartbeat: its node may have been taken for dead.
+    ends(&keys.book(&node));
+    change(directory, &user, came(client)).await;
+    let place = ChannelKey::new(&user.app, &user.name);
+    let here = ends(&keys.user(&place));
+    change(directory, &user, Change::Left { client }).await;
+    assert!(
+        ends(&keys.user(&place)) < here,
+        "of who has gone less is kept"
+    );
     within(directory.beat(&node, SILENT_FOR).wait())
         .await
         .unwrap();
-    let keys = Keys::new(config.prefix.clone());
-    let place = ChannelKey::new(&user.app, &user.name);
-    for key in [keys.nodes(), keys.book(&node), keys.user(&place)] {
-        let left = server.command(&["PTTL", &key]);
-        assert!(matches!(left, Reply::Integer(1..)), "{key}: {left:?}");
+    ends(&keys.nodes());
+}
+
+fn came(client: ClientId) -> Change {
+    Change::Came {
+        client,
+        value: "x".into(),
+        answer: Answer::Known,
     }
+}
+
+async fn change(directory: &RedisDirectory, user: &User, change: Change) -> Turn {
+    let turns = directory.change(vec![(user.clone(), change)]).wait();
+    within(turns).await[0].clone().unwrap()
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_enters_anew_keeps_no_user_online() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let config = RedisConfig::new(standalone(&server, Login::default()));
+    let member = Member::connected(&config).await;
+    let (directory, keys) = (&member.directory, Keys::new(config.prefix.clone()));
+    let user = User {
+        app: AppId::default_app(),
+        name: "ann".into(),
+    };
+    let key = keys.user(&ChannelKey::new(&user.app, &user.name));
+    let client = ClientId::random();
+    change(directory, &user, came(client)).await;
+    // Its departure was lost in a failover more than a life ago.
+    let ghost = ClientId::random().to_string();
+    server.command(&["HSET", &key, &ghost, "1600000000000 x"]);
+    let turn = change(directory, &user, Change::Left { client }).await;
+    assert!(matches!(turn, Turn::Last(_)), "{turn:?}");
+    let found = within(directory.sessions(&user, 10).wait()).await;
+    assert_eq!(found.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_closed_book_that_gets_a_line_is_opened_again() {
+    let server = RedisServer::start(&RedisOptions::default());
+    let config = RedisConfig::new(standalone(&server, Login::default()));
+    let member = Member::connected(&config).await;
+    let (directory, keys) = (&member.directory, Keys::new(config.prefix.clone()));
+    let (dead, other) = (NodeUid::random(), NodeUid::random());
+    within(directory.beat(&dead, SILENT_FOR).wait())
+        .await
+        .unwrap();
+    let condemned = within(directory.condemn(&dead, Duration::ZERO).wait()).await;
+    assert!(condemned.unwrap());
+    assert!(within(directory.retire(&dead).wait()).await.unwrap());
+    server.command(&["HSET", &keys.book(&dead), "a", "line"]);
+    assert!(!within(directory.retire(&dead).wait()).await.unwrap());
+    let beat = within(directory.beat(&other, SILENT_FOR).wait()).await;
+    assert_eq!(beat.unwrap().overdue, [dead]);
 }

@@ -3,11 +3,15 @@
 //! One function per promise of [`Directory`]; an implementation's tests call [`check_all`]. Compiled for tests and with
 //! the feature `testing`.
 
+mod users;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{BATCH, Beat, Change, Directory, Page, Record, Slot, Standing, Turn, User};
+use super::{
+    Answer, BATCH, Beat, Change, Directory, Moment, Page, Record, Slot, Standing, Turn, User,
+};
 use crate::{
     cluster::NodeUid,
     ids::{AppId, ChannelKey, ClientId},
@@ -32,6 +36,9 @@ pub async fn check_all(directory: &dyn Directory, silent_for: Duration, prefix: 
     };
     subject.the_first_and_the_last_session_are_told().await;
     subject.who_is_away_for_a_moment_is_still_there().await;
+    subject.a_change_made_again_is_answered_as_before().await;
+    subject.what_is_made_again_late_undoes_nothing().await;
+    subject.moments_rise_with_each_coming_and_going().await;
     subject
         .what_a_dead_node_lost_is_told_until_it_was_heard()
         .await;
@@ -49,8 +56,11 @@ fn value(text: &str) -> Bytes {
 }
 
 fn came(client: ClientId) -> Change {
-    let value = value("somewhere");
-    Change::Came { client, value }
+    Change::Came {
+        client,
+        value: value("somewhere"),
+        answer: Answer::Known,
+    }
 }
 
 impl Subject<'_> {
@@ -70,6 +80,25 @@ impl Subject<'_> {
         let turns = turns.await;
         assert_eq!(turns.len(), 1);
         turns[0].clone().expect("a change")
+    }
+
+    async fn first(&self, user: &User, change: Change) -> Moment {
+        match self.change(user, change.clone()).await {
+            Turn::First(moment) => moment,
+            turn @ (Turn::Neither | Turn::Last(_)) => panic!("the first, not {turn:?}: {change:?}"),
+        }
+    }
+
+    async fn last(&self, user: &User, change: Change) -> Moment {
+        match self.change(user, change.clone()).await {
+            Turn::Last(moment) => moment,
+            turn @ (Turn::Neither | Turn::First(_)) => panic!("the last, not {turn:?}: {change:?}"),
+        }
+    }
+
+    async fn neither(&self, user: &User, change: Change) {
+        let turn = self.change(user, change.clone()).await;
+        assert_eq!(turn, Turn::Neither, "{change:?}");
     }
 
     async fn sessions(&self, user: &User) -> Vec<Bytes> {
@@ -130,79 +159,6 @@ impl Subject<'_> {
         found
     }
 
-    async fn the_first_and_the_last_session_are_told(&self) {
-        let ann = self.user("ann");
-        let (one, two) = (ClientId::random(), ClientId::random());
-        assert_eq!(self.change(&ann, came(one)).await, Turn::First);
-        assert_eq!(self.change(&ann, came(two)).await, Turn::Neither);
-        // Entered anew, it is not another one.
-        assert_eq!(self.change(&ann, came(one)).await, Turn::Neither);
-        let left = |client| Change::Left { client };
-        assert_eq!(self.change(&ann, left(one)).await, Turn::Neither);
-        assert_eq!(self.change(&ann, left(one)).await, Turn::Neither);
-        assert_eq!(self.change(&ann, left(two)).await, Turn::Last);
-        assert_eq!(self.change(&ann, left(two)).await, Turn::Neither);
-        // Several in one call, in their order.
-        let changes = [came(one), left(one), came(two), left(one), left(two)];
-        let changes = changes.map(|change| (ann.clone(), change));
-        let turns = self.directory.change(changes.into()).wait().await;
-        let turns: Vec<_> = turns.into_iter().map(Result::unwrap).collect();
-        let expected = [
-            Turn::First,
-            Turn::Last,
-            Turn::First,
-            Turn::Neither,
-            Turn::Last,
-        ];
-        assert_eq!(turns, expected);
-    }
-
-    async fn who_is_away_for_a_moment_is_still_there(&self) {
-        let ann = self.user("moment");
-        let (one, two) = (ClientId::random(), ClientId::random());
-        let away = |client| Change::Away { client };
-        assert_eq!(self.change(&ann, came(one)).await, Turn::First);
-        assert_eq!(self.change(&ann, away(one)).await, Turn::Last);
-        assert_eq!(self.sessions(&ann).await, Vec::<Bytes>::new());
-        assert_eq!(self.change(&ann, came(two)).await, Turn::Neither);
-        assert_eq!(self.change(&ann, Change::Settle).await, Turn::Neither);
-        assert_eq!(self.change(&ann, away(two)).await, Turn::Last);
-        assert_eq!(self.change(&ann, Change::Settle).await, Turn::Last);
-        assert_eq!(self.change(&ann, Change::Settle).await, Turn::Neither);
-        // A session that is not there does not leave anybody waiting.
-        assert_eq!(self.change(&ann, away(two)).await, Turn::Neither);
-        assert_eq!(self.change(&ann, came(one)).await, Turn::First);
-        let left = Change::Left { client: one };
-        assert_eq!(self.change(&ann, left).await, Turn::Last);
-    }
-
-    async fn what_a_dead_node_lost_is_told_until_it_was_heard(&self) {
-        let ann = self.user("lost");
-        let (one, two) = (ClientId::random(), ClientId::random());
-        let lost = |client, text| Change::Lost {
-            client,
-            value: value(text),
-        };
-        self.change(&ann, came(one)).await;
-        self.change(&ann, came(two)).await;
-        assert_eq!(
-            self.change(&ann, lost(one, "somewhere")).await,
-            Turn::Neither
-        );
-        assert_eq!(self.sessions(&ann).await.len(), 1);
-        // Entered anew meanwhile, it is not lost.
-        assert_eq!(self.change(&ann, lost(two, "before")).await, Turn::Neither);
-        assert_eq!(self.sessions(&ann).await.len(), 1);
-        for _ in 0..2 {
-            assert_eq!(self.change(&ann, lost(two, "somewhere")).await, Turn::Last);
-        }
-        // Away when its node died.
-        self.change(&ann, came(one)).await;
-        self.change(&ann, Change::Away { client: one }).await;
-        assert_eq!(self.change(&ann, lost(one, "somewhere")).await, Turn::Last);
-        assert_eq!(self.change(&ann, Change::Settle).await, Turn::Neither);
-    }
-
     async fn sessions_are_as_they_were_entered(&self) {
         let ann = self.user("entered");
         assert_eq!(self.sessions(&ann).await, Vec::<Bytes>::new());
@@ -212,7 +168,13 @@ impl Subject<'_> {
             (client, value(text))
         });
         for (client, value) in clients.clone() {
-            self.change(&ann, Change::Came { client, value }).await;
+            let answer = Answer::Known;
+            let came = Change::Came {
+                client,
+                value,
+                answer,
+            };
+            self.change(&ann, came).await;
         }
         let mut expected = texts.map(value);
         expected.sort();
@@ -227,8 +189,12 @@ impl Subject<'_> {
         for some in crowd.chunks(BATCH) {
             let changes = some.iter().map(|client| {
                 let value = Bytes::from(client.to_string());
-                let client = *client;
-                (ann.clone(), Change::Came { client, value })
+                let came = Change::Came {
+                    client: *client,
+                    value,
+                    answer: Answer::Known,
+                };
+                (ann.clone(), came)
             });
             self.directory.change(changes.collect()).wait().await;
         }
@@ -254,11 +220,11 @@ impl Subject<'_> {
         ];
         let client = ClientId::random();
         for user in &users {
-            assert_eq!(self.change(user, came(client)).await, Turn::First);
+            self.first(user, came(client)).await;
         }
         for user in &users {
             let left = Change::Left { client };
-            assert_eq!(self.change(user, left).await, Turn::Last);
+            self.last(user, left).await;
         }
     }
 

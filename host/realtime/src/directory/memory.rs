@@ -14,14 +14,18 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{BATCH, Beat, Change, Directory, Page, Record, Slot, Standing, Turn, User};
-use crate::{broker::BrokerError, cluster::NodeUid, hooks::Progress, ids::ClientId};
+use super::{
+    Answer, BATCH, Beat, Change, Directory, GONE_LIFE, Moment, Page, Record, Slot, Standing, Turn,
+    User,
+};
+use crate::{broker::BrokerError, cluster::NodeUid, hooks::Progress, ids::ClientId, session::Now};
 
 /// A node's end of a directory.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryDirectory {
     state: Arc<Mutex<State>>,
     is_cut: Arc<AtomicBool>,
+    is_deaf: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +45,24 @@ enum Known {
 #[derive(Debug, Default)]
 struct OfUser {
     sessions: BTreeMap<ClientId, Bytes>,
-    is_awaited: bool,
+    status: Option<Status>,
+}
+
+/// What is known of a user beside the sessions.
+#[derive(Debug, Clone, Copy)]
+struct Status {
+    state: UserState,
+    moment: Moment,
+    /// Whose coming or going made it so; nobody's where that is of no account.
+    cause: Option<ClientId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum UserState {
+    Here,
+    /// Without a session, and still there.
+    Away,
+    Gone(Instant),
 }
 
 impl MemoryDirectory {
@@ -51,6 +72,7 @@ impl MemoryDirectory {
         Self {
             state: Arc::clone(&self.state),
             is_cut: Arc::default(),
+            is_deaf: Arc::default(),
         }
     }
 
@@ -59,16 +81,22 @@ impl MemoryDirectory {
         self.is_cut.store(is_cut, Ordering::Relaxed);
     }
 
+    /// Makes the changes that this end asks for, and loses the answers.
+    pub fn set_deaf(&self, is_deaf: bool) {
+        self.is_deaf.store(is_deaf, Ordering::Relaxed);
+    }
+
     /// Loses everything.
     pub fn clear(&self) {
         *self.state.lock() = State::default();
     }
 
-    /// How many lines there are in the books of all nodes, and users.
+    /// How many lines there are in the books of all nodes, and users who are there.
     pub fn num_lines_and_users(&self) -> (usize, usize) {
         let state = self.state.lock();
         let lines = state.books.values().map(BTreeMap::len).sum();
-        (lines, state.users.len())
+        let here = state.users.values().filter(|of_user| of_user.is_here());
+        (lines, here.count())
     }
 
     fn act<T>(&self, act: impl FnOnce(&mut State) -> T) -> Progress<Result<T, BrokerError>> {
@@ -86,52 +114,107 @@ impl State {
     }
 
     fn turn(&mut self, user: &User, change: Change) -> Turn {
-        let of_user = self.users.entry(user.clone()).or_default();
-        let had = of_user.sessions.len();
-        let turn = match change {
-            Change::Came { client, value } => {
-                let was_awaited = std::mem::take(&mut of_user.is_awaited);
-                of_user.sessions.insert(client, value);
-                if had == 0 && !was_awaited {
-                    Turn::First
-                } else {
-                    Turn::Neither
-                }
-            }
-            Change::Left { client } => {
-                let is_removed = of_user.sessions.remove(&client).is_some();
-                last(is_removed && of_user.sessions.is_empty())
-            }
-            Change::Away { client } => {
-                let is_removed = of_user.sessions.remove(&client).is_some();
-                let is_last = is_removed && of_user.sessions.is_empty();
-                of_user.is_awaited |= is_last;
-                last(is_last)
-            }
-            Change::Settle => {
-                let was_awaited = std::mem::take(&mut of_user.is_awaited);
-                last(was_awaited && had == 0)
-            }
-            Change::Lost { client, value } => {
-                if of_user.sessions.get(&client) == Some(&value) {
-                    of_user.sessions.remove(&client);
-                }
-                let is_last = of_user.sessions.is_empty();
-                if is_last {
-                    of_user.is_awaited = false;
-                }
-                last(is_last)
-            }
-        };
-        if of_user.sessions.is_empty() && !of_user.is_awaited {
-            self.users.remove(user);
-        }
-        turn
+        self.users.retain(|_, of_user| !of_user.is_over());
+        self.users.entry(user.clone()).or_default().turn(change)
     }
 }
 
-fn last(is_last: bool) -> Turn {
-    if is_last { Turn::Last } else { Turn::Neither }
+impl OfUser {
+    /// It is long ago that the user went.
+    fn is_over(&self) -> bool {
+        self.sessions.is_empty()
+            && self.status.is_none_or(
+                |status| matches!(status.state, UserState::Gone(at) if at.elapsed() >= GONE_LIFE),
+            )
+    }
+
+    fn is_here(&self) -> bool {
+        let is_away = |status: Status| status.state == UserState::Away;
+        !self.sessions.is_empty() || self.status.is_some_and(is_away)
+    }
+
+    fn turn(&mut self, change: Change) -> Turn {
+        match change {
+            Change::Came {
+                client,
+                value,
+                answer,
+            } => self.came(client, value, answer),
+            Change::Left { client } => {
+                let is_removed = self.sessions.remove(&client).is_some();
+                self.ended(client, is_removed, UserState::Gone(Instant::now()))
+            }
+            Change::Away { client } => {
+                let is_removed = self.sessions.remove(&client).is_some();
+                self.ended(client, is_removed, UserState::Away)
+            }
+            Change::Settle { client } => self.ended(client, false, UserState::Gone(Instant::now())),
+            Change::Lost { client, value } => {
+                let is_removed = self.sessions.get(&client) == Some(&value);
+                if is_removed {
+                    self.sessions.remove(&client);
+                }
+                self.ended(client, is_removed, UserState::Gone(Instant::now()))
+            }
+        }
+    }
+
+    fn came(&mut self, client: ClientId, value: Bytes, answer: Answer) -> Turn {
+        let had_none = self.sessions.is_empty();
+        self.sessions.insert(client, value);
+        match self.status {
+            Some(status) if had_none && status.state == UserState::Away => {
+                self.status = Some(Status {
+                    state: UserState::Here,
+                    cause: None,
+                    ..status
+                });
+                Turn::Neither
+            }
+            Some(_) | None if had_none => Turn::First(self.becomes(UserState::Here, client)),
+            Some(status)
+                if answer == Answer::Missing
+                    && status.state == UserState::Here
+                    && status.cause == Some(client) =>
+            {
+                Turn::First(status.moment)
+            }
+            Some(_) | None => Turn::Neither,
+        }
+    }
+
+    fn ended(&mut self, client: ClientId, is_removed: bool, state: UserState) -> Turn {
+        if !self.sessions.is_empty() {
+            return Turn::Neither;
+        }
+        // Without a session before, and whoever brought that about is answered.
+        let known = self
+            .status
+            .filter(|status| !is_removed && status.state != UserState::Here);
+        match known {
+            Some(status) if status.cause != Some(client) => Turn::Neither,
+            Some(status) if status.state != UserState::Away || state == UserState::Away => {
+                Turn::Last(status.moment)
+            }
+            Some(_) | None => Turn::Last(self.becomes(state, client)),
+        }
+    }
+
+    fn becomes(&mut self, state: UserState, client: ClientId) -> Moment {
+        let before = self.status.map_or(0, |status| status.moment.unix_millis());
+        // Who is away for a moment is there since before.
+        let moment = match state {
+            UserState::Away => before,
+            UserState::Here | UserState::Gone(_) => Now::read().unix_millis.max(before + 1),
+        };
+        let moment = Moment::new(moment);
+        self.status = Some(Status {
+            state,
+            moment,
+            cause: Some(client),
+        });
+        moment
+    }
 }
 
 impl Directory for MemoryDirectory {
@@ -233,8 +316,8 @@ impl Directory for MemoryDirectory {
         let turns = changes.into_iter().map(|(user, change)| {
             let turn = self.act(|state| state.turn(&user, change));
             match turn {
-                Progress::Ready(turn) => turn,
-                Progress::Pending(_) => Err(BrokerError::Unavailable),
+                Progress::Ready(turn) if !self.is_deaf.load(Ordering::Relaxed) => turn,
+                Progress::Ready(_) | Progress::Pending(_) => Err(BrokerError::Unavailable),
             }
         });
         Progress::Ready(turns.collect())

@@ -80,6 +80,7 @@ enum Note {
         app: AppId,
         peer: Arc<Peer>,
         since_ms: u64,
+        entry: Entry,
     },
     SessionGone {
         user: User,
@@ -91,6 +92,17 @@ enum Note {
     SeatGone,
 }
 
+/// Why a session is entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Entry {
+    /// It came, and nothing of it was ever written.
+    Fresh,
+    /// It is in the directory, unless that has lost it.
+    Anew,
+    /// It may be in, and what that came to was not answered.
+    Again,
+}
+
 /// Notes on their way to the store.
 type Notes = Vec<(Slot, Note)>;
 
@@ -98,7 +110,7 @@ type Notes = Vec<(Slot, Note)>;
 struct Awaited {
     until: Instant,
     user: User,
-    slot: Slot,
+    client: ClientId,
 }
 
 impl Registrar {
@@ -153,6 +165,10 @@ impl Registrar {
 
     /// A session came in. An anonymous one is nobody's, and entered where a plugin is told of its end.
     pub(crate) fn enter(&self, app: &App, peer: &Arc<Peer>, since_ms: u64) {
+        self.enter_as(Entry::Fresh, app, (peer, since_ms));
+    }
+
+    fn enter_as(&self, entry: Entry, app: &App, (peer, since_ms): (&Arc<Peer>, u64)) {
         if !is_entered(app, &peer.user) {
             return;
         }
@@ -160,6 +176,7 @@ impl Registrar {
             app: app.id().clone(),
             peer: Arc::clone(peer),
             since_ms,
+            entry,
         };
         self.note(Slot::Session(peer.client), note);
     }
@@ -190,9 +207,29 @@ impl Registrar {
         self.note(Slot::Seat(key.clone(), client), Note::SeatGone);
     }
 
-    fn note(&self, slot: Slot, note: Note) {
+    fn note(&self, slot: Slot, mut note: Note) {
         let mut notes = self.notes.lock();
-        if notes.len() >= MAX_NOTES && !notes.contains_key(&slot) {
+        let is_known = match (notes.get(&slot), &mut note) {
+            (Some(Note::Session { entry: before, .. }), Note::Session { entry, .. }) => {
+                *entry = *before;
+                true
+            }
+            // It came and went before anything of it was written: there is nothing to take out.
+            (
+                Some(Note::Session {
+                    entry: Entry::Fresh,
+                    ..
+                }),
+                Note::SessionGone { .. },
+            ) => {
+                notes.remove(&slot);
+                drop(notes);
+                self.noted.notify_one();
+                return;
+            }
+            (before, _) => before.is_some(),
+        };
+        if notes.len() >= MAX_NOTES && !is_known {
             drop(notes);
             self.metrics.dropped.inc();
             return;
@@ -225,11 +262,18 @@ impl Registrar {
         }
     }
 
-    /// Notes that were not written, unless there are newer ones.
+    /// Notes that were not written, unless there are newer ones. They may be written all the same: the answer is what
+    /// is missing.
     fn put_back(&self, unwritten: Notes) {
         let mut notes = self.notes.lock();
         for (slot, note) in unwritten {
-            notes.entry(slot).or_insert(note);
+            let was_coming = matches!(note, Note::Session { .. });
+            let note = notes.entry(slot).or_insert(note);
+            if let Note::Session { entry, .. } = note
+                && was_coming
+            {
+                *entry = Entry::Again;
+            }
         }
     }
 }

@@ -281,20 +281,17 @@ impl Survivor {
         let mut lost: Vec<LostSession<'_>> = Vec::with_capacity(sessions.len());
         for (client, entry, _) in sessions {
             let user = entry.place.user.as_str();
-            let has_user = !user.is_empty();
-            let turn = if has_user { turns.next() } else { None };
-            let is_last = turn.transpose()? == Some(Turn::Last);
-            // Told again after a failure, each of a user's sessions may be the last one.
-            if is_last && let Some(before) = lost.last_mut().filter(|before| before.user == user) {
-                before.is_last = false;
-            }
+            let turn = if user.is_empty() { None } else { turns.next() };
             lost.push(LostSession {
                 client: *client,
                 user,
-                is_last,
+                gone: match turn.transpose()? {
+                    Some(Turn::Last(at)) => Some(at),
+                    Some(Turn::Neither | Turn::First(_)) | None => None,
+                },
             });
         }
-        let told = self.node.tell_lost(app, &self.dead, &lost).await;
+        let told = self.node.tell_lost(app, &lost).await;
         told.map_err(|_| Left::Plugin)
     }
 }

@@ -5,7 +5,13 @@
 //! directory. Invariant: whatever order comings and goings are told in, what a plugin was told last is true once
 //! nobody comes or goes for the length of a grace.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -13,13 +19,18 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::Node;
-use crate::directory::{User, registrar::GRACE};
+use crate::{
+    directory::{Moment, User, registrar::GRACE},
+    session::Now,
+};
 
 #[derive(Default)]
 pub(super) struct Statuses {
     users: Mutex<Users>,
     /// Somebody leaves, or nobody does any more.
     changed: Notify,
+    /// Of the coming or going that was told last.
+    last_moment: AtomicU64,
 }
 
 #[derive(Default)]
@@ -43,6 +54,18 @@ impl Statuses {
             .known
             .insert(user, Status::Online)
             .is_none()
+    }
+
+    /// The moment of a coming or going, after that of any before.
+    pub(super) fn next_moment(&self) -> Moment {
+        let now = Now::read().unix_millis;
+        let next = |last: u64| now.max(last + 1);
+        // Relaxed: a counter; nothing else hangs on it.
+        let update = |last| Some(next(last));
+        let last = self
+            .last_moment
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+        Moment::new(next(last.unwrap_or_else(|last| last)))
     }
 
     /// The last session of the user went.
@@ -108,7 +131,7 @@ pub(super) async fn run(node: Arc<Node>, stop: CancellationToken) {
                     node.app(&user.app).is_some_and(|app| app.has_user(&user.name))
                 };
                 for user in node.statuses.settle(Instant::now(), is_here) {
-                    node.user_went(&user);
+                    node.user_went(&user, node.statuses.next_moment());
                 }
             }
             () = changed => {}
@@ -140,6 +163,13 @@ mod tests {
         assert_eq!(statuses.settle(Instant::now(), |_| false), []);
         assert_eq!(statuses.settle(later, |_| false), [ann()]);
         assert!(statuses.came(ann()));
+    }
+
+    #[test]
+    fn moments_rise() {
+        let statuses = Statuses::default();
+        let moments = [(); 5].map(|()| statuses.next_moment());
+        assert!(moments.is_sorted_by(|one, next| one < next), "{moments:?}");
     }
 
     #[tokio::test(start_paused = true)]

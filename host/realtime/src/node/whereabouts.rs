@@ -9,8 +9,7 @@ use tidegate_protocol::{DisconnectCode, UnsubscribeCode};
 use super::Node;
 use crate::{
     app::App,
-    cluster::NodeUid,
-    directory::{Registrar, User},
+    directory::{Moment, Registrar, User},
     events::{Event, EventId, EventKind, Then},
     hooks::{HookFailure, Peer},
     ids::{AppId, ChannelKey, ClientId},
@@ -26,8 +25,8 @@ pub(crate) struct LostSession<'a> {
     pub(crate) client: ClientId,
     /// Empty for an anonymous one.
     pub(crate) user: &'a str,
-    /// The user has no other.
-    pub(crate) is_last: bool,
+    /// When the user went, with it or with another one, if this is what was last of them.
+    pub(crate) gone: Option<Moment>,
 }
 
 impl Node {
@@ -43,7 +42,7 @@ impl Node {
         } else if !peer.user.is_empty() && is_status_wanted(app) {
             let user = user(app, &peer.user);
             if self.statuses.came(user.clone()) {
-                self.user_came(&user);
+                self.user_came(&user, self.statuses.next_moment());
             }
         }
     }
@@ -63,20 +62,20 @@ impl Node {
     }
 
     /// A user has a session in the cluster and had none before.
-    pub(crate) fn user_came(&self, user: &User) {
-        let event = Event::of_user(EventKind::Online, &user.name);
+    pub(crate) fn user_came(&self, user: &User, at: Moment) {
+        let event = status(EventKind::Online, user, at);
         self.events().offer(&user.app, event);
     }
 
     /// A user has no session in the cluster any more.
-    pub(crate) fn user_went(&self, user: &User) {
-        let event = Event::of_user(EventKind::Offline, &user.name);
+    pub(crate) fn user_went(&self, user: &User, at: Moment) {
+        let event = status(EventKind::Offline, user, at);
         self.events().offer(&user.app, event);
     }
 
     /// The same, with something to be done when plugins have taken it.
-    pub(crate) fn user_went_then(&self, user: &User, then: Then) {
-        let event = Event::of_user(EventKind::Offline, &user.name);
+    pub(crate) fn user_went_then(&self, user: &User, at: Moment, then: Then) {
+        let event = status(EventKind::Offline, user, at);
         self.events().offer_then(&user.app, event, then);
     }
 
@@ -94,7 +93,6 @@ impl Node {
     pub(crate) async fn tell_lost(
         self: &Arc<Self>,
         app: &AppId,
-        dead: &NodeUid,
         lost: &[LostSession<'_>],
     ) -> Result<(), HookFailure> {
         let mut events = Vec::with_capacity(lost.len());
@@ -106,14 +104,12 @@ impl Node {
                 reason: NODE_DIED.into(),
                 ..Event::of_user(EventKind::Disconnected, session.user)
             });
-            if session.is_last {
-                // With the session, since a node that is only stopped may be taken for dead more than once.
-                let client = session.client.to_string();
-                let words = ["offline", dead.as_str(), &client];
-                events.push(Event {
-                    id: EventId::of(&words),
-                    ..Event::of_user(EventKind::Offline, session.user)
-                });
+            if let Some(at) = session.gone {
+                let user = User {
+                    app: app.clone(),
+                    name: session.user.into(),
+                };
+                events.push(status(EventKind::Offline, &user, at));
             }
         }
         self.deliver_events(app, events).wait().await
@@ -146,6 +142,19 @@ impl Node {
                 self.events().offer(app, event);
             }
         }
+    }
+}
+
+/// The event of a user's coming or going at that moment. Its id is the same whichever node tells it, and its time is by
+/// which a plugin knows the later one.
+fn status(kind: EventKind, user: &User, at: Moment) -> Event {
+    let User { app, name } = user;
+    let at_ms = at.unix_millis();
+    let words = [kind.as_str(), app.as_str(), name, &at_ms.to_string()];
+    Event {
+        id: EventId::of(&words),
+        at_ms,
+        ..Event::of_user(kind, name)
     }
 }
 

@@ -8,7 +8,7 @@ use hashbrown::HashSet;
 use tokio::time::{Duration, Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::Registrar;
+use super::{Entry, Registrar};
 use crate::{
     app::App,
     cluster::NodeUid,
@@ -138,7 +138,7 @@ impl Registrar {
     }
 
     fn enter_anew(&self, app: &App, peer: &Arc<Peer>, since_ms: u64) {
-        self.enter(app, peer, since_ms);
+        self.enter_as(Entry::Anew, app, (peer, since_ms));
         // It may have gone since the list was made, and said so before.
         if app.seen(peer.client).is_none() {
             self.leave(app, &peer.user, peer.client);

@@ -9,14 +9,15 @@ use hashbrown::HashSet;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Awaited, GRACE, MAX_NOTES, Note, Notes, Registrar};
+use super::{Awaited, Entry, GRACE, MAX_NOTES, Note, Notes, Registrar};
 use crate::{
     broker::BrokerError,
     directory::{
-        BATCH, Change, Record, Slot, Turn, User,
+        Answer, BATCH, Change, Moment, Record, Slot, Turn, User,
         entry::{encode_seat, encode_session},
     },
     events::EventKind,
+    ids::ClientId,
     node::Node,
 };
 
@@ -107,6 +108,7 @@ impl Registrar {
                     app,
                     peer,
                     since_ms,
+                    entry,
                 } => {
                     let value = encode_session(app, (peer, *since_ms), self.uid.as_str(), term);
                     if !peer.user.is_empty() {
@@ -115,8 +117,15 @@ impl Registrar {
                             name: Arc::clone(&peer.user),
                         };
                         came.push((user.clone(), slot.clone()));
-                        let (client, value) = (peer.client, value.clone());
-                        changes.push((user, Change::Came { client, value }));
+                        let came = Change::Came {
+                            client: peer.client,
+                            value: value.clone(),
+                            answer: match entry {
+                                Entry::Fresh | Entry::Anew => Answer::Known,
+                                Entry::Again => Answer::Missing,
+                            },
+                        };
+                        changes.push((user, came));
                     }
                     value
                 }
@@ -137,10 +146,10 @@ impl Registrar {
         let mut failed = HashSet::new();
         for ((user, slot), turn) in came.into_iter().zip(turns) {
             match turn {
-                Ok(Turn::First) => {
-                    told(node, |node| node.user_came(&user));
+                Ok(Turn::First(at)) => {
+                    told(node, |node| node.user_came(&user, at));
                 }
-                Ok(Turn::Neither | Turn::Last) => {}
+                Ok(Turn::Neither | Turn::Last(_)) => {}
                 Err(_) => {
                     failed.insert(slot);
                 }
@@ -150,50 +159,58 @@ impl Registrar {
     }
 
     async fn leave_batch(&self, node: &Weak<Node>, notes: Notes) -> bool {
-        let mut changes = Vec::new();
-        let mut leaving = Vec::new();
+        let (mut leaving, mut changes) = (Vec::new(), Vec::new());
         for (slot, note) in &notes {
             if let (Slot::Session(client), Note::SessionGone { user }) = (slot, note)
                 && !user.name.is_empty()
             {
-                leaving.push((user.clone(), slot.clone()));
-                // Where nobody is told, nobody is awaited.
-                let is_told = told(node, |node| {
+                let client = *client;
+                let is_wanted = told(node, |node| {
                     node.events()
                         .is_wanted(user.app.as_str(), EventKind::Offline)
                 });
-                let client = *client;
-                let change = match is_told {
-                    Some(true) if self.awaited.lock().len() < MAX_NOTES => Change::Away { client },
-                    _ => Change::Left { client },
+                // Where nobody is told, nobody is awaited.
+                let is_told = is_wanted == Some(true);
+                let change = if is_told && self.awaited.lock().len() < MAX_NOTES {
+                    Change::Away { client }
+                } else {
+                    Change::Left { client }
                 };
+                leaving.push((user.clone(), client, is_told));
                 changes.push((user.clone(), change));
             }
         }
-        let has_grace: Vec<_> = changes
+        let graces: Vec<_> = changes
             .iter()
             .map(|(_, change)| matches!(change, Change::Away { .. }))
             .collect();
         let turns = self.change(changes).await;
-        let (mut awaited, mut failed) = (HashSet::new(), HashSet::new());
-        for (((user, slot), has_grace), turn) in leaving.into_iter().zip(has_grace).zip(turns) {
+        let (mut kept, mut failed) = (HashSet::new(), HashSet::new());
+        for (((user, client, is_told), has_grace), turn) in
+            leaving.into_iter().zip(graces).zip(turns)
+        {
             match turn {
-                Ok(Turn::Last) if has_grace => {
-                    awaited.insert(slot.clone());
+                Ok(Turn::Last(_)) if has_grace => {
+                    kept.insert(Slot::Session(client));
                     let until = Instant::now() + GRACE;
-                    let awaited = Awaited { until, user, slot };
+                    let awaited = Awaited {
+                        until,
+                        user,
+                        client,
+                    };
                     self.awaited.lock().push_back(awaited);
                 }
-                Ok(Turn::Last) => {
-                    told(node, |node| node.user_went(&user));
+                Ok(Turn::Last(at)) if is_told => {
+                    kept.insert(Slot::Session(client));
+                    self.tell_last(node, &user, client, at);
                 }
-                Ok(Turn::Neither | Turn::First) => {}
+                Ok(Turn::Neither | Turn::First(_) | Turn::Last(_)) => {}
                 Err(_) => {
-                    failed.insert(slot);
+                    failed.insert(Slot::Session(client));
                 }
             }
         }
-        let is_over = |slot: &Slot| !awaited.contains(slot) && !failed.contains(slot);
+        let is_over = |slot: &Slot| !kept.contains(slot) && !failed.contains(slot);
         let slots = notes.iter().map(|(slot, _)| slot);
         let slots: Vec<_> = slots.filter(|slot| is_over(slot)).cloned().collect();
         if !self.strike(slots.clone()).await {
@@ -214,14 +231,17 @@ impl Registrar {
             if due.is_empty() {
                 return true;
             }
-            let changes = due.iter().map(|one| (one.user.clone(), Change::Settle));
+            let changes = due.iter().map(|one| {
+                let client = one.client;
+                (one.user.clone(), Change::Settle { client })
+            });
             let turns = self.change(changes.collect()).await;
             let mut is_written = true;
             let mut over = Vec::new();
             for (one, turn) in due.into_iter().zip(turns) {
                 match turn {
-                    Ok(Turn::Last) => self.tell_last(node, one),
-                    Ok(Turn::Neither | Turn::First) => over.push(one.slot),
+                    Ok(Turn::Last(at)) => self.tell_last(node, &one.user, one.client, at),
+                    Ok(Turn::Neither | Turn::First(_)) => over.push(Slot::Session(one.client)),
                     Err(_) => {
                         is_written = false;
                         let until = now + RETRY_AFTER;
@@ -241,18 +261,17 @@ impl Registrar {
     }
 
     /// The line stays until plugins were told: if this node dies before, a survivor tells them.
-    fn tell_last(&self, node: &Weak<Node>, one: Awaited) {
-        let Awaited { user, slot, .. } = one;
+    fn tell_last(&self, node: &Weak<Node>, user: &User, client: ClientId, at: Moment) {
         told(node, |node| {
             let Some(registrar) = node.registrar().map(Arc::downgrade) else {
                 return;
             };
             let then = move || {
                 if let Some(registrar) = registrar.upgrade() {
-                    registrar.note_told(slot);
+                    registrar.note_told(Slot::Session(client));
                 }
             };
-            node.user_went_then(&user, Box::new(then));
+            node.user_went_then(user, at, Box::new(then));
         });
     }
 

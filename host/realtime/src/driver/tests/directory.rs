@@ -1,5 +1,7 @@
 //! Several nodes with one directory: who is where, who is online, and what is done for a node that died.
 
+mod answers;
+
 use std::sync::Weak;
 
 use std::collections::BTreeMap;
