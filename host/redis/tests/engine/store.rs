@@ -104,7 +104,7 @@ async fn the_store_in_one_redis_keeps_the_contract_and_leaves_nothing() {
 
 /// The line of the ACL example in the guide that is about our user.
 fn documented_acl() -> Vec<String> {
-    let guide = include_str!("../../../docs/redis.md");
+    let guide = include_str!("../../../../docs/redis.md");
     let lines = guide.lines();
     let ours = lines.filter(|line| line.starts_with("user tidegate "));
     ours.map(str::to_owned).collect()

@@ -73,7 +73,7 @@ async fn a_directory_in_one_redis_keeps_the_contract() {
 
 #[tokio::test]
 async fn r1_the_documented_user_is_enough_for_the_directory() {
-    let guide = include_str!("../../../docs/redis.md");
+    let guide = include_str!("../../../../docs/redis.md");
     let lines = guide.lines();
     let ours = lines.filter(|line| line.starts_with("user tidegate "));
     let server = RedisServer::start(&RedisOptions {

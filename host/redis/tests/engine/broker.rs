@@ -1,7 +1,5 @@
 //! The broker over a real Redis: the contract of every broker, the documented user, and what only a store that many share, and that outlives nodes, can do to streams.
 
-mod common;
-
 use std::{sync::Arc, time::Duration};
 
 use tidegate_protocol::{Publication, Raw, StreamPosition};
@@ -19,7 +17,7 @@ use tidegate_test_redis::{
     Sentinels,
 };
 
-use self::common::{Engine, cluster, sentinel, standalone, within};
+use crate::common::{Engine, cluster, sentinel, standalone, within};
 
 fn key(name: &str) -> ChannelKey {
     ChannelKey::new(&AppId::default_app(), name)
@@ -126,7 +124,7 @@ async fn a_cluster_keeps_the_contract() {
 
 /// The lines of the ACL example in the guide that are about our user.
 fn documented_acl() -> Vec<String> {
-    let guide = include_str!("../../../docs/redis.md");
+    let guide = include_str!("../../../../docs/redis.md");
     let (_, rest) = guide.split_once("```acl\n").expect("an ACL example");
     let (example, _) = rest.split_once("```").expect("its end");
     let lines = example

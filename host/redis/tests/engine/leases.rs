@@ -71,7 +71,7 @@ async fn leases_in_one_redis_keep_the_contract() {
 
 #[tokio::test]
 async fn r1_the_documented_user_is_enough_for_leases() {
-    let guide = include_str!("../../../docs/redis.md");
+    let guide = include_str!("../../../../docs/redis.md");
     let lines = guide.lines();
     let ours = lines.filter(|line| line.starts_with("user tidegate "));
     let server = RedisServer::start(&RedisOptions {
