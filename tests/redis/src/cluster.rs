@@ -149,6 +149,11 @@ impl RedisCluster {
         self.nodes.iter().map(RedisServer::addr).collect()
     }
 
+    /// Ports of all nodes.
+    pub fn ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(RedisServer::port).collect()
+    }
+
     /// The processes.
     pub fn nodes(&mut self) -> &mut [RedisServer] {
         &mut self.nodes

@@ -1,70 +1,39 @@
 //! The broker over a real Redis: the contract of every broker, the documented user, and what only a store that many share, and that outlives nodes, can do to streams.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use tidegate_protocol::{Publication, Raw, StreamPosition};
+use tidegate_protocol::StreamPosition;
 use tidegate_realtime::{
-    broker::{
-        Broker, BrokerError, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage, HistoryQuery,
-        PublishRequest,
-    },
+    broker::{Broker, BrokerError, HistoryOrder, HistoryPage, HistoryQuery, PublishRequest},
     broker_contract::{self, Recorder},
-    ids::{AppId, ChannelKey},
+    ids::ChannelKey,
 };
-use tidegate_redis::{RedisConfig, Topology, config::Login};
+use tidegate_redis::RedisConfig;
 use tidegate_test_redis::{
     ClusterOptions, MinReplicas, RedisCluster, RedisOptions, RedisServer, SentinelOptions,
     Sentinels,
 };
 
-use crate::common::{Engine, cluster, sentinel, standalone, within};
-
-fn key(name: &str) -> ChannelKey {
-    ChannelKey::new(&AppId::default_app(), name)
-}
+use crate::common::{
+    self, Engine, as_tidegate, cluster, documented_acl, history_query, key, sentinel, shards,
+    standalone, within,
+};
 
 fn request(key: &ChannelKey, data: &'static str) -> PublishRequest {
-    PublishRequest {
-        key: key.clone(),
-        publication: Publication {
-            data: Raw::from(data),
-            ..Publication::default()
-        },
-        history: Some(HistoryOptions {
-            size: 10,
-            ttl: Duration::from_secs(60),
-            meta_ttl: Duration::from_secs(600),
-        }),
-        idempotency_key: None,
-        version: 0,
-        version_epoch: Box::default(),
-    }
+    common::request(key, data, 10)
 }
 
 async fn publish(engine: &Engine, key: &ChannelKey, data: &'static str) -> StreamPosition {
-    let answer = engine.broker.publish(request(key, data)).wait();
-    within(answer)
-        .await
-        .expect("published")
-        .position
-        .expect("a position")
+    let published = engine.publish(request(key, data)).await;
+    published.expect("published").position.expect("a position")
 }
 
 async fn try_publish(engine: &Engine, key: &ChannelKey) -> Result<(), BrokerError> {
-    let answer = engine.broker.publish(request(key, "{}")).wait();
-    within(answer).await.map(|_| ())
+    engine.publish(request(key, "{}")).await.map(|_| ())
 }
 
 async fn history(engine: &Engine, key: &ChannelKey) -> HistoryPage {
-    let query = HistoryQuery {
-        limit: HistoryLimit::AtMost(100),
-        since: None,
-        order: HistoryOrder::OldestFirst,
-        meta_ttl: Duration::from_secs(600),
-    };
-    within(engine.broker.history(key, query).wait())
-        .await
-        .expect("history")
+    engine.history(key).await.expect("history")
 }
 
 fn offsets(page: &HistoryPage) -> Vec<u64> {
@@ -83,13 +52,7 @@ async fn a_standalone_redis_keeps_the_contract() {
 #[tokio::test]
 async fn several_shards_keep_the_contract_and_share_the_channels() {
     let servers = [(); 3].map(|()| RedisServer::start(&RedisOptions::default()));
-    let config = RedisConfig {
-        shards: servers
-            .iter()
-            .map(|server| standalone(server.port()))
-            .collect(),
-        ..RedisConfig::new(standalone(0))
-    };
+    let config = shards(&servers);
     let events = Arc::new(Recorder::default());
     let engine = Engine::heard_by(&config, Arc::clone(&events) as Arc<_>).await;
     broker_contract::check_all(&engine.broker, &events, "").await;
@@ -112,39 +75,14 @@ async fn a_redis_behind_sentinels_keeps_the_contract() {
 
 #[tokio::test]
 async fn a_cluster_keeps_the_contract() {
-    let mut nodes = RedisCluster::start(&ClusterOptions::default());
+    let nodes = RedisCluster::start(&ClusterOptions::default());
     let events = Arc::new(Recorder::default());
     let engine = Engine::heard_by(
-        &RedisConfig::new(cluster(&mut nodes)),
+        &RedisConfig::new(cluster(&nodes)),
         Arc::clone(&events) as Arc<_>,
     )
     .await;
     broker_contract::check_all(&engine.broker, &events, "").await;
-}
-
-/// The lines of the ACL example in the guide that are about our user.
-fn documented_acl() -> Vec<String> {
-    let guide = include_str!("../../../../docs/redis.md");
-    let (_, rest) = guide.split_once("```acl\n").expect("an ACL example");
-    let (example, _) = rest.split_once("```").expect("its end");
-    let lines = example
-        .lines()
-        .filter(|line| line.starts_with("user tidegate "));
-    lines.map(str::to_owned).collect()
-}
-
-fn as_tidegate(topology: Topology) -> Topology {
-    let login = Login {
-        user: "tidegate".into(),
-        password: "secret".into(),
-        client_name: "tidegate-test".into(),
-        ..Login::default()
-    };
-    match topology {
-        Topology::Standalone { address, .. } => Topology::Standalone { address, login },
-        Topology::Cluster { seeds, .. } => Topology::Cluster { seeds, login },
-        Topology::Sentinel { .. } => unreachable!("not asked for"),
-    }
 }
 
 #[tokio::test]
@@ -175,12 +113,12 @@ async fn r1_the_documented_user_is_enough_and_has_no_more() {
         let reply = client.call(command).expect("a reply");
         assert!(reply.is_error(), "{command:?}: {reply:?}");
     }
-    let mut nodes = RedisCluster::start(&ClusterOptions {
+    let nodes = RedisCluster::start(&ClusterOptions {
         redis: options,
         ..ClusterOptions::default()
     });
     let events = Arc::new(Recorder::default());
-    let config = RedisConfig::new(as_tidegate(cluster(&mut nodes)));
+    let config = RedisConfig::new(as_tidegate(cluster(&nodes)));
     let engine = Engine::heard_by(&config, Arc::clone(&events) as Arc<_>).await;
     broker_contract::check_all(&engine.broker, &events, "").await;
 }
@@ -355,13 +293,11 @@ async fn a_history_shows_its_size_while_redis_is_trimmed_now_and_then() {
     assert!((11..=25).contains(&most), "{most} entries");
     // What is gone stays gone to who asks for it, in either direction.
     let query = |order, since| HistoryQuery {
-        limit: HistoryLimit::AtMost(100),
         since: Some(StreamPosition {
             offset: since,
             epoch: String::new(),
         }),
-        order,
-        meta_ttl: Duration::from_secs(600),
+        ..history_query(order)
     };
     for (order, since, expected) in [
         (HistoryOrder::OldestFirst, 3, (61..=70).collect::<Vec<_>>()),
@@ -381,9 +317,7 @@ async fn a_history_shows_its_size_while_redis_is_trimmed_now_and_then() {
     if let Some(history) = &mut smaller.history {
         history.size = 3;
     }
-    within(engine.broker.publish(smaller).wait())
-        .await
-        .expect("published");
+    engine.publish(smaller).await.expect("published");
     assert_eq!(entries(), 3);
     assert_eq!(offsets(&history(&engine, &channel).await), [70, 71, 72]);
 }

@@ -1,10 +1,10 @@
 //! Commands through a real Redis: answered, refused, bounded in time, and back after the server is.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use redis::Value;
 use tidegate_redis::{
-    Pipe, RedisConfig, RedisFailure, Route, Script, Shards, Topology,
+    Pipe, RedisConfig, RedisFailure, Route, Script, Topology,
     commands::{InFlight, value::text},
     config::{Address, Login},
     connect::{ConnectError, Connector},
@@ -12,29 +12,26 @@ use tidegate_redis::{
 use tidegate_test_redis::{
     ClusterOptions, PATIENCE, RedisCluster, RedisOptions, RedisServer, SentinelOptions, Sentinels,
 };
-use tokio::time::timeout;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+use crate::common::{cluster, connected, sentinel, standalone, within};
 
 /// A pipe and the tasks that keep it; they end with it.
 struct Kept {
     pipe: Pipe,
-    stop: CancellationToken,
+    _stops: DropGuard,
 }
 
 impl Kept {
-    fn start(config: &RedisConfig) -> Self {
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let shards = Shards::start(config, &tracker, &stop);
-        Self {
-            pipe: shards.first().clone(),
-            stop,
-        }
-    }
-
     async fn connected(config: &RedisConfig) -> Self {
-        let kept = Self::start(config);
-        within(kept.pipe.connected()).await;
-        kept
+        let parts = connected(config).await;
+        Self {
+            pipe: parts.shards.first().clone(),
+            _stops: parts.stops,
+        }
     }
 
     async fn set(&self, key: &str, value: &str) -> Result<Value, RedisFailure> {
@@ -58,23 +55,6 @@ impl Kept {
             }
         };
         within(setting).await;
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("in time")
-}
-
-fn standalone(port: u16) -> Topology {
-    Topology::Standalone {
-        address: Address::new("127.0.0.1", port),
-        login: Login::default(),
     }
 }
 
@@ -267,15 +247,7 @@ async fn a_restart_is_a_new_generation() {
 #[tokio::test]
 async fn commands_follow_a_failover_of_sentinels() {
     let mut sentinels = Sentinels::start(&SentinelOptions::default());
-    let addresses = sentinels.ports().into_iter();
-    let config = RedisConfig::new(Topology::Sentinel {
-        sentinels: addresses
-            .map(|port| Address::new("127.0.0.1", port))
-            .collect(),
-        sentinel_login: Login::default(),
-        master_name: Sentinels::NAME.into(),
-        login: Login::default(),
-    });
+    let config = RedisConfig::new(sentinel(&sentinels));
     let kept = Kept::connected(&config).await;
     kept.set("k", "v").await.unwrap();
     let port = sentinels.kill_primary();
@@ -286,12 +258,8 @@ async fn commands_follow_a_failover_of_sentinels() {
 
 #[tokio::test]
 async fn commands_follow_slots_and_a_failover_of_a_cluster() {
-    let mut cluster = RedisCluster::start(&ClusterOptions::default());
-    let seed = cluster.nodes()[0].port();
-    let config = RedisConfig::new(Topology::Cluster {
-        seeds: vec![Address::new("127.0.0.1", seed)],
-        login: Login::default(),
-    });
+    let nodes = RedisCluster::start(&ClusterOptions::default());
+    let config = RedisConfig::new(cluster(&nodes));
     let kept = Kept::connected(&config).await;
     let keys: Vec<String> = (0..64).map(|number| format!("key:{{{number}}}")).collect();
     for key in &keys {
@@ -301,8 +269,8 @@ async fn commands_follow_slots_and_a_failover_of_a_cluster() {
     let moving = {
         let key = keys[0].clone();
         tokio::task::spawn_blocking(move || {
-            cluster.reshard_from(&key, 100);
-            cluster
+            nodes.reshard_from(&key, 100);
+            nodes
         })
     };
     let mut writes = 0;
@@ -313,10 +281,10 @@ async fn commands_follow_slots_and_a_failover_of_a_cluster() {
         }
     }
     assert!(writes > 0);
-    let mut cluster = moving.await.unwrap();
-    let port = cluster.kill_primary_of(&keys[0]);
+    let mut nodes = moving.await.unwrap();
+    let port = nodes.kill_primary_of(&keys[0]);
     kept.set_at_last(&keys[0], "x").await;
-    assert_ne!(cluster.primary_port_of(&keys[0]), port);
+    assert_ne!(nodes.primary_port_of(&keys[0]), port);
     for key in &keys {
         kept.set_at_last(key, "y").await;
         assert_eq!(text(&kept.get(key).await.unwrap()), Some("y"));

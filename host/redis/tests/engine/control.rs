@@ -1,36 +1,29 @@
 //! Two nodes that talk over a real Redis.
 
-use std::{future::Future, io, sync::Arc};
+use std::sync::Arc;
 
-use tidegate_protocol::{Codec, Framing, server_api::ChannelsRequest};
+use tidegate_protocol::server_api::ChannelsRequest;
 use tidegate_realtime::{
     cluster::ClusterMetrics,
     config::RealtimeConfig,
-    driver::{Budget, Driver, Turn},
+    driver::{Driver, Turn},
     hooks::NoHooks,
     hub::{Hub, HubConfig},
     ids::AppId,
-    link::Wire,
     memory::MemoryBroker,
     metrics::RealtimeMetrics,
-    node::{Node, NodeParts, PeerInfo, SessionFilter, Shared},
+    node::{Node, NodeParts, SessionFilter, Shared},
     presence::MemoryPresence,
-    session::Pings,
 };
 use tidegate_redis::{
-    Keys, RedisConfig, Shards, Topology,
-    config::{Address, Login},
+    Keys, RedisConfig, Shards,
     control::ControlBus,
     pubsub::{Lapse, PubSubEvents, PubSubMetrics, SubscriptionParts, Subscriptions},
 };
-use tidegate_test_redis::{PATIENCE, RedisOptions, RedisServer};
+use tidegate_test_redis::{RedisOptions, RedisServer};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .expect("in time")
-}
+use crate::common::{Paper, peer, say, standalone, within};
 
 struct Member {
     node: Arc<Node>,
@@ -52,14 +45,6 @@ impl PubSubEvents for ToBus {
     }
 
     fn on_lapse(&self, _: Lapse<'_>) {}
-}
-
-struct Nowhere;
-
-impl Wire for Nowhere {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
-    }
 }
 
 impl Member {
@@ -115,27 +100,10 @@ impl Member {
 
     /// A connected session that is in `room`.
     async fn session(&self) -> Driver {
-        let peer = PeerInfo {
-            app: AppId::default_app(),
-            transport: "websocket",
-            remote_addr: "127.0.0.1:1".into(),
-            user: "".into(),
-            headers: Vec::new().into(),
-            codec: Codec::Json,
-            framing: Framing::WebSocket,
-            pings: Pings::Messages,
-        };
-        let (_, mut driver) = self.node.open(peer, Nowhere).expect("there is room");
-        let mut budget = Budget::default();
-        let commands =
-            b"{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"room\"}}";
-        let mut turn = driver.on_frame(commands, &mut budget);
-        while turn == Turn::Wait {
-            turn = within(std::future::poll_fn(|context| {
-                driver.poll_answer(context, &mut budget)
-            }))
-            .await;
-        }
+        let opened = self.node.open(peer(), Paper::default());
+        let (_, mut driver) = opened.expect("there is room");
+        let commands = "{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"room\"}}";
+        say(&mut driver, commands).await;
         driver
     }
 }
@@ -143,10 +111,7 @@ impl Member {
 #[tokio::test]
 async fn nodes_hear_of_each_other_ask_and_order_over_redis() {
     let redis = RedisServer::start(&RedisOptions::default());
-    let config = RedisConfig::new(Topology::Standalone {
-        address: Address::new("127.0.0.1", redis.port()),
-        login: Login::default(),
-    });
+    let config = RedisConfig::new(standalone(redis.port()));
     let (one, two) = (Member::join(&config), Member::join(&config));
     one.until_nodes(2).await;
     two.until_nodes(2).await;

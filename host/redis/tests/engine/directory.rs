@@ -1,21 +1,17 @@
 //! The directory in a real Redis: the contract, and what somebody else writes into its keys.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tidegate_realtime::{
     cluster::NodeUid,
     directory::{Answer, Change, Directory, Record, Slot, Turn, User, contract},
     ids::{AppId, ChannelKey, ClientId},
 };
-use tidegate_redis::{
-    EngineMetrics, Keys, RedisConfig, RedisDirectory, Shards, Topology,
-    config::{Address, Login},
-};
-use tidegate_test_redis::{
-    ClusterOptions, PATIENCE, RedisCluster, RedisOptions, RedisServer, Reply,
-};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tidegate_redis::{Keys, RedisConfig, RedisDirectory, Topology};
+use tidegate_test_redis::{ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply};
+use tokio_util::sync::DropGuard;
+
+use crate::common::{Parts, cluster, connected, documented_server, shards, standalone, within};
 
 /// Long enough for a machine that has no time for us now and then.
 const SILENT_FOR: Duration = Duration::from_secs(2);
@@ -23,33 +19,22 @@ const SILENT_FOR: Duration = Duration::from_secs(2);
 /// A node's directory, and the tasks that keep its connection; they end with it.
 struct Member {
     directory: RedisDirectory,
-    stop: CancellationToken,
+    _stops: DropGuard,
 }
 
 impl Member {
     async fn connected(config: &RedisConfig) -> Self {
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let shards = Shards::start(config, &tracker, &stop);
-        for pipe in shards.all() {
-            within(pipe.connected()).await;
+        let Parts {
+            shards,
+            keys,
+            metrics,
+            stops,
+        } = connected(config).await;
+        Self {
+            directory: RedisDirectory::new(shards, keys, metrics),
+            _stops: stops,
         }
-        let keys = Keys::new(config.prefix.clone());
-        let metrics = EngineMetrics::register(&mut Registry::default());
-        let directory = RedisDirectory::new(shards, keys, metrics);
-        Self { directory, stop }
     }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .expect("in time")
 }
 
 async fn check(topology: Topology) {
@@ -58,68 +43,35 @@ async fn check(topology: Topology) {
     contract::check_all(&member.directory, SILENT_FOR, "one").await;
 }
 
-fn standalone(server: &RedisServer, login: Login) -> Topology {
-    Topology::Standalone {
-        address: Address::new("127.0.0.1", server.port()),
-        login,
-    }
-}
-
 #[tokio::test]
 async fn a_directory_in_one_redis_keeps_the_contract() {
     let server = RedisServer::start(&RedisOptions::default());
-    check(standalone(&server, Login::default())).await;
+    check(standalone(server.port())).await;
 }
 
 #[tokio::test]
 async fn r1_the_documented_user_is_enough_for_the_directory() {
-    let guide = include_str!("../../../../docs/redis.md");
-    let lines = guide.lines();
-    let ours = lines.filter(|line| line.starts_with("user tidegate "));
-    let server = RedisServer::start(&RedisOptions {
-        acl: ours.map(str::to_owned).collect(),
-        ..RedisOptions::default()
-    });
-    let login = Login {
-        user: "tidegate".into(),
-        password: "secret".into(),
-        ..Login::default()
-    };
-    check(standalone(&server, login)).await;
+    let (_server, topology) = documented_server();
+    check(topology).await;
 }
 
 #[tokio::test]
 async fn a_directory_in_a_cluster_keeps_the_contract() {
-    let cluster = RedisCluster::start(&ClusterOptions::default());
-    let seeds = cluster.addrs().into_iter().map(|addr| {
-        let (host, port) = addr.rsplit_once(':').unwrap();
-        Address::new(host, port.parse().unwrap())
-    });
-    check(Topology::Cluster {
-        seeds: seeds.collect(),
-        login: Login::default(),
-    })
-    .await;
+    let nodes = RedisCluster::start(&ClusterOptions::default());
+    check(cluster(&nodes)).await;
 }
 
 #[tokio::test]
 async fn a_directory_over_two_shards_keeps_the_contract() {
     let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
-    let shards = servers
-        .iter()
-        .map(|server| standalone(server, Login::default()));
-    let config = RedisConfig {
-        shards: shards.collect(),
-        ..RedisConfig::new(standalone(&servers[0], Login::default()))
-    };
-    let member = Member::connected(&config).await;
+    let member = Member::connected(&shards(&servers)).await;
     contract::check_all(&member.directory, SILENT_FOR, "shards").await;
 }
 
 #[tokio::test]
 async fn r7_what_somebody_else_wrote_is_no_node_and_no_line_and_can_be_erased() {
     let server = RedisServer::start(&RedisOptions::default());
-    let config = RedisConfig::new(standalone(&server, Login::default()));
+    let config = RedisConfig::new(standalone(server.port()));
     let member = Member::connected(&config).await;
     let keys = Keys::new(config.prefix.clone());
     let (directory, node) = (&member.directory, NodeUid::random());
@@ -155,7 +107,7 @@ async fn r7_what_somebody_else_wrote_is_no_node_and_no_line_and_can_be_erased() 
 #[tokio::test]
 async fn everything_that_is_kept_ends_by_itself() {
     let server = RedisServer::start(&RedisOptions::default());
-    let config = RedisConfig::new(standalone(&server, Login::default()));
+    let config = RedisConfig::new(standalone(server.port()));
     let member = Member::connected(&config).await;
     let (directory, node) = (&member.directory, NodeUid::random());
     let client = ClientId::random();

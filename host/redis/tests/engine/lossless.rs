@@ -1,84 +1,45 @@
 //! A subscriber of a real node over a real Redis: whatever happens to what Redis holds, it is told of what it missed,
 //! and never that it has everything when it has not (rows F4 and F12, threat model R3, R5 and R7).
 
-use std::{io, sync::Arc};
+use std::sync::Arc;
 
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
 use tidegate_faults::proxy::{Mode, Proxy};
-use tidegate_protocol::{Codec, Framing, server_api::PublishRequest};
+use tidegate_protocol::server_api::PublishRequest;
 use tidegate_realtime::{
     config::{HistoryConfig, NamespaceOptions, Permission, RealtimeConfig},
-    driver::{Budget, Driver, Turn},
+    driver::{Driver, Turn},
     hooks::NoHooks,
     hub::{Hub, HubConfig},
     ids::AppId,
-    link::Wire,
     metrics::RealtimeMetrics,
-    node::{Node, NodeParts, PeerInfo, Shared},
+    node::{Node, NodeParts, Shared},
     presence::MemoryPresence,
-    session::Pings,
 };
-use tidegate_redis::{
-    EngineParts, RedisConfig, RedisEngine, Topology,
-    config::{Address, Login},
-};
+use tidegate_redis::RedisConfig;
 use tidegate_test_redis::{RedisOptions, RedisServer};
 use tokio::time::Duration;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Remembers what was written.
-#[derive(Clone, Default)]
-struct Paper(Arc<Mutex<Vec<u8>>>);
-
-impl Wire for Paper {
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-}
+use crate::common::{Engine, Paper, peer, say, standalone, within};
 
 /// A node and its engine.
 struct World {
     node: Arc<Node>,
-    registry: Registry,
-    stop: CancellationToken,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+    engine: Engine,
 }
 
 impl World {
     async fn on(port: u16) -> Self {
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let hub = Hub::new(HubConfig::default());
-        let config = RedisConfig::new(Topology::Standalone {
-            address: Address::new("127.0.0.1", port),
-            login: Login::default(),
-        });
-        let mut registry = Registry::default();
-        let engine = RedisEngine::start(EngineParts {
-            config: &config,
-            node: "test",
-            events: Arc::clone(&hub) as Arc<_>,
-            registry: &mut registry,
-            tracker: &tracker,
-            stop: &stop,
-        });
-        for pipe in engine.shards().all() {
-            within(pipe.connected()).await;
-        }
+        let config = RedisConfig::new(standalone(port));
+        let mut engine = Engine::heard_by(&config, Arc::clone(&hub) as Arc<_>).await;
         let node = Node::new(NodeParts {
             hub,
-            broker: Arc::new(engine.broker().clone()),
+            broker: Arc::new(engine.broker.clone()),
             presence: Arc::new(MemoryPresence::default()),
             hooks: Arc::new(NoHooks),
-            metrics: RealtimeMetrics::register(&mut registry),
+            metrics: RealtimeMetrics::register(&mut engine.registry),
             shared: Shared::default(),
-            tracker: tracker.clone(),
+            tracker: engine.tracker.clone(),
             name: "test".into(),
             version: "1".into(),
         });
@@ -95,14 +56,10 @@ impl World {
             ..NamespaceOptions::default()
         });
         node.set_app(&AppId::default_app(), settings);
-        for (_, service) in node.services(&stop) {
-            tracker.spawn(service);
+        for (_, service) in node.services(&engine.stop) {
+            engine.tracker.spawn(service);
         }
-        Self {
-            node,
-            registry,
-            stop,
-        }
+        Self { node, engine }
     }
 
     /// Publishes, until Redis takes it.
@@ -127,17 +84,7 @@ impl World {
     /// A connected client.
     async fn client(&self) -> Client {
         let paper = Paper::default();
-        let peer = PeerInfo {
-            user: "".into(),
-            app: AppId::default_app(),
-            transport: "websocket",
-            remote_addr: "127.0.0.1:1".into(),
-            headers: Vec::new().into(),
-            codec: Codec::Json,
-            framing: Framing::WebSocket,
-            pings: Pings::Messages,
-        };
-        let (_, driver) = self.node.open(peer, paper.clone()).expect("an open node");
+        let (_, driver) = self.node.open(peer(), paper.clone()).expect("an open node");
         let mut client = Client { driver, paper };
         client.say(r#"{"id":1,"connect":{}}"#).await;
         client
@@ -178,23 +125,12 @@ impl Client {
     /// Says a frame and answers what was sent until it was carried out.
     async fn say(&mut self, frame: &str) -> String {
         let before = self.seen().len();
-        let mut turn = self
-            .driver
-            .on_frame(frame.as_bytes(), &mut Budget::default());
-        if turn == Turn::Wait {
-            turn = std::future::poll_fn(|context| {
-                self.driver.poll_answer(context, &mut Budget::default())
-            })
-            .await;
-        }
-        assert_eq!(turn, Turn::Read);
-        self.driver.link().flush();
+        assert_eq!(say(&mut self.driver, frame).await, Turn::Read);
         self.seen().split_off(before)
     }
 
-    /// Everything sent so far; the heads of frames stand in it as what they are.
     fn seen(&self) -> String {
-        String::from_utf8_lossy(&self.paper.0.lock()).into_owned()
+        self.paper.text()
     }
 
     async fn until(&mut self, what: &str, is_it: impl Fn(&str) -> bool) {
@@ -216,11 +152,6 @@ impl Client {
         let is_told = |seen: &str| seen.contains(r#""unsubscribe":{"code":2500"#);
         self.until("2500", is_told).await;
     }
-}
-
-async fn within<T>(work: impl Future<Output = T>) -> T {
-    let done = tokio::time::timeout(tidegate_test_redis::PATIENCE, work).await;
-    done.expect("in time")
 }
 
 /// What stands between this and the next quotation mark.
@@ -354,7 +285,7 @@ async fn r7_poisoned_payloads_reach_nobody_and_end_nothing() {
         .until("the next", |seen| seen.contains("\"offset\":4"))
         .await;
     // The poison was looked into, and has come to nothing.
-    let registry = &world.registry;
+    let registry = &world.engine.registry;
     let is_confirmed = |_: &str| {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, registry).expect("text");

@@ -1,21 +1,18 @@
 //! Presence in a real Redis: the contract, several nodes, and what others do to the keys.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use prometheus_client::registry::Registry;
 use tidegate_realtime::{
-    ids::{AppId, ChannelKey, ClientId},
+    ids::{ChannelKey, ClientId},
     presence::{Member, Presence, PresenceStats, Present, contract},
 };
-use tidegate_redis::{
-    EngineMetrics, Keys, RedisConfig, RedisPresence, Shards, Topology,
-    config::{Address, Login},
+use tidegate_redis::{Keys, RedisConfig, RedisPresence, Topology};
+use tidegate_test_redis::{ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply};
+use tokio_util::sync::DropGuard;
+
+use crate::common::{
+    Parts, cluster, connected, documented_server, key, shards, standalone, within,
 };
-use tidegate_test_redis::{
-    ClusterOptions, PATIENCE, RedisCluster, RedisOptions, RedisServer, Reply,
-};
-use tokio::time::timeout;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Long enough for a machine that has no time for us now and then.
 const TTL: Duration = Duration::from_secs(3);
@@ -23,20 +20,21 @@ const TTL: Duration = Duration::from_secs(3);
 /// A node's presence, and the tasks that keep its connection; they end with it.
 struct Node {
     presence: RedisPresence,
-    stop: CancellationToken,
+    _stops: DropGuard,
 }
 
 impl Node {
     async fn connected(config: &RedisConfig) -> Self {
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let shards = Shards::start(config, &tracker, &stop);
-        for pipe in shards.all() {
-            within(pipe.connected()).await;
+        let Parts {
+            shards,
+            keys,
+            metrics,
+            stops,
+        } = connected(config).await;
+        Self {
+            presence: RedisPresence::new(shards, keys, config.presence_ttl, metrics),
+            _stops: stops,
         }
-        let keys = Keys::new(config.prefix.clone());
-        let metrics = EngineMetrics::register(&mut Registry::default());
-        let presence = RedisPresence::new(shards, keys, config.presence_ttl, metrics);
-        Self { presence, stop }
     }
 
     async fn add(&self, key: &ChannelKey, member: &Arc<Member>) {
@@ -58,32 +56,11 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("in time")
-}
-
 fn config(topology: Topology) -> RedisConfig {
     RedisConfig {
         presence_ttl: TTL,
         ..RedisConfig::new(topology)
     }
-}
-
-fn standalone(server: &RedisServer) -> Topology {
-    Topology::Standalone {
-        address: Address::new("127.0.0.1", server.port()),
-        login: Login::default(),
-    }
-}
-
-fn key(channel: &str) -> ChannelKey {
-    ChannelKey::new(&AppId::default_app(), channel)
 }
 
 fn member(user: &str) -> Arc<Member> {
@@ -98,33 +75,13 @@ fn member(user: &str) -> Arc<Member> {
 #[tokio::test]
 async fn presence_in_one_redis_keeps_the_contract() {
     let server = RedisServer::start(&RedisOptions::default());
-    let node = Node::connected(&config(standalone(&server))).await;
+    let node = Node::connected(&config(standalone(server.port()))).await;
     contract::check_all(&node.presence, TTL, "one").await;
-}
-
-/// The line of the ACL example in the guide that is about our user.
-fn documented_acl() -> Vec<String> {
-    let guide = include_str!("../../../../docs/redis.md");
-    let lines = guide.lines();
-    let ours = lines.filter(|line| line.starts_with("user tidegate "));
-    ours.map(str::to_owned).collect()
 }
 
 #[tokio::test]
 async fn r1_the_documented_user_is_enough_for_presence() {
-    let server = RedisServer::start(&RedisOptions {
-        acl: documented_acl(),
-        ..RedisOptions::default()
-    });
-    let login = Login {
-        user: "tidegate".into(),
-        password: "secret".into(),
-        ..Login::default()
-    };
-    let topology = Topology::Standalone {
-        address: Address::new("127.0.0.1", server.port()),
-        login,
-    };
+    let (_server, topology) = documented_server();
     let node = Node::connected(&config(topology)).await;
     contract::check_all(&node.presence, TTL, "acl").await;
 }
@@ -133,8 +90,8 @@ async fn r1_the_documented_user_is_enough_for_presence() {
 async fn presence_over_two_shards_keeps_the_contract() {
     let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
     let config = RedisConfig {
-        shards: servers.iter().map(standalone).collect(),
-        ..config(standalone(&servers[0]))
+        presence_ttl: TTL,
+        ..shards(&servers)
     };
     let node = Node::connected(&config).await;
     contract::check_all(&node.presence, TTL, "shards").await;
@@ -142,23 +99,15 @@ async fn presence_over_two_shards_keeps_the_contract() {
 
 #[tokio::test]
 async fn presence_in_a_cluster_keeps_the_contract() {
-    let cluster = RedisCluster::start(&ClusterOptions::default());
-    let seeds = cluster.addrs().into_iter().map(|addr| {
-        let (host, port) = addr.rsplit_once(':').unwrap();
-        Address::new(host, port.parse().unwrap())
-    });
-    let topology = Topology::Cluster {
-        seeds: seeds.collect(),
-        login: Login::default(),
-    };
-    let node = Node::connected(&config(topology)).await;
+    let nodes = RedisCluster::start(&ClusterOptions::default());
+    let node = Node::connected(&config(cluster(&nodes))).await;
     contract::check_all(&node.presence, TTL, "cluster").await;
 }
 
 #[tokio::test]
 async fn nodes_see_each_other_and_those_of_a_dead_one_are_gone_in_time() {
     let server = RedisServer::start(&RedisOptions::default());
-    let config = config(standalone(&server));
+    let config = config(standalone(server.port()));
     let (one, two) = (
         Node::connected(&config).await,
         Node::connected(&config).await,
@@ -192,9 +141,9 @@ async fn nodes_see_each_other_and_those_of_a_dead_one_are_gone_in_time() {
 #[tokio::test]
 async fn keys_that_go_by_themselves_make_no_wrong_numbers_for_long() {
     let server = RedisServer::start(&RedisOptions::default());
-    let node = Node::connected(&config(standalone(&server))).await;
+    let node = Node::connected(&config(standalone(server.port()))).await;
     let room = key("room");
-    let keys = Keys::new(RedisConfig::new(standalone(&server)).prefix);
+    let keys = Keys::new(RedisConfig::new(standalone(server.port())).prefix);
     let members = ["ann", "ann", "bob"].map(member);
     for name in [
         keys.presence_clients(&room),
@@ -220,9 +169,9 @@ async fn keys_that_go_by_themselves_make_no_wrong_numbers_for_long() {
 #[tokio::test]
 async fn r7_foreign_entries_are_nobody_and_foreign_keys_an_error() {
     let server = RedisServer::start(&RedisOptions::default());
-    let node = Node::connected(&config(standalone(&server))).await;
+    let node = Node::connected(&config(standalone(server.port()))).await;
     let room = key("room");
-    let keys = Keys::new(RedisConfig::new(standalone(&server)).prefix);
+    let keys = Keys::new(RedisConfig::new(standalone(server.port())).prefix);
     node.add(&room, &member("ann")).await;
     let clients = keys.presence_clients(&room);
     let stranger = ClientId::random().to_string();
@@ -248,7 +197,7 @@ async fn r7_foreign_entries_are_nobody_and_foreign_keys_an_error() {
 #[tokio::test]
 async fn nothing_is_left_in_redis_once_everybody_has_gone() {
     let server = RedisServer::start(&RedisOptions::default());
-    let node = Node::connected(&config(standalone(&server))).await;
+    let node = Node::connected(&config(standalone(server.port()))).await;
     let (stays, leaves) = (key("stays"), key("leaves"));
     let (ann, bob) = (member("ann"), member("bob"));
     node.add(&stays, &ann).await;

@@ -1,81 +1,22 @@
 //! `publish.ack = replicated` over a real Redis (threat model R8): what was confirmed is on a replica, however many
 //! publish at once, and what could not be confirmed is said to be stored perhaps.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use prometheus_client::registry::Registry;
-use tidegate_protocol::{Publication, Raw};
 use tidegate_realtime::{
-    broker::{
-        Broker, BrokerError, EngineHealth, HistoryLimit, HistoryOptions, HistoryOrder, HistoryPage,
-        HistoryQuery, PublishRequest, Published,
-    },
-    broker_contract::Recorder,
+    broker::{Broker, BrokerError, EngineHealth, PublishRequest},
     hooks::Progress,
-    ids::{AppId, ChannelKey},
+    ids::ChannelKey,
 };
-use tidegate_redis::{
-    EngineMetrics, EngineParts, Keys, Listening, RedisBroker, RedisConfig, RedisEngine, Shards,
-    Topology,
-    config::{Ack, Address, Login},
-};
-use tidegate_test_redis::{PATIENCE, RedisOptions, RedisServer, free_port};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tidegate_redis::{Listening, RedisBroker, RedisConfig, Shards, config::Ack};
+use tidegate_test_redis::{RedisOptions, RedisServer, free_port};
+use tokio_util::task::TaskTracker;
+
+use crate::common::{self, Engine, Parts, connected, key, standalone, within};
 
 /// As many as a busy node has on their way.
 const IN_FLIGHT: usize = 64;
-
-/// An engine that wants a replica's confirmation, and the tasks that keep its connections; they end with it.
-struct Engine {
-    engine: RedisEngine,
-    stop: CancellationToken,
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-impl Engine {
-    async fn start(config: &RedisConfig) -> Self {
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let engine = RedisEngine::start(EngineParts {
-            config,
-            node: "test",
-            events: Arc::new(Recorder::default()),
-            registry: &mut Registry::default(),
-            tracker: &tracker,
-            stop: &stop,
-        });
-        within(engine.shards().first().connected()).await;
-        Self { engine, stop }
-    }
-
-    async fn publish(&self, request: PublishRequest) -> Result<Published, BrokerError> {
-        within(self.engine.broker().publish(request).wait()).await
-    }
-
-    /// Publishes to one channel, all at the same time.
-    async fn publish_many(&self, channel: &ChannelKey) -> Vec<Result<(), BrokerError>> {
-        let publishes = (0..IN_FLIGHT).map(|_| async {
-            let published = self.publish(request(channel)).await;
-            published.map(|_| ())
-        });
-        within(join_all(publishes)).await
-    }
-
-    async fn history(&self, channel: &ChannelKey) -> Result<HistoryPage, BrokerError> {
-        let query = HistoryQuery {
-            limit: HistoryLimit::AtMost(0),
-            since: None,
-            order: HistoryOrder::OldestFirst,
-            meta_ttl: Duration::from_secs(600),
-        };
-        within(self.engine.broker().history(channel, query).wait()).await
-    }
-}
 
 fn config(port: u16) -> RedisConfig {
     RedisConfig {
@@ -84,39 +25,17 @@ fn config(port: u16) -> RedisConfig {
     }
 }
 
-fn standalone(port: u16) -> Topology {
-    Topology::Standalone {
-        address: Address::new("127.0.0.1", port),
-        login: Login::default(),
-    }
-}
-
-fn key(name: &str) -> ChannelKey {
-    ChannelKey::new(&AppId::default_app(), name)
-}
-
 fn request(key: &ChannelKey) -> PublishRequest {
-    PublishRequest {
-        key: key.clone(),
-        publication: Publication {
-            data: Raw::from("{}"),
-            ..Publication::default()
-        },
-        history: Some(HistoryOptions {
-            size: 1_000,
-            ttl: Duration::from_secs(60),
-            meta_ttl: Duration::from_secs(600),
-        }),
-        idempotency_key: None,
-        version: 0,
-        version_epoch: Box::default(),
-    }
+    common::request(key, "{}", 1_000)
 }
 
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future)
-        .await
-        .expect("in time")
+/// Publishes to one channel, all at the same time.
+async fn publish_many(engine: &Engine, channel: &ChannelKey) -> Vec<Result<(), BrokerError>> {
+    let publishes = (0..IN_FLIGHT).map(|_| async {
+        let published = engine.publish(request(channel)).await;
+        published.map(|_| ())
+    });
+    within(join_all(publishes)).await
 }
 
 /// A primary and a replica that confirms.
@@ -182,7 +101,7 @@ async fn r8_a_replica_confirms_many_at_once_and_has_them_all() {
     // The script is known from here on.
     engine.publish(request(&channel)).await.expect("published");
     let before = num_waits(&server);
-    let answers = engine.publish_many(&channel).await;
+    let answers = publish_many(&engine, &channel).await;
     assert_eq!(answers, vec![Ok(()); IN_FLIGHT]);
     let entries = replica.command(&["XLEN", "tg:stream:{07defaultmany}"]);
     assert_eq!(entries.text(), (IN_FLIGHT + 1).to_string());
@@ -198,7 +117,7 @@ async fn r8_a_replica_that_stands_still_fails_all_in_flight_and_ends_no_connecti
     engine.publish(request(&channel)).await.expect("published");
     let (before, num_connections) = (num_waits(&server), connections_made(&server));
     replica.pause();
-    let answers = engine.publish_many(&channel).await;
+    let answers = publish_many(&engine, &channel).await;
     // Not `Unavailable`, which would say that nobody knows: they are stored, and may get lost.
     assert_eq!(answers, vec![Err(BrokerError::Unreplicated); IN_FLIGHT]);
     let num_waits = num_waits(&server) - before;
@@ -306,13 +225,15 @@ impl Listening for Able {
 #[tokio::test]
 async fn i9_a_node_that_cannot_publish_as_it_is_told_to_is_not_ready() {
     let server = RedisServer::start(&RedisOptions::default());
-    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+    let Parts {
+        shards,
+        keys,
+        metrics,
+        stops,
+    } = connected(&config(server.port())).await;
+    let (tracker, stop) = (TaskTracker::new(), stops.disarm());
     let _stops = stop.clone().drop_guard();
-    let shards = Shards::start(&config(server.port()), &tracker, &stop);
-    within(shards.first().connected()).await;
     let replicated = Shards::start(&config(free_port()), &tracker, &stop);
-    let metrics = EngineMetrics::register(&mut Registry::default());
-    let keys = Keys::new(config(0).prefix);
     let broker = RedisBroker::new(shards, Some(replicated), keys, Arc::new(Able), metrics);
     assert_eq!(broker.health(), EngineHealth::Able, "it may be on its way");
     let waiting = async {

@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use prometheus_client::registry::Registry;
 use tidegate_realtime::{
     ids::AppId,
     store::{
@@ -12,15 +11,11 @@ use tidegate_realtime::{
         contract,
     },
 };
-use tidegate_redis::{
-    EngineMetrics, Keys, RedisConfig, RedisStore, Shards, Topology,
-    config::{Address, Login},
-};
-use tidegate_test_redis::{
-    ClusterOptions, PATIENCE, RedisCluster, RedisOptions, RedisServer, Reply,
-};
-use tokio::time::timeout;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tidegate_redis::{Keys, RedisConfig, RedisStore};
+use tidegate_test_redis::{ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply};
+use tokio_util::sync::DropGuard;
+
+use crate::common::{Parts, cluster, connected, documented_server, shards, standalone, within};
 
 /// Long enough for a machine that has no time for us now and then.
 const LIFE: Duration = Duration::from_secs(3);
@@ -28,7 +23,7 @@ const LIFE: Duration = Duration::from_secs(3);
 /// A node's store, and the tasks that keep its connection; they end with it.
 struct Node {
     store: RedisStore,
-    stop: CancellationToken,
+    _stops: DropGuard,
 }
 
 impl Node {
@@ -37,15 +32,16 @@ impl Node {
     }
 
     async fn with_quotas(config: &RedisConfig, quotas: StoreQuotas) -> Self {
-        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-        let shards = Shards::start(config, &tracker, &stop);
-        for pipe in shards.all() {
-            within(pipe.connected()).await;
+        let Parts {
+            shards,
+            keys,
+            metrics,
+            stops,
+        } = connected(config).await;
+        Self {
+            store: RedisStore::new(shards, keys, quotas, metrics),
+            _stops: stops,
         }
-        let keys = Keys::new(config.prefix.clone());
-        let metrics = EngineMetrics::register(&mut Registry::default());
-        let store = RedisStore::new(shards, keys, quotas, metrics);
-        Self { store, stop }
     }
 
     async fn set(&self, name: &str, life: Life) -> Result<(), StoreError> {
@@ -59,25 +55,8 @@ impl Node {
     }
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("in time")
-}
-
-fn standalone(server: &RedisServer) -> Topology {
-    Topology::Standalone {
-        address: Address::new("127.0.0.1", server.port()),
-        login: Login::default(),
-    }
-}
-
 fn config(server: &RedisServer) -> RedisConfig {
-    RedisConfig::new(standalone(server))
+    RedisConfig::new(standalone(server.port()))
 }
 
 fn owner() -> Owner {
@@ -102,29 +81,9 @@ async fn the_store_in_one_redis_keeps_the_contract_and_leaves_nothing() {
     assert_eq!(server.command(&["DBSIZE"]), Reply::Integer(0));
 }
 
-/// The line of the ACL example in the guide that is about our user.
-fn documented_acl() -> Vec<String> {
-    let guide = include_str!("../../../../docs/redis.md");
-    let lines = guide.lines();
-    let ours = lines.filter(|line| line.starts_with("user tidegate "));
-    ours.map(str::to_owned).collect()
-}
-
 #[tokio::test]
 async fn r1_the_documented_user_is_enough_for_the_store() {
-    let server = RedisServer::start(&RedisOptions {
-        acl: documented_acl(),
-        ..RedisOptions::default()
-    });
-    let login = Login {
-        user: "tidegate".into(),
-        password: "secret".into(),
-        ..Login::default()
-    };
-    let topology = Topology::Standalone {
-        address: Address::new("127.0.0.1", server.port()),
-        login,
-    };
+    let (_server, topology) = documented_server();
     let node = Node::connected(&RedisConfig::new(topology)).await;
     contract::check_all(&node.store, LIFE, "acl").await;
 }
@@ -132,26 +91,14 @@ async fn r1_the_documented_user_is_enough_for_the_store() {
 #[tokio::test]
 async fn the_store_over_two_shards_keeps_the_contract() {
     let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
-    let config = RedisConfig {
-        shards: servers.iter().map(standalone).collect(),
-        ..config(&servers[0])
-    };
-    let node = Node::connected(&config).await;
+    let node = Node::connected(&shards(&servers)).await;
     contract::check_all(&node.store, LIFE, "shards").await;
 }
 
 #[tokio::test]
 async fn the_store_in_a_cluster_keeps_the_contract() {
-    let cluster = RedisCluster::start(&ClusterOptions::default());
-    let seeds = cluster.addrs().into_iter().map(|addr| {
-        let (host, port) = addr.rsplit_once(':').unwrap();
-        Address::new(host, port.parse().unwrap())
-    });
-    let topology = Topology::Cluster {
-        seeds: seeds.collect(),
-        login: Login::default(),
-    };
-    let node = Node::connected(&RedisConfig::new(topology)).await;
+    let nodes = RedisCluster::start(&ClusterOptions::default());
+    let node = Node::connected(&RedisConfig::new(cluster(&nodes))).await;
     contract::check_all(&node.store, LIFE, "cluster").await;
 }
 
