@@ -57,6 +57,11 @@ impl Drop for World {
     }
 }
 
+fn on_port(port: u16, login: Login) -> Topology {
+    let address = Address::new("127.0.0.1", port);
+    Topology::Standalone { address, login }
+}
+
 impl World {
     fn start(topology: Topology) -> Self {
         let ear = Arc::new(Ear::default());
@@ -65,10 +70,7 @@ impl World {
 
     /// Its own ear hears nothing.
     fn with_events(port: u16, events: Arc<dyn PubSubEvents>) -> Self {
-        let topology = Topology::Standalone {
-            address: Address::new("127.0.0.1", port),
-            login: Login::default(),
-        };
+        let topology = on_port(port, Login::default());
         Self::start_with(topology, events, Arc::default())
     }
 
@@ -99,10 +101,7 @@ impl World {
     }
 
     fn on(port: u16) -> Self {
-        Self::start(Topology::Standalone {
-            address: Address::new("127.0.0.1", port),
-            login: Login::default(),
-        })
+        Self::start(on_port(port, Login::default()))
     }
 
     async fn subscribe(&self, name: &str) -> ChannelKey {

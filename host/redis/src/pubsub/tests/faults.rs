@@ -107,10 +107,7 @@ async fn a_user_who_may_not_subscribe_is_refused_and_hears_when_it_may() {
         password: password.into(),
         ..Login::default()
     };
-    let topology = |password| Topology::Standalone {
-        address: Address::new("127.0.0.1", server.port()),
-        login: login(password),
-    };
+    let topology = |password| on_port(server.port(), login(password));
     let stranger = World::start(topology("wrong"));
     let refused = stranger.subscriptions.subscribe(&key("a")).wait().await;
     assert_eq!(refused, Err(BrokerError::Unavailable));

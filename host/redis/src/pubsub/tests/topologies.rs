@@ -4,19 +4,20 @@ use tidegate_test_redis::{ClusterOptions, RedisCluster, SentinelOptions, Sentine
 
 use super::*;
 
+fn sentinel(sentinels: &Sentinels, login: Login) -> Topology {
+    let ports = sentinels.ports().into_iter();
+    Topology::Sentinel {
+        sentinels: ports.map(|port| Address::new("127.0.0.1", port)).collect(),
+        sentinel_login: Login::default(),
+        master_name: Sentinels::NAME.into(),
+        login,
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn f8_subscriptions_follow_the_primary_that_the_sentinels_name() {
     let mut sentinels = Sentinels::start(&SentinelOptions::default());
-    let ports = sentinels.ports();
-    let addresses = ports
-        .into_iter()
-        .map(|port| Address::new("127.0.0.1", port));
-    let world = World::start(Topology::Sentinel {
-        sentinels: addresses.collect(),
-        sentinel_login: Login::default(),
-        master_name: Sentinels::NAME.into(),
-        login: Login::default(),
-    });
+    let world = World::start(sentinel(&sentinels, Login::default()));
     let a = world.subscribe("a").await;
     let port = sentinels.kill_primary();
     sentinels.failed_over_from(port);
@@ -38,20 +39,12 @@ async fn r4_a_primary_that_only_its_sentinels_lost_is_left() {
         },
         ..SentinelOptions::default()
     });
-    let ports = sentinels.ports();
-    let addresses = ports
-        .into_iter()
-        .map(|port| Address::new("127.0.0.1", port));
-    let world = World::start(Topology::Sentinel {
-        sentinels: addresses.collect(),
-        sentinel_login: Login::default(),
-        master_name: Sentinels::NAME.into(),
-        login: Login {
-            user: "node".into(),
-            password: "secret".into(),
-            ..Login::default()
-        },
-    });
+    let login = Login {
+        user: "node".into(),
+        password: "secret".into(),
+        ..Login::default()
+    };
+    let world = World::start(sentinel(&sentinels, login));
     let a = world.subscribe("a").await;
     world.until_healthy().await;
     // Everybody but the node comes as the default user, and may not any more.
@@ -87,12 +80,9 @@ async fn r4_a_primary_that_only_its_sentinels_lost_is_left() {
 }
 
 fn cluster_world(cluster: &RedisCluster) -> World {
-    let seeds = cluster.addrs().into_iter().map(|address| {
-        let (host, port) = address.rsplit_once(':').unwrap();
-        Address::new(host, port.parse().unwrap())
-    });
+    let ports = cluster.ports().into_iter();
     World::start(Topology::Cluster {
-        seeds: seeds.collect(),
+        seeds: ports.map(|port| Address::new("127.0.0.1", port)).collect(),
         login: Login::default(),
     })
 }
