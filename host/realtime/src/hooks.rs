@@ -349,17 +349,38 @@ pub trait Watch: Send + Sync + 'static {
 /// What a hook call answers.
 pub type Answered<V> = Progress<Result<Outcome<V>, HookFailure>>;
 
-/// The pipelines of every app. Implementations never block the caller: what takes long is `Pending`.
+/// The pipelines of every app. Implementations never block the caller: what takes long is `Pending`. A hook that an
+/// implementation leaves out is one that no plugin has.
 pub trait Hooks: Send + Sync + 'static {
-    fn authenticate(&self, question: AuthenticationQuestion) -> Answered<AuthenticationVerdict>;
-    fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict>;
-    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict>;
-    fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict>;
-    fn rpc(&self, question: RpcQuestion) -> Answered<RpcVerdict>;
+    fn authenticate(&self, _: AuthenticationQuestion) -> Answered<AuthenticationVerdict> {
+        ready(AuthenticationVerdict::NotMine)
+    }
+
+    fn authorize(&self, _: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
+        ready(AuthorizationVerdict::NotMine)
+    }
+
+    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
+        ready(FilteringVerdict::Pass(draft))
+    }
+
+    fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
+        ready(RoutingVerdict::Keep(draft))
+    }
+
+    fn rpc(&self, _: RpcQuestion) -> Answered<RpcVerdict> {
+        ready(RpcVerdict::NotMine)
+    }
+
     /// Whether any plugin answers RPCs in the app; where none does, RPC is error 108, not 104.
-    fn has_rpc(&self, app: &AppId) -> bool;
+    fn has_rpc(&self, _: &AppId) -> bool {
+        false
+    }
+
     /// Whether any plugin is asked about subscriptions to this channel of the app.
-    fn has_authorization(&self, app: &AppId, channel: &str) -> bool;
+    fn has_authorization(&self, _app: &AppId, _channel: &str) -> bool {
+        false
+    }
 
     /// Tells a plugin what happened. A failure means that the batch counts as not told.
     fn events(&self, _: EventsQuestion) -> Answered<()> {
@@ -428,39 +449,12 @@ impl<T> std::fmt::Debug for Progress<T> {
     }
 }
 
-fn ready<V>(verdict: V) -> Answered<V> {
+/// A verdict that is there, and nothing else to be done.
+pub(crate) fn ready<V>(verdict: V) -> Answered<V> {
     Progress::Ready(Ok(Outcome {
         verdict,
         effects: Vec::new(),
     }))
 }
 
-impl Hooks for NoHooks {
-    fn authenticate(&self, _: AuthenticationQuestion) -> Answered<AuthenticationVerdict> {
-        ready(AuthenticationVerdict::NotMine)
-    }
-
-    fn authorize(&self, _: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
-        ready(AuthorizationVerdict::NotMine)
-    }
-
-    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
-        ready(FilteringVerdict::Pass(draft))
-    }
-
-    fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
-        ready(RoutingVerdict::Keep(draft))
-    }
-
-    fn rpc(&self, _: RpcQuestion) -> Answered<RpcVerdict> {
-        ready(RpcVerdict::NotMine)
-    }
-
-    fn has_rpc(&self, _: &AppId) -> bool {
-        false
-    }
-
-    fn has_authorization(&self, _: &AppId, _: &str) -> bool {
-        false
-    }
-}
+impl Hooks for NoHooks {}

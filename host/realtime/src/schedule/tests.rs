@@ -7,11 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
-    hooks::{
-        Answered, AuthenticationQuestion, AuthenticationVerdict, AuthorizationQuestion,
-        AuthorizationVerdict, Draft, FilteringVerdict, HookFailure, Hooks, NoHooks, Outcome,
-        Progress, RoutingVerdict, RpcQuestion, RpcVerdict,
-    },
+    hooks::{Answered, HookFailure, Hooks, Outcome, Progress},
     hub::{Hub, HubConfig},
     leases::MemoryLeases,
     memory::MemoryBroker,
@@ -30,34 +26,6 @@ struct Running {
 }
 
 impl Hooks for Running {
-    fn authenticate(&self, question: AuthenticationQuestion) -> Answered<AuthenticationVerdict> {
-        NoHooks.authenticate(question)
-    }
-
-    fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
-        NoHooks.authorize(question)
-    }
-
-    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
-        NoHooks.filter(draft)
-    }
-
-    fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
-        NoHooks.route(draft)
-    }
-
-    fn rpc(&self, question: RpcQuestion) -> Answered<RpcVerdict> {
-        NoHooks.rpc(question)
-    }
-
-    fn has_rpc(&self, _: &AppId) -> bool {
-        false
-    }
-
-    fn has_authorization(&self, _: &AppId, _: &str) -> bool {
-        false
-    }
-
     fn scheduled(&self, question: ScheduleQuestion) -> Answered<()> {
         let _ = self
             .ran

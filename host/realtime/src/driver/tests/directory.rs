@@ -16,7 +16,7 @@ use crate::{
     cluster::{ClusterMetrics, NodeUid, test_bus::TestBus},
     directory::{SILENT_AFTER, memory::MemoryDirectory},
     events::{Event, EventKind, Observer},
-    hooks::{Duties, EventsQuestion, Watch},
+    hooks::{Duties, EventsQuestion, Watch, ready},
     ids::ChannelKey,
     leases::{LeaseName, Leases as _, MemoryLeases},
     node::{SessionFilter, SessionsFound},
@@ -65,34 +65,7 @@ impl Hooks for Watching {
             user: question.token.clone(),
             ..Identity::default()
         };
-        Progress::Ready(Ok(Outcome {
-            verdict: AuthenticationVerdict::Accept(Box::new(identity)),
-            effects: Vec::new(),
-        }))
-    }
-
-    fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
-        NoHooks.authorize(question)
-    }
-
-    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
-        NoHooks.filter(draft)
-    }
-
-    fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
-        NoHooks.route(draft)
-    }
-
-    fn rpc(&self, question: RpcQuestion) -> Answered<RpcVerdict> {
-        NoHooks.rpc(question)
-    }
-
-    fn has_rpc(&self, _: &AppId) -> bool {
-        false
-    }
-
-    fn has_authorization(&self, _: &AppId, _: &str) -> bool {
-        false
+        ready(AuthenticationVerdict::Accept(Box::new(identity)))
     }
 
     fn events(&self, question: EventsQuestion) -> Answered<()> {
@@ -108,10 +81,7 @@ impl Hooks for Watching {
         if let Some((_, act)) = due {
             act();
         }
-        Progress::Ready(Ok(Outcome {
-            verdict: (),
-            effects: Vec::new(),
-        }))
+        ready(())
     }
 
     fn watch_duties(&self, watch: Arc<dyn Watch>) {

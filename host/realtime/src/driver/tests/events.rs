@@ -78,30 +78,6 @@ impl Hooks for Observing {
         Scripted::default().authenticate(question)
     }
 
-    fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
-        NoHooks.authorize(question)
-    }
-
-    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
-        NoHooks.filter(draft)
-    }
-
-    fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
-        NoHooks.route(draft)
-    }
-
-    fn rpc(&self, question: RpcQuestion) -> Answered<RpcVerdict> {
-        NoHooks.rpc(question)
-    }
-
-    fn has_rpc(&self, _: &AppId) -> bool {
-        false
-    }
-
-    fn has_authorization(&self, _: &AppId, _: &str) -> bool {
-        false
-    }
-
     fn events(&self, question: EventsQuestion) -> Answered<()> {
         assert!(!question.batch.is_empty());
         if (self.fails)(&question) {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    hooks::{Grant, ServerSubscription},
+    hooks::{Grant, ServerSubscription, ready},
     ids::{ChannelKey, ClientId},
     presence::{MAX_API_MEMBERS, Member, NoView, PresenceStats},
 };
@@ -231,34 +231,7 @@ impl Hooks for Lobby {
             subscriptions: vec![subscription],
             ..Identity::default()
         };
-        Progress::Ready(Ok(Outcome {
-            verdict: AuthenticationVerdict::Accept(Box::new(identity)),
-            effects: Vec::new(),
-        }))
-    }
-
-    fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
-        NoHooks.authorize(question)
-    }
-
-    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
-        NoHooks.filter(draft)
-    }
-
-    fn route(&self, draft: Box<Draft>) -> Answered<RoutingVerdict> {
-        NoHooks.route(draft)
-    }
-
-    fn rpc(&self, question: RpcQuestion) -> Answered<RpcVerdict> {
-        NoHooks.rpc(question)
-    }
-
-    fn has_rpc(&self, _: &AppId) -> bool {
-        false
-    }
-
-    fn has_authorization(&self, _: &AppId, _: &str) -> bool {
-        false
+        ready(AuthenticationVerdict::Accept(Box::new(identity)))
     }
 }
 
