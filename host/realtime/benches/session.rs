@@ -11,13 +11,9 @@ use tidegate_realtime::{
     hub::{Hub, HubConfig},
     ids::AppId,
     link::Wire,
-    memory::MemoryBroker,
-    metrics::RealtimeMetrics,
-    node::{Node, NodeParts, PeerInfo, Shared},
-    presence::MemoryPresence,
+    node::{Node, NodeParts, PeerInfo},
     session::Pings,
 };
-use tokio_util::task::TaskTracker;
 
 /// A wire that takes everything.
 struct Nowhere;
@@ -30,17 +26,7 @@ impl Wire for Nowhere {
 
 fn node() -> Arc<Node> {
     let hub = Hub::new(HubConfig::default());
-    let node = Node::new(NodeParts {
-        broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
-        presence: Arc::new(MemoryPresence::default()),
-        hub,
-        hooks: Arc::new(NoHooks),
-        metrics: RealtimeMetrics::default(),
-        shared: Shared::default(),
-        tracker: TaskTracker::new(),
-        name: "bench".into(),
-        version: "0".into(),
-    });
+    let node = Node::new(NodeParts::in_memory(hub, Arc::new(NoHooks)));
     let mut settings = RealtimeConfig::default();
     settings.client.allow_anonymous_connect_without_token = true;
     settings.channel.without_namespace = Arc::new(NamespaceOptions {

@@ -45,9 +45,10 @@ use crate::{
     ids::{AppId, ClientId},
     leases::{Leases, MemoryLeases},
     link::{Link, Signal, Wire},
+    memory::MemoryBroker,
     metrics::RealtimeMetrics,
     positions,
-    presence::{Presence, Roster, watched::Watched},
+    presence::{MemoryPresence, Presence, Roster, watched::Watched},
     reads::Reads,
     schedule::{self, Schedule},
     session::Pings,
@@ -70,6 +71,23 @@ pub struct NodeParts {
     pub name: String,
     /// Shown by `info` and to clients.
     pub version: String,
+}
+
+impl NodeParts {
+    /// A node that stands alone and keeps everything in memory, for what is not run as a server.
+    pub fn in_memory(hub: Arc<Hub>, hooks: Arc<dyn Hooks>) -> Self {
+        Self {
+            broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
+            presence: Arc::new(MemoryPresence::default()),
+            shared: Shared::default(),
+            hub,
+            hooks,
+            metrics: RealtimeMetrics::default(),
+            tracker: TaskTracker::new(),
+            name: "test".to_owned(),
+            version: "1".to_owned(),
+        }
+    }
 }
 
 /// What the engine keeps for all nodes of a cluster beside publications and presence. The default is that of a node

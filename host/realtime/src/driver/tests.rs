@@ -31,7 +31,6 @@ use crate::{
     hub::{Hub, HubConfig},
     ids::AppId,
     memory::MemoryBroker,
-    metrics::RealtimeMetrics,
     node::{NodeParts, OpenRefused, PeerInfo, Shared},
     presence::MemoryPresence,
     test_wire::TestWire,
@@ -85,15 +84,8 @@ impl World {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         hub.run(&tracker, &stop);
         let node = Node::new(NodeParts {
-            broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
-            presence: Arc::new(MemoryPresence::default()),
-            hub,
-            hooks: Arc::new(hooks),
-            metrics: RealtimeMetrics::default(),
-            shared: Shared::default(),
             tracker,
-            name: "test".into(),
-            version: "1".into(),
+            ..NodeParts::in_memory(hub, Arc::new(hooks))
         });
         node.set_app(&AppId::default_app(), settings);
         Self { node, stop }

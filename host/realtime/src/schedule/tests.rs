@@ -3,17 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
     hooks::{Answered, HookFailure, Hooks, Outcome, Progress},
     hub::{Hub, HubConfig},
     leases::MemoryLeases,
-    memory::MemoryBroker,
-    metrics::RealtimeMetrics,
     node::{NodeParts, Shared},
-    presence::MemoryPresence,
 };
 
 /// A plugin that tells when it ran, and where.
@@ -86,20 +82,12 @@ impl World {
         ahead_ms: u64,
     ) -> (Arc<Schedule>, Ahead) {
         let hub = Hub::new(HubConfig::default());
-        let tracker = TaskTracker::new();
         let node = Node::new(NodeParts {
-            broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
-            presence: Arc::new(MemoryPresence::default()),
             shared: Shared {
                 leases: Arc::new(self.leases.other_holder()),
                 ..Shared::default()
             },
-            hub,
-            hooks: Arc::new(hooks(self.tell.clone())),
-            metrics: RealtimeMetrics::default(),
-            tracker,
-            name: "test".into(),
-            version: "1".into(),
+            ..NodeParts::in_memory(hub, Arc::new(hooks(self.tell.clone())))
         });
         let ahead: Ahead = Arc::new(AtomicU64::new(ahead_ms));
         let (started, by) = (tokio::time::Instant::now(), Arc::clone(&ahead));

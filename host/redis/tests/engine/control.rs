@@ -10,10 +10,7 @@ use tidegate_realtime::{
     hooks::NoHooks,
     hub::{Hub, HubConfig},
     ids::AppId,
-    memory::MemoryBroker,
-    metrics::RealtimeMetrics,
-    node::{Node, NodeParts, SessionFilter, Shared},
-    presence::MemoryPresence,
+    node::{Node, NodeParts, SessionFilter},
 };
 use tidegate_redis::{
     Keys, RedisConfig, Shards,
@@ -53,15 +50,8 @@ impl Member {
         let hub = Hub::new(HubConfig::default());
         hub.run(&tracker, &stop);
         let node = Node::new(NodeParts {
-            broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
-            presence: Arc::new(MemoryPresence::default()),
-            hub,
-            hooks: Arc::new(NoHooks),
-            metrics: RealtimeMetrics::default(),
-            shared: Shared::default(),
             tracker: tracker.clone(),
-            name: "test".into(),
-            version: "1".into(),
+            ..NodeParts::in_memory(hub, Arc::new(NoHooks))
         });
         let mut settings = RealtimeConfig::default();
         settings.client.is_insecure = true;

@@ -12,8 +12,7 @@ use tidegate_realtime::{
     hub::{Hub, HubConfig},
     ids::AppId,
     metrics::RealtimeMetrics,
-    node::{Node, NodeParts, Shared},
-    presence::MemoryPresence,
+    node::{Node, NodeParts},
 };
 use tidegate_redis::RedisConfig;
 use tidegate_test_redis::{RedisOptions, RedisServer};
@@ -33,15 +32,10 @@ impl World {
         let config = RedisConfig::new(standalone(port));
         let mut engine = Engine::heard_by(&config, Arc::clone(&hub) as Arc<_>).await;
         let node = Node::new(NodeParts {
-            hub,
             broker: Arc::new(engine.broker.clone()),
-            presence: Arc::new(MemoryPresence::default()),
-            hooks: Arc::new(NoHooks),
             metrics: RealtimeMetrics::register(&mut engine.registry),
-            shared: Shared::default(),
             tracker: engine.tracker.clone(),
-            name: "test".into(),
-            version: "1".into(),
+            ..NodeParts::in_memory(hub, Arc::new(NoHooks))
         });
         let mut settings = RealtimeConfig::default();
         settings.client.is_insecure = true;

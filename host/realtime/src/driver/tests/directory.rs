@@ -252,13 +252,8 @@ fn start(
             hubs: Arc::clone(hubs),
         }),
         presence: Arc::new(presence),
-        hub,
-        hooks: Arc::new(hooks),
-        metrics: RealtimeMetrics::default(),
         shared,
-        tracker: TaskTracker::new(),
-        name: "test".into(),
-        version: "1".into(),
+        ..NodeParts::in_memory(hub, Arc::new(hooks))
     });
     let mut settings = settings();
     let open = NamespaceOptions::clone(&settings.channel.without_namespace);

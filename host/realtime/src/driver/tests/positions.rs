@@ -143,14 +143,8 @@ impl Apart {
         let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
         let node = Node::new(NodeParts {
             broker: Arc::clone(&store) as _,
-            presence: Arc::new(MemoryPresence::default()),
-            hub,
-            hooks: Arc::new(NoHooks),
-            metrics: RealtimeMetrics::default(),
-            shared: Shared::default(),
             tracker: tracker.clone(),
-            name: "test".into(),
-            version: "1".into(),
+            ..NodeParts::in_memory(hub, Arc::new(NoHooks))
         });
         node.set_app(&AppId::default_app(), settings);
         for (_, service) in node.services(&stop) {

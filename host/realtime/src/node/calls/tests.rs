@@ -1,32 +1,18 @@
 use std::time::Duration;
 
 use tidegate_protocol::server_api::Position;
-use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::{
     config::{HistoryConfig, NamespaceOptions, RealtimeConfig},
     hooks::NoHooks,
     hub::{Hub, HubConfig},
-    memory::MemoryBroker,
-    metrics::RealtimeMetrics,
-    node::{NodeParts, Shared},
-    presence::MemoryPresence,
+    node::NodeParts,
 };
 
 fn node() -> Arc<Node> {
     let hub = Hub::new(HubConfig::default());
-    let node = Node::new(NodeParts {
-        broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
-        presence: Arc::new(MemoryPresence::default()),
-        hub,
-        hooks: Arc::new(NoHooks),
-        metrics: RealtimeMetrics::default(),
-        shared: Shared::default(),
-        tracker: TaskTracker::new(),
-        name: "test".into(),
-        version: "0".into(),
-    });
+    let node = Node::new(NodeParts::in_memory(hub, Arc::new(NoHooks)));
     let mut settings = RealtimeConfig::default();
     settings.channel.without_namespace = Arc::new(NamespaceOptions {
         history: Some(HistoryConfig {

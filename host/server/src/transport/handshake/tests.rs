@@ -1,14 +1,10 @@
 use std::net::SocketAddr;
 
-use prometheus_client::registry::Registry;
 use tidegate_realtime::{
     config::RealtimeConfig,
     hooks::NoHooks,
     hub::{Hub, HubConfig},
-    memory::MemoryBroker,
-    metrics::RealtimeMetrics,
-    node::{NodeParts, Shared},
-    presence::MemoryPresence,
+    node::NodeParts,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -46,15 +42,8 @@ impl Running {
         let hub = Hub::new(HubConfig::default());
         hub.run(&tracker, &stop);
         let node = Node::new(NodeParts {
-            broker: Arc::new(MemoryBroker::new(Arc::clone(&hub) as _)),
-            presence: Arc::new(MemoryPresence::default()),
-            hub,
-            hooks: Arc::new(NoHooks),
-            metrics: RealtimeMetrics::register(&mut Registry::default()),
-            shared: Shared::default(),
             tracker: tracker.clone(),
-            name: "test".to_owned(),
-            version: "0".to_owned(),
+            ..NodeParts::in_memory(hub, Arc::new(NoHooks))
         });
         let mut settings = RealtimeConfig::default();
         settings.client.is_insecure = true;
