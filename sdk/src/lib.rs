@@ -141,6 +141,7 @@ pub mod events;
 pub mod filtering;
 mod host;
 pub mod json;
+mod kept;
 pub mod log;
 mod message;
 pub mod metrics;

@@ -29,7 +29,7 @@
 
 use std::fmt;
 
-use crate::{Refusal, host, state::UNAVAILABLE_CODE};
+use crate::{Refusal, host, kept::unavailable};
 
 /// Whose sessions. Sessions of the same app only.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,11 +62,7 @@ impl std::error::Error for SessionsError {}
 /// The client is told that the plugin cannot answer now; the reason stays between the plugin and its log.
 impl From<SessionsError> for Refusal {
     fn from(error: SessionsError) -> Self {
-        crate::log::warn!("refused, because sessions could not be changed: {error}");
-        Self::error(
-            UNAVAILABLE_CODE,
-            "not available for the moment; try again later",
-        )
+        unavailable("sessions could not be changed", &error)
     }
 }
 

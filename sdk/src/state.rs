@@ -43,24 +43,16 @@
 //! assert_eq!(host.filter::<Calm>("room", "{}"), Ok(Verdict::Pass));
 //! ```
 
-use std::{
-    fmt,
-    hash::{DefaultHasher, Hasher as _},
-    time::Duration,
-};
+use std::{fmt, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Refusal, host};
+use crate::{
+    Refusal, host,
+    kept::{self, millis},
+};
 
-/// Longer keys are refused by the node.
-const MAX_KEY_BYTES: usize = 256;
-
-/// What of a name that is too long stays readable.
-const MAX_READABLE_BYTES: usize = 200;
-
-/// The code of the refusal that a [`StateError`] turns into.
-pub const UNAVAILABLE_CODE: u32 = 503;
+pub use crate::kept::{UNAVAILABLE_CODE, key};
 
 /// An operation was not carried out; nothing has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,50 +87,8 @@ impl std::error::Error for StateError {}
 /// The client is told that the plugin cannot answer now; the reason stays between the plugin and its log.
 impl From<StateError> for Refusal {
     fn from(error: StateError) -> Self {
-        crate::log::warn!("refused, because state could not be used: {error}");
-        Self::error(
-            UNAVAILABLE_CODE,
-            "not available for the moment; try again later",
-        )
+        kept::unavailable("state could not be used", &error)
     }
-}
-
-/// A key made of parts that others choose: users, channels, ids. Different parts make different keys, whatever they
-/// contain, and a key that would be too long for the node ends in a hash.
-///
-/// ```
-/// use tidegate_sdk::state;
-///
-/// assert_eq!(state::key(&["sent", "ann"]), "sent:ann");
-/// assert_ne!(state::key(&["a:b", "c"]), state::key(&["a", "b:c"]));
-/// assert!(state::key(&["sent", &"x".repeat(1_000)]).len() <= 256);
-/// ```
-pub fn key(parts: &[&str]) -> String {
-    let mut key = String::with_capacity(64);
-    for (nth, part) in parts.iter().enumerate() {
-        if nth > 0 {
-            key.push(':');
-        }
-        for char in part.chars() {
-            match char {
-                ':' => key.push_str("%3A"),
-                '%' => key.push_str("%25"),
-                _ => key.push(char),
-            }
-        }
-    }
-    if key.len() > MAX_KEY_BYTES {
-        let half = |salt: u8| {
-            let mut hasher = DefaultHasher::new();
-            hasher.write_u8(salt);
-            hasher.write(key.as_bytes());
-            hasher.finish()
-        };
-        let hash = format!("#{:016x}{:016x}", half(0), half(1));
-        key.truncate(key.floor_char_boundary(MAX_READABLE_BYTES));
-        key.push_str(&hash);
-    }
-    key
 }
 
 /// The value; absent if there is none, or its time is over.
@@ -165,12 +115,8 @@ pub fn set(key: &str, value: &[u8], ttl: Duration) -> Result<(), StateError> {
 ///
 /// As [`get`]; and [`StateError::WrongKind`] when what is kept is not a `T`, as another version may have left it.
 pub fn get_json<T: DeserializeOwned>(key: &str) -> Result<Option<T>, StateError> {
-    let parse = |value: Vec<u8>| {
-        serde_json::from_slice(&value).map_err(|error| {
-            StateError::WrongKind(format!("the value of `{key}` is of another form: {error}"))
-        })
-    };
-    get(key)?.map(parse).transpose()
+    let value = get(key)?.map(|value| kept::parse(key, &value));
+    value.transpose().map_err(StateError::WrongKind)
 }
 
 /// Keeps a value as JSON. It lives for `ttl` from now.
@@ -292,10 +238,4 @@ pub fn count(key: &str) -> Result<i64, StateError> {
 /// Limits.
 pub fn time_left(key: &str) -> Result<Option<Duration>, StateError> {
     Ok(host::state_time_left(key)?.map(Duration::from_millis))
-}
-
-/// Whole milliseconds; what is less than one is one, as the shortest time to live.
-fn millis(ttl: Duration) -> u64 {
-    let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-    if ttl.is_zero() { 0 } else { millis.max(1) }
 }

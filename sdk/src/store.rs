@@ -47,9 +47,12 @@ use std::{fmt, time::Duration};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Refusal, host};
+use crate::{
+    Refusal, host,
+    kept::{self, millis},
+};
 
-pub use crate::state::{UNAVAILABLE_CODE, key};
+pub use crate::kept::{UNAVAILABLE_CODE, key};
 
 /// An operation was not carried out. Nothing has changed, unless the store was [`Unavailable`](Self::Unavailable).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,11 +90,7 @@ impl std::error::Error for StoreError {}
 /// The client is told that the plugin cannot answer now; the reason stays between the plugin and its log.
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
-        crate::log::warn!("refused, because the store could not be used: {error}");
-        Self::error(
-            UNAVAILABLE_CODE,
-            "not available for the moment; try again later",
-        )
+        kept::unavailable("the store could not be used", &error)
     }
 }
 
@@ -119,12 +118,8 @@ pub fn set(key: &str, value: &[u8], ttl: Option<Duration>) -> Result<(), StoreEr
 ///
 /// As [`get`]; and [`StoreError::WrongKind`] when what is kept is not a `T`, as another version may have left it.
 pub fn get_json<T: DeserializeOwned>(key: &str) -> Result<Option<T>, StoreError> {
-    let parse = |value: Vec<u8>| {
-        serde_json::from_slice(&value).map_err(|error| {
-            StoreError::WrongKind(format!("the value of `{key}` is of another form: {error}"))
-        })
-    };
-    get(key)?.map(parse).transpose()
+    let value = get(key)?.map(|value| kept::parse(key, &value));
+    value.transpose().map_err(StoreError::WrongKind)
 }
 
 /// Keeps a value as JSON. It lives for `ttl` from now; without one until it is deleted.
@@ -212,10 +207,4 @@ pub fn increment(key: &str, by: i64, ttl: Option<Duration>) -> Result<i64, Store
 /// [`StoreError::WrongKind`] when the key holds a value; [`StoreError::Unavailable`]; limits.
 pub fn count(key: &str) -> Result<i64, StoreError> {
     host::store_count(key)
-}
-
-/// Whole milliseconds; what is less than one is one, as the shortest time to live.
-fn millis(ttl: Duration) -> u64 {
-    let millis = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-    if ttl.is_zero() { 0 } else { millis.max(1) }
 }
