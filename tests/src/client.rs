@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::json;
 use tidegate_protocol::{
     Codec, Command, ConnectRequest, HistoryRequest, PublishRequest, Push, Raw, RefreshRequest,
     Reply, RpcRequest, StreamPosition, SubscribeRequest, UnsubscribeRequest, decode_replies,
@@ -14,7 +15,7 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest as _, http::HeaderValue},
 };
 
-use crate::{Node, within};
+use crate::{Node, token, within};
 
 /// How the server ended the connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +95,15 @@ impl Client {
         let reply = client.connect_with(request).await;
         assert!(reply.connect.is_some(), "connect answered {reply:?}");
         client
+    }
+
+    /// Opens a socket and connects as this user, in JSON, to a node that knows [`token::SECRET`].
+    ///
+    /// # Panics
+    /// When the connect command does not succeed.
+    pub async fn connect_as(node: &Node, user: &str) -> Self {
+        let token = token::mint(&json!({ "sub": user }));
+        Self::connect(node, Codec::Json, with_token(&token)).await
     }
 
     pub fn codec(&self) -> Codec {

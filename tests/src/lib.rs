@@ -1,12 +1,13 @@
 //! Harness for tests of the whole: the real binary, driven from outside.
 //!
 //! Owns starting and stopping nodes, a client for both codecs, the two HTTP APIs and the command line. Knows the
-//! server by its surfaces alone. Nothing here waits by sleeping: each wait is for an event, inside [`within`].
+//! server by its surfaces alone. Each wait is for an event, or for what another process says (`cluster`), inside [`within`].
 
 pub mod api;
 pub mod bombs;
 pub mod cli;
 pub mod client;
+pub mod cluster;
 pub mod contract;
 pub mod guests;
 pub mod log;

@@ -1,14 +1,8 @@
 //! Two nodes and one Redis are one service: what is ordered at one node takes place at the other.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use tidegate_protocol::Codec;
 use tidegate_test_redis::{RedisOptions, RedisServer};
-use tidegate_tests::{Client, Node, client::with_token, token, within};
-
-/// Between two looks at what another process says.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+use tidegate_tests::{Client, Node, cluster::LOOK_AGAIN, token, within};
 
 struct Cluster {
     nodes: Vec<Node>,
@@ -21,8 +15,7 @@ impl Cluster {
         let redis = RedisServer::start(&RedisOptions::default());
         let node = |_| {
             Node::builder()
-                .set("engine.type", json!("redis"))
-                .set("engine.redis.address", json!([redis.url()]))
+                .on_redis(&redis)
                 .set("client.token.hmac_secret_key", json!(token::SECRET))
                 .set("channel.without_namespace.history_size", json!(10))
                 .set("channel.without_namespace.history_ttl", json!("60s"))
@@ -50,17 +43,7 @@ impl Cluster {
 
     /// Waits until a node knows so many, itself included.
     async fn until_nodes(&self, index: usize, number: usize) {
-        let api = self.nodes[index].api();
-        let known = async {
-            loop {
-                let info = api.call("info", &json!({})).await;
-                if info["nodes"].as_array().map(Vec::len) == Some(number) {
-                    return;
-                }
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
-        within("the nodes hear of each other", known).await;
+        self.nodes[index].until_nodes(number).await;
     }
 
     /// Waits until a node says that exactly these users are in the channel, and counts them.
@@ -105,8 +88,7 @@ impl Cluster {
     }
 
     async fn connect(&self, index: usize, user: &str) -> Client {
-        let token = token::mint(&json!({ "sub": user }));
-        Client::connect(&self.nodes[index], Codec::Json, with_token(&token)).await
+        Client::connect_as(&self.nodes[index], user).await
     }
 
     async fn call(&self, index: usize, method: &str, request: Value) -> Value {

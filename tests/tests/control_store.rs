@@ -47,8 +47,7 @@ impl Cluster {
     fn start_node(&self, name: &str) -> Node {
         let mut node = Node::builder()
             .set("node.name", json!(name))
-            .set("engine.type", json!("redis"))
-            .set("engine.redis.address", json!([self.redis.url()]))
+            .on_redis(&self.redis)
             .set("control.store", json!("postgres"))
             .set("control.postgres.url", json!(self.postgres.url()))
             .set("client.allow_anonymous_connect_without_token", json!(true))

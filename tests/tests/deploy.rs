@@ -111,10 +111,7 @@ async fn every_metric_that_alerts_dashboard_and_chart_name_is_printed_by_a_node(
     assert_eq!(http.get("/nothing").await.status, 404);
 
     let redis = RedisServer::start(&RedisOptions::default());
-    let on_redis = Node::builder()
-        .set("engine.type", json!("redis"))
-        .set("engine.redis.address", json!([redis.url()]))
-        .start();
+    let on_redis = Node::builder().on_redis(&redis).start();
 
     let mut printed = BTreeSet::new();
     for node in [&node, &on_redis] {

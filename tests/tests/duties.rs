@@ -1,15 +1,8 @@
 //! Plugins that are told what happened and run by the clock, in whole nodes.
 
 use serde_json::json;
-use tidegate_protocol::Codec;
 use tidegate_test_redis::{RedisOptions, RedisServer};
-use tidegate_tests::{
-    Client, Node, NodeBuilder,
-    api::Http,
-    client::with_token,
-    token::{SECRET, mint},
-    within,
-};
+use tidegate_tests::{Client, Node, NodeBuilder, token::SECRET};
 
 fn builder() -> NodeBuilder {
     Node::builder()
@@ -25,26 +18,7 @@ fn builder() -> NodeBuilder {
 }
 
 fn on_redis(redis: &RedisServer) -> NodeBuilder {
-    builder().set(
-        "engine",
-        json!({ "type": "redis", "redis": { "address": [redis.url()] } }),
-    )
-}
-
-async fn ready(node: &Node) {
-    let http = Http::new(node.client_addr());
-    let ready = async {
-        while http.get("/health/ready").await.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("the node is ready", ready).await;
-}
-
-/// A device of a user.
-async fn device(node: &Node, user: &str) -> Client {
-    let token = mint(&json!({ "sub": user }));
-    Client::connect(node, Codec::Json, with_token(&token)).await
+    builder().on_redis(redis)
 }
 
 /// The next line of the guest that is told everything, of a user.
@@ -67,10 +41,10 @@ fn line(kind: &str, channel: &str, code: u64) -> (String, String, u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_is_told_what_a_session_did_in_order() {
     let node = builder().start();
-    let mut watcher = device(&node, "watcher").await;
+    let mut watcher = Client::connect_as(&node, "watcher").await;
     assert!(watcher.subscribe("told").await.subscribe.is_some());
     node.install("guest-gong", "events@app", &json!({})).await;
-    let mut ann = device(&node, "ann").await;
+    let mut ann = Client::connect_as(&node, "ann").await;
     assert!(ann.subscribe("room").await.subscribe.is_some());
     ann.publish("room", &json!(1)).await;
     ann.unsubscribe("room").await;
@@ -100,10 +74,10 @@ async fn of_two_nodes_one_runs_a_schedule_and_the_other_goes_on_without_it() {
     let redis = RedisServer::start(&RedisOptions::default());
     let (mut one, other) = (on_redis(&redis).start(), on_redis(&redis).start());
     for node in [&one, &other] {
-        ready(node).await;
+        node.until_ready().await;
         node.install("guest-gong", "schedule@app", &json!({})).await;
     }
-    let mut watcher = device(&other, "watcher").await;
+    let mut watcher = Client::connect_as(&other, "watcher").await;
     assert!(watcher.subscribe("gong").await.subscribe.is_some());
     let mut last = due(&mut watcher).await;
     for _ in 0..4 {

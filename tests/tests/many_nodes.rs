@@ -3,15 +3,12 @@
 use serde_json::{Value, json};
 use tidegate_protocol::{Codec, ConnectRequest, StreamPosition};
 use tidegate_test_redis::{RedisOptions, RedisServer};
-use tidegate_tests::{Client, Node, NodeBuilder, SOON, api::Http, node::binary, within};
+use tidegate_tests::{Client, Node, NodeBuilder, SOON, api::Http, node::binary};
 
-fn builder(redis: &str) -> NodeBuilder {
+fn builder(redis: &RedisServer) -> NodeBuilder {
     Node::builder()
         .set("client.allow_anonymous_connect_without_token", json!(true))
-        .set(
-            "engine",
-            json!({ "type": "redis", "redis": { "address": [redis] } }),
-        )
+        .on_redis(redis)
         .namespace(json!({
             "name": "chat",
             "history_size": 20,
@@ -33,21 +30,12 @@ async fn readiness(node: &Node) -> (u16, Value) {
     (answer.status, answer.json())
 }
 
-async fn ready(node: &Node) {
-    let ready = async {
-        while readiness(node).await.0 != 200 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("the node is ready", ready).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_on_one_node_is_heard_and_recovered_on_the_other() {
     let redis = RedisServer::start(&RedisOptions::default());
-    let (one, other) = (builder(&redis.url()).start(), builder(&redis.url()).start());
-    ready(&one).await;
-    ready(&other).await;
+    let (one, other) = (builder(&redis).start(), builder(&redis).start());
+    one.until_ready().await;
+    other.until_ready().await;
     let (mut ann, mut bob) = (anonymous(&one).await, anonymous(&other).await);
     let joined = ann.subscribe("chat:room").await.subscribe.expect("allowed");
     bob.subscribe("chat:room").await;
@@ -79,7 +67,7 @@ async fn what_is_published_on_one_node_is_heard_and_recovered_on_the_other() {
 async fn a_node_starts_while_redis_is_away_and_is_ready_when_it_answers() {
     let mut redis = RedisServer::start(&RedisOptions::default());
     redis.kill();
-    let node = builder(&redis.url()).start();
+    let node = builder(&redis).start();
     let (status, said) = readiness(&node).await;
     assert_eq!(
         (status, said["status"].as_str()),
@@ -91,7 +79,7 @@ async fn a_node_starts_while_redis_is_away_and_is_ready_when_it_answers() {
     let error = refused.error.expect("an error");
     assert_eq!((error.code, error.temporary), (100, true));
     redis.restart();
-    ready(&node).await;
+    node.until_ready().await;
     let published = client.publish("chat:room", &json!(1)).await;
     assert!(published.publish.is_some(), "{published:?}");
 }

@@ -13,10 +13,7 @@ fn builder() -> NodeBuilder {
 }
 
 fn on_redis(redis: &RedisServer) -> NodeBuilder {
-    builder().set(
-        "engine",
-        json!({ "type": "redis", "redis": { "address": [redis.url()] } }),
-    )
+    builder().on_redis(redis)
 }
 
 /// A client of a node with the guest.

@@ -5,11 +5,9 @@ use tidegate_protocol::{Codec, HistoryRequest};
 use tidegate_test_redis::{RedisOptions, RedisServer};
 use tidegate_tests::{
     Client, Node, NodeBuilder,
-    api::Http,
     client::with_token,
     reply::error,
     token::{SECRET, mint},
-    within,
 };
 
 fn builder() -> NodeBuilder {
@@ -24,20 +22,7 @@ fn builder() -> NodeBuilder {
 }
 
 fn on_redis(redis: &RedisServer) -> NodeBuilder {
-    builder().set(
-        "engine",
-        json!({ "type": "redis", "redis": { "address": [redis.url()] } }),
-    )
-}
-
-async fn ready(node: &Node) {
-    let http = Http::new(node.client_addr());
-    let ready = async {
-        while http.get("/health/ready").await.status != 200 {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("the node is ready", ready).await;
+    builder().on_redis(redis)
 }
 
 /// A device of a user whose friends are these.
@@ -117,7 +102,7 @@ async fn friends_on_two_nodes_see_each_other_come_and_go() {
     let redis = RedisServer::start(&RedisOptions::default());
     let (one, other) = (on_redis(&redis).start(), on_redis(&redis).start());
     for node in [&one, &other] {
-        ready(node).await;
+        node.until_ready().await;
         install_board(node).await;
     }
     Box::pin(see_friend_come_and_go(&one, &other)).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tidegate_protocol::{Codec, ConnectRequest};
 use tidegate_test_redis::{RedisOptions, RedisServer};
-use tidegate_tests::{Client, Node, client::with_token, guests, token, within};
+use tidegate_tests::{Client, Node, guests, token, within};
 use tokio::time::Instant;
 
 /// Between two looks at what another process holds.
@@ -21,8 +21,7 @@ impl Keeper {
     async fn start(redis: &RedisServer) -> Self {
         let node = Node::builder()
             .set("client.allow_anonymous_connect_without_token", json!(true))
-            .set("engine.type", json!("redis"))
-            .set("engine.redis.address", json!([redis.url()]))
+            .on_redis(redis)
             .set("client.token.hmac_secret_key", json!(token::SECRET))
             .namespace(json!({
                 "name": "room",
@@ -50,23 +49,9 @@ impl Keeper {
     async fn two(redis: &RedisServer) -> (Self, Self) {
         let one = Box::pin(Self::start(redis)).await;
         let other = Box::pin(Self::start(redis)).await;
-        one.until_nodes(2).await;
-        other.until_nodes(2).await;
+        one.node.until_nodes(2).await;
+        other.node.until_nodes(2).await;
         (one, other)
-    }
-
-    async fn until_nodes(&self, number: usize) {
-        let api = self.node.api();
-        let known = async {
-            loop {
-                let info = api.call("info", &json!({})).await;
-                if info["nodes"].as_array().map(Vec::len) == Some(number) {
-                    return;
-                }
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-        };
-        within("the nodes hear of each other", Box::pin(known)).await;
     }
 
     async fn ask(&mut self, method: &str, data: Value) -> Value {
@@ -167,8 +152,7 @@ async fn plugins_see_who_is_subscribed_on_the_other_node() {
         within(&format!("the plugin sees {expected}"), Box::pin(seen)).await;
     };
     until(json!({ "users": 0, "is_present": false })).await;
-    let token = token::mint(&json!({ "sub": "ann" }));
-    let mut ann = Client::connect(&other.node, Codec::Json, with_token(&token)).await;
+    let mut ann = Client::connect_as(&other.node, "ann").await;
     ann.subscribe("room:a").await;
     until(json!({ "users": 1, "is_present": true })).await;
     ann.unsubscribe("room:a").await;
