@@ -22,6 +22,7 @@ pub mod load;
 pub mod plugins;
 pub mod process;
 pub mod report;
+pub mod run;
 pub mod server;
 pub mod subject;
 pub mod template;

@@ -1,7 +1,8 @@
 //! Bars and what was found: the table on the screen and in `docs/performance.md`.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, fs, path::Path};
 
+use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 /// The median, or 0 of nothing.
@@ -97,6 +98,40 @@ impl Report {
         self.bars.iter().filter(|bar| !bar.is_met).count()
     }
 
+    /// The bars, a line each.
+    pub fn table(&self) -> String {
+        let mut text = String::from("| What | Found | Bar | |\n|---|---|---|---|\n");
+        for bar in &self.bars {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} |",
+                bar.what,
+                bar.found,
+                bar.bar,
+                if bar.is_met { "met" } else { "**missed**" }
+            );
+        }
+        text
+    }
+
+    /// Leaves the report for another program's.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn leave(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_vec_pretty(self)?;
+        fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    /// What another program has left.
+    ///
+    /// # Errors
+    /// When it has not, or something else.
+    pub fn left(file: &Path) -> Result<Self> {
+        let text = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_slice(&text).with_context(|| format!("{} is no report", file.display()))
+    }
+
     /// The whole document.
     pub fn markdown(&self, date: &str, machine: &str, load_before: f64, command: &str) -> String {
         let mut text = String::new();
@@ -109,19 +144,9 @@ impl Report {
              Absolute figures move by up to twice between machines and hours; ratios hold. That is why the *ceiling* runs in\n\
              the same command, sample by sample in turn with Tidegate: a server of our own in `bench/` with the same socket\n\
              design and nothing else (no protocol, no channels, no identity, no limits). CPU is the server process's own,\n\
-             per delivered message; both servers have one worker thread and the same allocator.\n\n\
-             | What | Found | Bar | |\n|---|---|---|---|\n"
+             per delivered message; both servers have one worker thread and the same allocator.\n\n"
         );
-        for bar in &self.bars {
-            let _ = writeln!(
-                text,
-                "| {} | {} | {} | {} |",
-                bar.what,
-                bar.found,
-                bar.bar,
-                if bar.is_met { "met" } else { "**missed**" }
-            );
-        }
+        text.push_str(&self.table());
         text.push_str("\nHow each line was found:\n\n");
         for bar in &self.bars {
             let _ = writeln!(text, "- {}: {}.", bar.what, bar.how);

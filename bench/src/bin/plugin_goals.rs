@@ -3,9 +3,9 @@
 
 #![expect(clippy::print_stdout, reason = "its result is its output")]
 
-use std::{fs, path::PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use tidegate_bench::{
     plugins::{Effort, calls, http_hook, life},
@@ -65,8 +65,7 @@ fn main() -> Result<()> {
     add(against_http(effort)?);
     add(vec![long_run(options.quick)?, many_traps(options.quick)?]);
     if let Some(out) = options.out {
-        let text = serde_json::to_vec_pretty(&report)?;
-        fs::write(&out, text).with_context(|| format!("cannot write {}", out.display()))?;
+        report.leave(&out)?;
     }
     // Missed bars are the report's to tell.
     Ok(())

@@ -17,13 +17,13 @@ mod presence;
 mod publish;
 mod subscriptions;
 
-use std::{fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use tidegate_bench::{
     process,
-    report::{Bar, Report},
+    run::{Run, Thoroughness},
 };
 
 /// Measures nodes that share a Redis.
@@ -59,7 +59,7 @@ enum Part {
 
 struct Goals {
     options: Options,
-    report: Report,
+    run: Run,
 }
 
 fn main() -> Result<ExitCode> {
@@ -70,10 +70,8 @@ fn main() -> Result<ExitCode> {
         process::machine(),
         process::load_average()
     );
-    let mut goals = Goals {
-        options,
-        report: Report::default(),
-    };
+    let run = Run::new(Thoroughness::of_option(options.quick));
+    let mut goals = Goals { options, run };
     if goals.wants(Part::Publish) {
         goals.publish()?;
     }
@@ -97,53 +95,27 @@ impl Goals {
         self.options.only.is_empty() || self.options.only.contains(&part)
     }
 
-    fn seconds(&self, seconds: f64) -> Duration {
-        Duration::from_secs_f64(if self.options.quick {
-            seconds / 10.0
-        } else {
-            seconds
-        })
-    }
-
     fn count(&self, count: usize) -> usize {
-        if self.options.quick {
-            count / 10
-        } else {
-            count
-        }
+        self.run.thoroughness.or(count, count / 10)
     }
 
     fn samples(&self, samples: usize) -> usize {
-        if self.options.quick { 1 } else { samples }
-    }
-
-    fn add(&mut self, bar: Bar) {
-        println!("    {}", self.report.add(bar));
+        self.run.thoroughness.or(samples, 1)
     }
 
     fn section(&mut self, title: &str, text: String) {
         println!("\n{text}");
-        self.report.sections.push((title.to_owned(), text));
+        self.run.report.sections.push((title.to_owned(), text));
     }
 
     /// Missed bars are the report's to tell; alone they end the program with status 1.
     fn finish(self) -> Result<ExitCode> {
-        println!("\n| What | Found | Bar | |\n|---|---|---|---|");
-        for bar in &self.report.bars {
-            let verdict = if bar.is_met { "met" } else { "**missed**" };
-            println!("| {} | {} | {} | {verdict} |", bar.what, bar.found, bar.bar);
-        }
-        let missed = self.report.missed();
-        println!("{} bars, {missed} missed", self.report.bars.len());
-        if let Some(out) = &self.options.out {
-            let text = serde_json::to_vec_pretty(&self.report)?;
-            fs::write(out, text).with_context(|| format!("cannot write {}", out.display()))?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Ok(if missed == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        print!("\n{}", self.run.report.table());
+        let verdict = self.run.finish();
+        let Some(out) = &self.options.out else {
+            return Ok(verdict);
+        };
+        self.run.report.leave(out)?;
+        Ok(ExitCode::SUCCESS)
     }
 }

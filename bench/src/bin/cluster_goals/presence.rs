@@ -63,12 +63,12 @@ impl Goals {
             delivery_prefix: r#"{"push":{"channel""#.into(),
         })?;
         // The same sessions without anybody who reads, and their refreshes as always: what the machine does by itself.
-        let (quiet, _) = waits(&cluster, &mut rig, self.seconds(10.0), None)?;
+        let (quiet, _) = waits(&cluster, &mut rig, self.run.seconds(10.0), None)?;
         let mut redis = cluster.ask_redis()?;
         redis.call(&["CONFIG", "SET", "slowlog-log-slower-than", SLOW_MICROS])?;
         redis.call(&["SLOWLOG", "RESET"])?;
         let commands = cluster.commands()?;
-        let time = self.seconds(30.0);
+        let time = self.run.seconds(30.0);
         let (busy, readings) = waits(&cluster, &mut rig, time, Some(members))?;
         let commands = cluster
             .commands()?
@@ -87,7 +87,7 @@ impl Goals {
             "{members} sessions on one node, refreshed every 5 s, all read {readings} times in {:.0} s by the server API of the other node",
             time.as_secs_f64()
         );
-        self.add(at_most(
+        self.run.add(at_most(
             &format!("Presence of {members} members: longest command of Redis"),
             (longest, STALL_MILLIS, "ms"),
             format!("SLOWLOG ({name}); {setting}; commands a second: {commands}"),
@@ -105,7 +105,7 @@ impl Goals {
                 &busy.holding_node,
             ),
         ] {
-            self.add(at_most(
+            self.run.add(at_most(
                 &format!("Presence of {members} members: wait for an answer of {who}, p99.9"),
                 (millis(busy.quantile(0.999)), STALL_MILLIS, "ms"),
                 format!(

@@ -127,7 +127,7 @@ impl Goals {
                 how,
             ),
         ];
-        bars.into_iter().for_each(|bar| self.add(bar));
+        bars.into_iter().for_each(|bar| self.run.add(bar));
     }
 
     pub(crate) fn latency(&mut self) -> Result<()> {
@@ -147,7 +147,7 @@ impl Goals {
             sample.lost,
             sample.refused
         );
-        self.add(at_most(
+        self.run.add(at_most(
             "From one node to the other at half load, p99",
             (sample.p99_us / 1e3, LATENCY_MILLIS, "ms"),
             format!(
@@ -176,8 +176,8 @@ impl Goals {
                 Heard::ByNobody => 0,
                 Heard::ByOneEach => 1,
             },
-            warmup: self.seconds(1.0),
-            time: self.seconds(seconds),
+            warmup: self.run.seconds(1.0),
+            time: self.run.seconds(seconds),
         }
     }
 
@@ -234,7 +234,7 @@ impl Goals {
     /// Batches of the server API, one connection after the other on each node.
     fn by_batches(&self, cluster: &Cluster) -> Result<Cost> {
         let data = "x".repeat(PUBLICATION_BYTES - 2);
-        let time = self.seconds(5.0);
+        let time = self.run.seconds(5.0);
         let nodes = || cluster.nodes.iter().map(|node| node.pid());
         let cpu = |pids: &mut dyn Iterator<Item = u32>| -> Result<f64> {
             pids.map(|pid| Ok(process::cpu_time(pid)?.as_secs_f64()))

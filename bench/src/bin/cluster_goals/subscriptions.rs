@@ -72,7 +72,7 @@ impl Goals {
         text.push_str(&format!(
             "\nIts connection for subscriptions was closed; all were heard again after {all}.\n"
         ));
-        self.add(at_most(
+        self.run.add(at_most(
             &format!("Resubscribe of {channels} channels after a reconnect"),
             (median(times), RESUBSCRIBE_SECONDS, "s"),
             format!(
@@ -85,7 +85,7 @@ impl Goals {
     }
 
     pub(crate) fn idle(&mut self) -> Result<()> {
-        let time = self.seconds(60.0).max(Duration::from_secs(11));
+        let time = self.run.seconds(60.0).max(Duration::from_secs(11));
         println!("a node without clients, {} s", time.as_secs());
         let cluster = Cluster::start(&self.options.server, 1)?;
         let (node, redis) = (cluster.nodes[0].pid(), cluster.redis.pid());

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use tidegate_bench::histogram::Histogram;
 use tidegate_bench::identity::connect_command_with;
@@ -43,10 +44,7 @@ impl Bench {
         println!("bystanders: {BYSTANDERS} sockets, a hostile plugin in another app");
         let (tidegate, scratch) =
             self.start_configured(Workers::AsShipped, Pages::AsShipped, quietly(json!({})))?;
-        let (rounds, spinners) = (
-            self.samples(ROUNDS),
-            if self.options.quick { 5 } else { SPINNERS },
-        );
+        let (rounds, spinners) = (self.samples(ROUNDS), self.run.thoroughness.or(SPINNERS, 5));
         let secret = self.hostile_app(&tidegate, scratch.path())?;
         for nth in 0..rounds * spinners {
             self.push_hostile(&tidegate, scratch.path(), &spinner(nth))?;
@@ -65,8 +63,8 @@ impl Bench {
             )),
             pace: Pace::Rate(PUBLICATIONS),
             deliveries_per_publication: (BYSTANDERS / ROOMS) as u64,
-            warmup: self.seconds(1.0),
-            time: self.seconds(6.0),
+            warmup: self.run.seconds(1.0),
+            time: self.run.seconds(6.0),
         };
         let mut quiet = Vec::new();
         let mut hostile: [Vec<(Sample, Calls)>; MISDEEDS.len()] = Default::default();
@@ -106,7 +104,7 @@ impl Bench {
                 .map(|sample| sample.lost + sample.disordered + sample.refused)
                 .sum();
             let ratio = p99 / quiet_p99;
-            self.add(Bar {
+            self.run.add(Bar {
                 what: format!("Bystanders' p99 while a plugin of another app {what}, beside quiet"),
                 found: format!("{ratio:.2} x"),
                 bar: "≤ 2 x".into(),
@@ -135,7 +133,7 @@ impl Bench {
             Pages::AsShipped,
             quietly(json!({ "plugins": plugins })),
         )?;
-        let killed = if self.options.quick { 8 } else { KILLED };
+        let killed = self.run.thoroughness.or(KILLED, 8);
         let secret = self.hostile_app(&tidegate, scratch.path())?;
         for nth in 0..2 * killed {
             self.push_hostile(&tidegate, scratch.path(), &spinner(nth))?;
@@ -155,7 +153,7 @@ impl Bench {
             ),
         ] {
             let ms = |share| found.quantile(share) as f64 / 1e6;
-            self.add(Bar {
+            self.run.add(Bar {
                 what: format!("Kill of a guest that never ends, deadline 5 ms, {when}, p99"),
                 found: format!("{:.1} ms", ms(0.99)),
                 bar: format!("≤ {bar} ms"),

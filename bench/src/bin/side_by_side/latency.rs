@@ -37,8 +37,8 @@ impl Shape {
             message: Template::new(message),
             pace: Pace::Rate(DELIVERIES / members as f64),
             deliveries_per_publication: members as u64,
-            warmup: bench.seconds(3.0),
-            time: bench.seconds(seconds),
+            warmup: bench.run.seconds(3.0),
+            time: bench.run.seconds(seconds),
         }
     }
 }
@@ -59,14 +59,14 @@ impl Bench {
             best.mean_us / 1e3,
             best.p99_us / 1e3
         );
-        self.add(Bar {
+        self.run.add(Bar {
             what: "Latency, 5,000 connections, mean".into(),
             found: format!("{:.2} ms", found.mean_us / 1e3),
             bar: "≤ 15 ms".into(),
             is_met: found.mean_us <= 15_000.0,
             how: how.clone(),
         });
-        self.add(Bar {
+        self.run.add(Bar {
             what: "Latency, 5,000 connections, p99".into(),
             found: format!("{:.2} ms", found.p99_us / 1e3),
             bar: "≤ 80 ms".into(),
@@ -74,7 +74,7 @@ impl Bench {
             how,
         });
         let faults = found.lost + found.disordered + found.refused;
-        self.add(Bar {
+        self.run.add(Bar {
             what: "Lost, out of order or refused in that minute".into(),
             found: faults.to_string(),
             bar: "0".into(),
@@ -109,7 +109,8 @@ impl Bench {
                 sample.client_cores,
             ));
         }
-        self.report
+        self.run
+            .report
             .sections
             .push(("Latency by the shape of the channels".into(), table));
         Ok(())

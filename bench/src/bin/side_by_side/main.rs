@@ -10,7 +10,7 @@ mod latency;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
@@ -21,6 +21,7 @@ use tidegate_bench::identity::connect_command;
 use tidegate_bench::load::{Pace, Plan, Rig, RigConfig, Sample, Step};
 use tidegate_bench::process::{self, memory};
 use tidegate_bench::report::{self, Bar, Report, median};
+use tidegate_bench::run::{Run, Thoroughness};
 use tidegate_bench::server::{self, Pages, Workers};
 use tidegate_bench::subject::Subject;
 use tidegate_bench::template::Template;
@@ -79,8 +80,8 @@ fn main() -> Result<ExitCode> {
     let load_before = process::load_average();
     let mut bench = Bench {
         load_before,
+        run: Run::new(Thoroughness::of_option(options.quick)),
         options,
-        report: Report::default(),
     };
     if bench.wants(Part::Fanout) {
         bench.fan_out("1,000 subscribers, one under way", 1_000, 1, 1.3)?;
@@ -110,7 +111,7 @@ fn main() -> Result<ExitCode> {
 struct Bench {
     load_before: f64,
     options: Options,
-    report: Report,
+    run: Run,
 }
 
 /// How a pair of measurements differs.
@@ -130,30 +131,14 @@ impl Bench {
         self.options.only.is_empty() || self.options.only.contains(&part)
     }
 
-    fn seconds(&self, seconds: f64) -> Duration {
-        Duration::from_secs_f64(if self.options.quick {
-            seconds / 10.0
-        } else {
-            seconds
-        })
-    }
-
     fn samples(&self, samples: usize) -> usize {
-        if self.options.quick { 2 } else { samples }
-    }
-
-    fn add(&mut self, bar: Bar) {
-        println!("    {}", self.report.add(bar));
+        self.run.thoroughness.or(samples, 2)
     }
 
     /// What other programs found in the same run of `cargo xtask bench`.
     fn join(&mut self) -> Result<()> {
         for path in &self.options.join {
-            let text =
-                std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let found: Report = serde_json::from_slice(&text)
-                .with_context(|| format!("{} is no report", path.display()))?;
-            self.report.append(found);
+            self.run.report.append(Report::left(path)?);
         }
         Ok(())
     }
@@ -168,8 +153,8 @@ impl Bench {
                 message: Template::new(message),
                 pace: Pace::Window(window),
                 deliveries_per_publication: subscribers as u64,
-                warmup: self.seconds(1.0),
-                time: self.seconds(3.0),
+                warmup: self.run.seconds(1.0),
+                time: self.run.seconds(3.0),
             };
             let raw = Template::data(PUBLICATION_BYTES);
             let publish =
@@ -195,7 +180,7 @@ impl Bench {
             .iter()
             .map(|pair| pair.tidegate.lost + pair.tidegate.disordered)
             .sum();
-        self.add(Bar {
+        self.run.add(Bar {
             what: format!("CPU per delivery, {what}, as a multiple of the ceiling"),
             found: format!("{ratio:.2} x"),
             bar: format!("≤ {bar} x"),
@@ -214,11 +199,7 @@ impl Bench {
 
     fn idle(&mut self) -> Result<()> {
         println!("idle sessions: {IDLE_SESSIONS} of each kind");
-        let sessions = if self.options.quick {
-            1_000
-        } else {
-            IDLE_SESSIONS
-        };
+        let sessions = self.run.thoroughness.or(IDLE_SESSIONS, 1_000);
         let connect = [Step::SendEach(connect_command), Step::Expect(1)];
         let subscribe = |channel: &str| {
             [
@@ -281,14 +262,14 @@ impl Bench {
             "{sessions} sessions, each with its own user, one subscription, pings on; median of {} fresh servers; anonymous memory of the process",
             self.samples(3)
         );
-        self.add(Bar {
+        self.run.add(Bar {
             what: "User memory per idle session".into(),
             found: format!("{bytes:.0} bytes"),
             bar: "≤ 4,096 bytes".into(),
             is_met: bytes <= 4_096.0,
             how: how.clone(),
         });
-        self.add(Bar {
+        self.run.add(Bar {
             what: "Connect and subscribe, CPU".into(),
             found: format!("{cpu:.1} µs"),
             bar: "≤ 60 µs".into(),
@@ -298,7 +279,8 @@ impl Bench {
                 ceiling.cpu_us
             ),
         });
-        self.report
+        self.run
+            .report
             .sections
             .push(("Where the memory of a session goes".into(), table));
         Ok(())
@@ -326,7 +308,7 @@ impl Bench {
         let before = memory(subject.pid())?;
         let sessions = config.subscribers.max(1) as f64;
         let mut rig = Rig::open(config)?;
-        rig.idle(self.seconds(2.0))?;
+        rig.idle(self.run.seconds(2.0))?;
         let after = memory(subject.pid())?;
         Ok(Held {
             bytes: after.anonymous.saturating_sub(before.anonymous) as f64 / sessions,
@@ -358,8 +340,8 @@ impl Bench {
             )),
             pace: Pace::Window(64),
             deliveries_per_publication: 1,
-            warmup: self.seconds(0.5),
-            time: self.seconds(2.0),
+            warmup: self.run.seconds(0.5),
+            time: self.run.seconds(2.0),
         };
         let (mut with, mut without, mut more) = (Vec::new(), Vec::new(), Vec::new());
         for nth in 0..self.samples(11) {
@@ -388,7 +370,7 @@ impl Bench {
         more.sort_by(f64::total_cmp);
         let (low, high) = (more[pairs / 4], more[pairs - 1 - pairs / 4]);
         let more = median(more);
-        self.add(Bar {
+        self.run.add(Bar {
             what: "CPU per publish that a lean filtering plugin adds".into(),
             found: format!("{more:.0} ns"),
             bar: "≤ 1,000 ns".into(),
@@ -448,7 +430,7 @@ impl Bench {
             .iter()
             .find(|result| result.name == LEAN_HOOK)
             .with_context(|| format!("criterion did not measure {LEAN_HOOK}"))?;
-        self.add(Bar {
+        self.run.add(Bar {
             what: "Lean filtering hook, median".into(),
             found: format!("{:.0} ns", lean.median_ns),
             bar: "≤ 350 ns".into(),
@@ -457,7 +439,8 @@ impl Bench {
                 "criterion, {LEAN_HOOK}: one call on the session's worker, from draft to verdict"
             ),
         });
-        self.report
+        self.run
+            .report
             .sections
             .push(("Hot paths by themselves".into(), criterion::table(&results)));
         Ok(())
@@ -478,15 +461,14 @@ impl Bench {
     }
 
     fn finish(self) -> Result<ExitCode> {
-        let missed = self.report.missed();
         if let Some(path) = &self.options.report
             && self.options.only.is_empty()
-            && !self.options.quick
+            && self.run.thoroughness == Thoroughness::Full
         {
             let seconds = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |now| now.as_secs());
-            let text = self.report.markdown(
+            let text = self.run.report.markdown(
                 &report::date(seconds),
                 &process::machine(),
                 self.load_before,
@@ -499,12 +481,7 @@ impl Bench {
                 .with_context(|| format!("cannot write {}", path.display()))?;
             println!("written: {}", path.display());
         }
-        println!("{} bars, {missed} missed", self.report.bars.len());
-        Ok(if missed == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        Ok(self.run.finish())
     }
 }
 
