@@ -153,13 +153,13 @@ fn came(client: ClientId) -> Change {
 
 async fn change(directory: &RedisDirectory, user: &User, change: Change) -> Turn {
     let turns = directory.change(vec![(user.clone(), change)]).wait();
-    within(turns).await[0].clone().unwrap()
+    within(turns).await[0].clone().expect("an answer")
 }
 
 #[tokio::test]
 async fn a_session_that_nobody_enters_anew_keeps_no_user_online() {
     let server = RedisServer::start(&RedisOptions::default());
-    let config = RedisConfig::new(standalone(&server, Login::default()));
+    let config = RedisConfig::new(standalone(server.port()));
     let member = Member::connected(&config).await;
     let (directory, keys) = (&member.directory, Keys::new(config.prefix.clone()));
     let user = User {
@@ -181,7 +181,7 @@ async fn a_session_that_nobody_enters_anew_keeps_no_user_online() {
 #[tokio::test]
 async fn a_closed_book_that_gets_a_line_is_opened_again() {
     let server = RedisServer::start(&RedisOptions::default());
-    let config = RedisConfig::new(standalone(&server, Login::default()));
+    let config = RedisConfig::new(standalone(server.port()));
     let member = Member::connected(&config).await;
     let (directory, keys) = (&member.directory, Keys::new(config.prefix.clone()));
     let (dead, other) = (NodeUid::random(), NodeUid::random());
