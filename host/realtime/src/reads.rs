@@ -3,7 +3,8 @@
 //! Owns who waits for which read. What a session needs is a read that *began* after it had joined its channel; so
 //! while a read of a stream is under way whoever comes waits for the next one, and that one serves all who wait. An
 //! engine in this process needs none of this. Invariants: of a stream one read is under way at a time, whatever
-//! positions are asked for; nobody is handed a read that began before they asked.
+//! positions are asked for; nobody is handed a read that began before they asked; and nobody loses what a read of their
+//! own would have given them because others miss more, or because the stream goes on meanwhile.
 
 use std::sync::Arc;
 
@@ -78,8 +79,12 @@ pub(crate) async fn read_after(
     };
     if is_first {
         // Not by whoever came first, who may go away while others wait.
-        let reading = Arc::clone(node);
-        node.spawn(async move { read_until_nobody_waits(&reading, stream).await });
+        let reading = Reading {
+            node: Arc::clone(node),
+            stream,
+            is_over: false,
+        };
+        node.spawn(reading.until_nobody_waits());
     }
     // The node stops when nobody answers.
     answer.await.unwrap_or(Err(BrokerError::Unavailable))
@@ -97,19 +102,38 @@ fn query(since: Option<StreamPosition>, limit: usize, meta_ttl: Duration) -> His
     }
 }
 
-async fn read_until_nobody_waits(node: &Arc<Node>, stream: Stream) {
-    loop {
-        let waiting = {
-            let mut under_way = node.reads().under_way.lock();
-            let waiting = under_way.get_mut(&stream).map(std::mem::take);
-            let waiting = waiting.unwrap_or_default();
-            if waiting.is_empty() {
-                under_way.remove(&stream);
-                return;
-            }
-            waiting
-        };
-        serve(&**node.broker(), &stream, waiting).await;
+/// The reads of a stream. If they fall, those who wait are told so by losing their senders.
+struct Reading {
+    node: Arc<Node>,
+    stream: Stream,
+    /// Nobody waits, and somebody else may have begun anew.
+    is_over: bool,
+}
+
+impl Reading {
+    async fn until_nobody_waits(mut self) {
+        while let Some(waiting) = self.next() {
+            serve(&**self.node.broker(), &self.stream, waiting).await;
+        }
+    }
+
+    fn next(&mut self) -> Option<Vec<Waiting>> {
+        let mut under_way = self.node.reads().under_way.lock();
+        let waiting = under_way.get_mut(&self.stream).map(std::mem::take);
+        let waiting = waiting.filter(|waiting| !waiting.is_empty());
+        if waiting.is_none() {
+            under_way.remove(&self.stream);
+            self.is_over = true;
+        }
+        waiting
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.node.reads().under_way.lock().remove(&self.stream);
+        }
     }
 }
 
@@ -151,8 +175,21 @@ async fn serve(broker: &dyn Broker, stream: &Stream, waiting: Vec<Waiting>) {
     let (near, lost): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|one| one.held >= reachable);
     tell(lost, &first);
     if let Some(lowest) = near.iter().map(|one| one.held).min() {
-        tell(near, &read(lowest).await);
+        let second = read(lowest).await;
+        tell(near, &second.map(|second| as_of(second, &page.top)));
     }
+}
+
+/// A page that does not come up to the top any more, as it was when its last publication was the top. If that was not
+/// before `seen` it is whole for everybody who asked before `seen` was read: what came after it they hear themselves.
+fn as_of(mut page: HistoryPage, seen: &StreamPosition) -> HistoryPage {
+    if let Some(last) = page.publications.last()
+        && page.top.epoch == seen.epoch
+        && (seen.offset..page.top.offset).contains(&last.offset)
+    {
+        page.top.offset = last.offset;
+    }
+    page
 }
 
 /// Gives each what comes after its own position.
@@ -173,21 +210,28 @@ fn tell(waiting: Vec<Waiting>, answer: &Answer) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use tidegate_protocol::Publication;
 
     use super::*;
     use crate::{
         broker::{HistoryOptions, JoinLeave, PublishRequest, Published},
-        hooks::Progress,
+        hooks::{NoHooks, Progress},
         hub::{Hub, HubConfig},
         ids::AppId,
         memory::MemoryBroker,
+        node::NodeParts,
     };
 
     /// A broker that counts what it is asked.
     struct Counting {
         inner: MemoryBroker,
         asked: Mutex<Vec<Option<u64>>>,
+        /// Publications that come after each read.
+        growth: usize,
+        /// The first read falls.
+        falls: AtomicBool,
     }
 
     impl Broker for Counting {
@@ -198,7 +242,17 @@ mod tests {
             self.asked
                 .lock()
                 .push(query.since.as_ref().map(|since| since.offset));
-            self.inner.history(key, query)
+            if self.falls.swap(false, Ordering::Relaxed) {
+                return Progress::Pending(Box::pin(async { panic!("a test has the read fall") }));
+            }
+            let answer = self.inner.history(key, query);
+            for _ in 0..self.growth {
+                let _ = self.inner.publish(publication());
+            }
+            answer
+        }
+        fn is_far(&self) -> bool {
+            true
         }
         fn publish_join_leave(
             &self,
@@ -234,23 +288,32 @@ mod tests {
         let inner = MemoryBroker::new(Hub::new(HubConfig::default()) as _);
         let mut epoch = String::new();
         for _ in 0..number {
-            let published = inner.publish(PublishRequest {
-                key: key(),
-                publication: Publication::default(),
-                history: Some(HistoryOptions {
-                    size: 1_000,
-                    ttl: Duration::from_secs(60),
-                    meta_ttl: Duration::from_secs(60),
-                }),
-                idempotency_key: None,
-                version: 0,
-                version_epoch: "".into(),
-            });
+            let published = inner.publish(publication());
             let position = published.wait().await.unwrap().position;
             epoch = position.expect("with history").epoch;
         }
-        let asked = Mutex::default();
-        (Counting { inner, asked }, epoch)
+        let broker = Counting {
+            inner,
+            asked: Mutex::default(),
+            growth: 0,
+            falls: AtomicBool::new(false),
+        };
+        (broker, epoch)
+    }
+
+    fn publication() -> PublishRequest {
+        PublishRequest {
+            key: key(),
+            publication: Publication::default(),
+            history: Some(HistoryOptions {
+                size: 1_000,
+                ttl: Duration::from_secs(60),
+                meta_ttl: Duration::from_secs(60),
+            }),
+            idempotency_key: None,
+            version: 0,
+            version_epoch: "".into(),
+        }
     }
 
     /// What each position is answered: first offset, how many, top.
@@ -304,5 +367,38 @@ mod tests {
         // Another epoch has nothing to give and says so with the top.
         let found = served(&broker, Some(("other".into(), 20)), &[1, 45]).await;
         assert_eq!(found, [(0, 0, 50); 2]);
+    }
+
+    #[tokio::test]
+    async fn who_missed_too_much_costs_nobody_a_recovery_while_the_stream_goes_on() {
+        let (broker, epoch) = stream(50).await;
+        let broker = Counting {
+            growth: 7,
+            ..broker
+        };
+        let found = served(&broker, Some((epoch, 20)), &[1, 30, 45]).await;
+        // The second read begins where the one at 30 misses just 20, and ends before the new top.
+        assert_eq!(found[1..], [(31, 20, 50), (46, 5, 50)]);
+        assert_eq!(*broker.asked.lock(), [Some(1), Some(30)]);
+    }
+
+    #[tokio::test]
+    async fn a_read_that_falls_leaves_nobody_waiting_and_the_next_one_is_made() {
+        let (broker, epoch) = stream(3).await;
+        broker.falls.store(true, Ordering::Relaxed);
+        let hub = Hub::new(HubConfig::default());
+        let node = Node::new(NodeParts {
+            broker: Arc::new(broker),
+            ..NodeParts::in_memory(hub, Arc::new(NoHooks))
+        });
+        let since = StreamPosition { offset: 1, epoch };
+        let read = async || {
+            let (key, since) = (key(), Some(since.clone()));
+            let read = read_after(&node, &key, since, 10, Duration::from_secs(60));
+            tokio::time::timeout(Duration::from_secs(60), read).await
+        };
+        assert_eq!(read().await.unwrap(), Err(BrokerError::Unavailable));
+        let page = read().await.unwrap().unwrap();
+        assert_eq!((page.publications.len(), page.top.offset), (2, 3));
     }
 }

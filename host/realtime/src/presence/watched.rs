@@ -3,7 +3,11 @@
 //! A plugin's call cannot wait for the store. So the first question about a channel has it read, and from then on it
 //! is read again every [`READ_EVERY`] until nobody has asked for [`WATCHED_FOR`]. Owns which channels those are and
 //! what was read of them. Invariants: nobody is answered with what was read longer than [`MAX_AGE`] ago; channels,
-//! reads and bytes are bounded, and what does not fit is not answered.
+//! reads and bytes are bounded, for each app and in all, and what does not fit is not answered. When the places are taken
+//! an app with fewer channels than another gets one of that other's.
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -31,6 +35,9 @@ const WATCHED_FOR: Duration = Duration::from_secs(30);
 /// Channels that are read, of all apps: at most 2,000 commands a second for the store.
 const MAX_CHANNELS: usize = 1_000;
 
+/// An app's share of them: who names channels that its clients choose shuts nobody else out.
+const MAX_APP_CHANNELS: usize = MAX_CHANNELS / 4;
+
 /// Reads under way at a time.
 const MAX_READS: usize = 32;
 
@@ -39,6 +46,9 @@ const MAX_MEMBERS: usize = 1_000;
 
 /// Bytes of all members that are kept.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// An app's share of them.
+const MAX_APP_BYTES: usize = MAX_BYTES / 4;
 
 /// The channels that plugins ask about.
 #[derive(Debug, Default)]
@@ -51,7 +61,15 @@ pub(crate) struct Watched {
 #[derive(Debug, Default)]
 struct Inner {
     channels: HashMap<ChannelKey, Channel>,
+    /// What each app has of them; none that has nothing.
+    apps: HashMap<String, Share>,
     /// Of all members that are kept.
+    num_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Share {
+    num_channels: usize,
     num_bytes: usize,
 }
 
@@ -132,6 +150,137 @@ impl<T> Side<T> {
     }
 }
 
+impl Channel {
+    fn asked_at(&self) -> Option<Instant> {
+        self.stats.asked_at.max(self.members.asked_at)
+    }
+
+    fn is_kept(&self, now: Instant) -> bool {
+        let is_read = self.stats.is_reading || self.members.is_reading;
+        is_read || self.stats.is_watched(now) || self.members.is_watched(now)
+    }
+}
+
+impl Inner {
+    /// The channel; taken up if there is a place for it.
+    fn take_up(&mut self, key: &ChannelKey) -> Option<&mut Channel> {
+        if !self.channels.contains_key(key) {
+            let of_app = self.num_channels(key.app());
+            if of_app >= MAX_APP_CHANNELS {
+                return None;
+            }
+            if self.channels.len() >= MAX_CHANNELS {
+                self.make_place(of_app + 1)?;
+            }
+            self.channels.insert(key.clone(), Channel::default());
+            self.apps.entry_ref(key.app()).or_default().num_channels += 1;
+        }
+        self.channels.get_mut(key)
+    }
+
+    fn num_channels(&self, app: &str) -> usize {
+        self.apps.get(app).map_or(0, |share| share.num_channels)
+    }
+
+    /// Drops the channel that was asked about longest ago, of the app with most, if that has more than so many.
+    fn make_place(&mut self, more_than: usize) -> Option<()> {
+        let most = self.apps.iter().max_by_key(|(_, share)| share.num_channels);
+        let (app, _) = most.filter(|(_, share)| share.num_channels > more_than)?;
+        let of_app = self
+            .channels
+            .iter()
+            .filter(|(key, _)| key.app() == app.as_str());
+        let oldest = of_app.min_by_key(|(_, channel)| channel.asked_at());
+        let oldest = oldest.map(|(key, _)| key.clone())?;
+        self.drop_channel(&oldest);
+        Some(())
+    }
+
+    fn drop_channel(&mut self, key: &ChannelKey) {
+        let Some(channel) = self.channels.remove(key) else {
+            return;
+        };
+        self.num_bytes -= channel.num_bytes;
+        if let Some(share) = self.apps.get_mut(key.app()) {
+            share.num_bytes -= channel.num_bytes;
+            share.num_channels -= 1;
+            if share.num_channels == 0 {
+                self.apps.remove(key.app());
+            }
+        }
+    }
+
+    /// Notes what the members of a channel take from now on, if there is room for it.
+    fn hold(&mut self, key: &ChannelKey, num_bytes: usize) -> bool {
+        let (Some(channel), Some(share)) =
+            (self.channels.get_mut(key), self.apps.get_mut(key.app()))
+        else {
+            return false;
+        };
+        self.num_bytes -= channel.num_bytes;
+        share.num_bytes -= channel.num_bytes;
+        channel.num_bytes = 0;
+        let fits =
+            self.num_bytes + num_bytes <= MAX_BYTES && share.num_bytes + num_bytes <= MAX_APP_BYTES;
+        if fits {
+            self.num_bytes += num_bytes;
+            share.num_bytes += num_bytes;
+            channel.num_bytes = num_bytes;
+        }
+        fits
+    }
+}
+
+/// A read under way. One that falls ends as one that failed: the channel is read again, or given up.
+struct Reading {
+    watched: Arc<Watched>,
+    key: ChannelKey,
+    what: What,
+    is_over: bool,
+}
+
+impl Reading {
+    fn new(watched: &Arc<Watched>, key: ChannelKey, what: What) -> Self {
+        Self {
+            watched: Arc::clone(watched),
+            key,
+            what,
+            is_over: false,
+        }
+    }
+
+    async fn run(mut self, store: Arc<dyn Presence>) {
+        match self.what {
+            What::Stats => {
+                let stats = store.stats(&self.key).wait().await.ok();
+                self.is_over = true;
+                if let Some(channel) = self.watched.inner.lock().channels.get_mut(&self.key) {
+                    channel.stats.end(stats);
+                }
+            }
+            What::Members => {
+                let members = store.members(&self.key, MAX_MEMBERS).wait().await;
+                self.is_over = true;
+                self.watched.keep(&self.key, members);
+            }
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        if let Some(channel) = self.watched.inner.lock().channels.get_mut(&self.key) {
+            match self.what {
+                What::Stats => channel.stats.end(None),
+                What::Members => channel.members.end(None),
+            }
+        }
+    }
+}
+
 impl Watched {
     pub(crate) fn stats(&self, key: &ChannelKey, now: Instant) -> Result<PresenceStats, NoView> {
         self.ask(key, |channel| channel.stats.ask(now))
@@ -149,16 +298,7 @@ impl Watched {
     ) -> Result<T, NoView> {
         let (answer, is_due) = {
             let mut inner = self.inner.lock();
-            if !inner.channels.contains_key(key) {
-                if inner.channels.len() >= MAX_CHANNELS {
-                    return Err(NoView::Busy);
-                }
-                inner.channels.insert(key.clone(), Channel::default());
-            }
-            let Some(channel) = inner.channels.get_mut(key) else {
-                return Err(NoView::Busy);
-            };
-            ask(channel)
+            ask(inner.take_up(key).ok_or(NoView::Busy)?)
         };
         if is_due {
             self.wake.notify_one();
@@ -173,14 +313,18 @@ impl Watched {
             let now = Instant::now();
             let (due, next) = self.take_due(now, MAX_READS - reads.len());
             for (key, what) in due {
-                let (watched, store) = (Arc::clone(&self), Arc::clone(&store));
-                reads.spawn(async move { watched.read(&*store, &key, what).await });
+                let reading = Reading::new(&self, key, what);
+                reads.spawn(reading.run(Arc::clone(&store)));
             }
             let next = next.unwrap_or(now + WATCHED_FOR);
             tokio::select! {
                 biased; // Stop wins, so that shutdown is prompt.
                 () = stop.cancelled() => return,
-                _ = reads.join_next(), if !reads.is_empty() => {}
+                Some(ended) = reads.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a read of presence for plugins ended early");
+                    }
+                }
                 () = self.wake.notified(), if reads.len() < MAX_READS => {}
                 () = tokio::time::sleep_until(next), if reads.len() < MAX_READS => {}
             }
@@ -190,22 +334,13 @@ impl Watched {
     /// Begins at most so many reads; answers when the next is due, if any is.
     fn take_due(&self, now: Instant, at_most: usize) -> (Vec<(ChannelKey, What)>, Option<Instant>) {
         let mut inner = self.inner.lock();
-        let Inner {
-            channels,
-            num_bytes,
-        } = &mut *inner;
-        channels.retain(|_, channel| {
-            let (stats, members) = (&channel.stats, &channel.members);
-            let is_read = stats.is_reading || members.is_reading;
-            let is_kept = is_read || stats.is_watched(now) || members.is_watched(now);
-            if !is_kept {
-                *num_bytes -= channel.num_bytes;
-            }
-            is_kept
-        });
+        let over = inner.channels.iter();
+        let over = over.filter(|(_, channel)| !channel.is_kept(now));
+        let over: Vec<ChannelKey> = over.map(|(key, _)| key.clone()).collect();
+        over.iter().for_each(|key| inner.drop_channel(key));
         let mut due = Vec::new();
         let mut next: Option<Instant> = None;
-        for (key, channel) in channels {
+        for (key, channel) in &mut inner.channels {
             for what in [What::Stats, What::Members] {
                 let at = match what {
                     What::Stats => channel.stats.due_at(now),
@@ -225,248 +360,21 @@ impl Watched {
         (due, next)
     }
 
-    async fn read(&self, store: &dyn Presence, key: &ChannelKey, what: What) {
-        match what {
-            What::Stats => {
-                let stats = store.stats(key).wait().await.ok();
-                if let Some(channel) = self.inner.lock().channels.get_mut(key) {
-                    channel.stats.end(stats);
-                }
-            }
-            What::Members => {
-                let members = store.members(key, MAX_MEMBERS).wait().await;
-                self.keep(key, members);
-            }
-        }
-    }
-
     fn keep(&self, key: &ChannelKey, members: Result<Members, BrokerError>) {
         let mut inner = self.inner.lock();
-        let Inner {
-            channels,
-            num_bytes,
-        } = &mut *inner;
-        let Some(channel) = channels.get_mut(key) else {
-            return;
-        };
-        let Ok(members) = members else {
-            channel.members.end(None);
-            return;
-        };
-        let cost: usize = members.members.iter().map(|member| member.cost()).sum();
-        *num_bytes -= channel.num_bytes;
-        channel.num_bytes = 0;
-        let kept = if cost > MAX_PAGE_BYTES {
-            Err(NoView::TooLarge)
-        } else if *num_bytes + cost > MAX_BYTES {
-            Err(NoView::Busy)
-        } else {
-            *num_bytes += cost;
-            channel.num_bytes = cost;
-            Ok(Arc::new(members))
-        };
-        channel.members.end(Some(kept));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::task::JoinSet;
-
-    use super::*;
-    use crate::{
-        ids::{AppId, ClientId},
-        presence::{Member, MemoryPresence},
-    };
-
-    /// A store that this node has to ask.
-    struct Far(MemoryPresence);
-
-    impl Presence for Far {
-        fn add(
-            &self,
-            key: &ChannelKey,
-            member: &Arc<Member>,
-        ) -> crate::hooks::Progress<Result<(), BrokerError>> {
-            self.0.add(key, member)
-        }
-        fn refresh(
-            &self,
-            members: Vec<crate::presence::Present>,
-        ) -> crate::hooks::Progress<Result<(), BrokerError>> {
-            self.0.refresh(members)
-        }
-        fn remove(
-            &self,
-            key: &ChannelKey,
-            client: ClientId,
-        ) -> crate::hooks::Progress<Result<(), BrokerError>> {
-            self.0.remove(key, client)
-        }
-        fn members(
-            &self,
-            key: &ChannelKey,
-            limit: usize,
-        ) -> crate::hooks::Progress<Result<Members, BrokerError>> {
-            self.0.members(key, limit)
-        }
-        fn stats(
-            &self,
-            key: &ChannelKey,
-        ) -> crate::hooks::Progress<Result<PresenceStats, BrokerError>> {
-            self.0.stats(key)
-        }
-    }
-
-    fn key(name: &str) -> ChannelKey {
-        ChannelKey::new(&AppId::default_app(), name)
-    }
-
-    fn ann() -> Arc<Member> {
-        Arc::new(Member {
-            client: ClientId::random(),
-            user: "ann".into(),
-            conn_info: Default::default(),
-            chan_info: Default::default(),
-        })
-    }
-
-    struct World {
-        watched: Arc<Watched>,
-        store: MemoryPresence,
-        stop: CancellationToken,
-        tasks: JoinSet<()>,
-    }
-
-    impl World {
-        fn new() -> Self {
-            let mut world = Self {
-                watched: Arc::default(),
-                store: MemoryPresence::default(),
-                stop: CancellationToken::new(),
-                tasks: JoinSet::new(),
-            };
-            let store = Arc::new(Far(world.store.clone()));
-            let watching = Arc::clone(&world.watched);
-            let stop = world.stop.clone();
-            world.tasks.spawn(watching.run(store, stop));
-            world
-        }
-
-        fn clients(&self, name: &str) -> Result<usize, NoView> {
-            let stats = self.watched.stats(&key(name), Instant::now())?;
-            Ok(stats.num_clients)
-        }
-
-        async fn until(&self, expected: usize) {
-            while self.clients("room") != Ok(expected) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        let read = members.ok().map(|members| {
+            let cost: usize = members.members.iter().map(|member| member.cost()).sum();
+            if cost > MAX_PAGE_BYTES {
+                inner.hold(key, 0);
+                Err(NoView::TooLarge)
+            } else if inner.hold(key, cost) {
+                Ok(Arc::new(members))
+            } else {
+                Err(NoView::Busy)
             }
+        });
+        if let Some(channel) = inner.channels.get_mut(key) {
+            channel.members.end(read);
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_question_begins_to_follow_and_the_next_are_answered() {
-        let world = World::new();
-        let member = ann();
-        world.store.add(&key("room"), &member).wait().await.unwrap();
-        assert_eq!(world.clients("room"), Err(NoView::Elsewhere));
-        let members = || world.watched.members(&key("room"), Instant::now());
-        assert_eq!(members().unwrap_err(), NoView::Elsewhere);
-        let began = Instant::now();
-        world.until(1).await;
-        assert!(began.elapsed() < READ_EVERY);
-        assert_eq!(members().unwrap().members, [Arc::clone(&member)]);
-        // What changes is seen within the age that is promised, as long as somebody asks now and then.
-        world
-            .store
-            .remove(&key("room"), member.client)
-            .wait()
-            .await
-            .unwrap();
-        let began = Instant::now();
-        world.until(0).await;
-        assert!(began.elapsed() < MAX_AGE);
-        tokio::time::sleep(WATCHED_FOR / 2).await;
-        assert_eq!(world.clients("room"), Ok(0));
-        // Nobody asked for long: it is not followed any more.
-        tokio::time::sleep(WATCHED_FOR + MAX_AGE).await;
-        assert_eq!(world.clients("room"), Err(NoView::Elsewhere));
-        world.stop.cancel();
-    }
-
-    #[test]
-    fn what_is_too_old_is_not_answered_and_a_failed_read_is_tried_again() {
-        let (watched, now) = (Watched::default(), Instant::now());
-        assert_eq!(watched.stats(&key("room"), now), Err(NoView::Elsewhere));
-        let (due, _) = watched.take_due(now, 1);
-        assert_eq!(due, [(key("room"), What::Stats)]);
-        assert!(watched.take_due(now, 1).0.is_empty(), "one read at a time");
-        let end = |read| {
-            let mut inner = watched.inner.lock();
-            inner
-                .channels
-                .get_mut(&key("room"))
-                .unwrap()
-                .stats
-                .end(read);
-        };
-        end(Some(PresenceStats::default()));
-        let old = now + MAX_AGE - Duration::from_millis(1);
-        assert!(watched.stats(&key("room"), old).is_ok());
-        assert_eq!(watched.take_due(old, 1).0.len(), 1);
-        end(None);
-        assert_eq!(
-            watched.stats(&key("room"), now + MAX_AGE),
-            Err(NoView::Elsewhere)
-        );
-        let (due, next) = watched.take_due(now + MAX_AGE, 1);
-        assert_eq!((due.len(), next), (0, Some(old + READ_EVERY)));
-        assert_eq!(watched.take_due(old + READ_EVERY, 1).0.len(), 1);
-    }
-
-    #[test]
-    fn channels_and_bytes_are_bounded() {
-        let (watched, now) = (Watched::default(), Instant::now());
-        for number in 0..MAX_CHANNELS {
-            let answer = watched.members(&key(&number.to_string()), now);
-            assert_eq!(answer.unwrap_err(), NoView::Elsewhere);
-        }
-        assert_eq!(
-            watched.members(&key("more"), now).unwrap_err(),
-            NoView::Busy
-        );
-        let mut due = watched.take_due(now, MAX_CHANNELS).0;
-        let large = |bytes: usize| {
-            let member = Member {
-                conn_info: vec![b'1'; bytes].into(),
-                ..Member::clone(&ann())
-            };
-            Ok(Members {
-                members: vec![Arc::new(member)],
-                is_whole: true,
-            })
-        };
-        let mut keep = |bytes| {
-            let (key, _) = due.pop().unwrap();
-            watched.keep(&key, large(bytes));
-            watched.members(&key, now)
-        };
-        assert_eq!(keep(MAX_PAGE_BYTES).unwrap_err(), NoView::TooLarge);
-        let half = MAX_PAGE_BYTES / 2;
-        let kept = (0..200).filter(|_| keep(half).is_ok()).count();
-        assert_eq!(kept, MAX_BYTES / (half + Member::MIN_COST + "ann".len()));
-        assert_eq!(keep(half).unwrap_err(), NoView::Busy);
-        // Who is not asked about any more makes room.
-        let later = now + WATCHED_FOR;
-        for (key, _) in &due {
-            watched.keep(key, Err(BrokerError::Unavailable));
-        }
-        watched.take_due(later, 0);
-        assert_eq!(watched.inner.lock().num_bytes, 0);
-        assert_eq!(
-            watched.members(&key("more"), later).unwrap_err(),
-            NoView::Elsewhere
-        );
     }
 }
