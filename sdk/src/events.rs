@@ -6,10 +6,11 @@ use crate::{Trouble, bindings::events::exports::tidegate::plugin::events as wit,
 
 /// Told what happened, after the fact and in batches.
 ///
-/// That somebody left ([`Kind::Disconnected`], [`Kind::Unsubscribed`], [`Kind::Offline`]) is told **at least once**:
-/// again when the call failed, and by another node when one died. So it may be told twice, under the same
-/// [`Event::id`]; write what you do about it so that twice is as good as once. Everything else is news: told once, or
-/// not at all where the plugin failed or was too slow.
+/// That somebody left ([`Kind::Disconnected`], [`Kind::Unsubscribed`], [`Kind::Offline`]), or that a user came online
+/// ([`Kind::Online`]), is told **at least once**: again when the call failed, or what it published could not be
+/// published now, and by another node when one died. So it may be told twice, under the same [`Event::id`]; write what
+/// you do about it so that twice is as good as once. Everything else is news: told once, or not at all where the plugin
+/// failed or was too slow.
 ///
 /// ```
 /// use tidegate_sdk::{
@@ -73,7 +74,9 @@ pub enum Kind {
     Occupied,
     /// A channel has had no subscribers on this node for a second.
     Vacated,
-    /// A user has a connection in the cluster now, and had none.
+    /// A user has a connection in the cluster now, and had none; told at least once. The times of a user's `Online` and
+    /// `Offline` rise, whichever nodes tell them: they are versions for
+    /// [`publish_newer`](crate::publishing::publish_newer).
     Online,
     /// The last connection of a user in the cluster ended; told at least once.
     Offline,

@@ -58,13 +58,41 @@ pub fn publish(channel: &str, data: &[u8]) -> Result<(), PublishError> {
     host::publish(channel, data)
 }
 
+/// Queues a publication that says what something is now, and is worth nothing once a newer one was made.
+///
+/// It is given up in silence if one of this `version` or a greater one was made in the channel before, by whichever
+/// node: of words that come twice, late or from two nodes at once the newest stays. 0 is no version. The channel
+/// remembers the last one for as long as its position, `history_meta_ttl`.
+///
+/// # Errors
+///
+/// As [`publish`].
+pub fn publish_newer(channel: &str, data: &[u8], version: u64) -> Result<(), PublishError> {
+    host::publish_newer(channel, data, version)
+}
+
 /// Queues a publication with `value` as its JSON data.
 ///
 /// # Errors
 ///
 /// As [`publish`]; and when `value` cannot be written as JSON.
 pub fn publish_json<T: Serialize + ?Sized>(channel: &str, value: &T) -> Result<(), PublishError> {
-    let data =
-        serde_json::to_vec(value).map_err(|error| PublishError::Invalid(error.to_string()))?;
-    publish(channel, &data)
+    publish(channel, &json(value)?)
+}
+
+/// [`publish_newer`] with `value` as its JSON data.
+///
+/// # Errors
+///
+/// As [`publish`]; and when `value` cannot be written as JSON.
+pub fn publish_json_newer<T: Serialize + ?Sized>(
+    channel: &str,
+    value: &T,
+    version: u64,
+) -> Result<(), PublishError> {
+    publish_newer(channel, &json(value)?, version)
+}
+
+fn json<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, PublishError> {
+    serde_json::to_vec(value).map_err(|error| PublishError::Invalid(error.to_string()))
 }

@@ -1,17 +1,18 @@
 //! Events: what happened, told to plugins after the fact.
 //!
 //! Owns the kinds, who wants which, a queue for each observing plugin, and the delivery in batches. What must not be
-//! lost (somebody left) is kept and tried again; what is news is dropped when there is no room for it. Decides
-//! nothing about sessions: they go on while an observer is slow, broken or gone.
+//! lost (somebody left, a user came online) is kept and tried again; what is news is dropped when there is no room for
+//! it. Decides nothing about sessions: they go on while an observer is slow, broken or gone.
 //!
 //! Invariants. Offering never waits and costs one relaxed load where no plugin wants the kind. Every queue is bounded
-//! in bytes, each by itself and all together. One plugin's trouble holds up no other plugin. Within a plugin the
-//! order is that of offering, but for what is tried again after newer events had been dropped.
+//! in bytes, each by itself, those of an app and all together. One plugin's trouble holds up no other plugin. Within a
+//! plugin the order is that of offering, but for what is tried again after newer events had been dropped.
 //!
 //! At least once: an event of a kept kind may reach a plugin twice, with the same id. What the node cannot know is
-//! whether a call that failed had done its work.
+//! whether a call that failed had done its work; and a call whose messages could not be published has not.
 
 mod delivery;
+mod elsewhere;
 mod metrics;
 mod queue;
 #[cfg(test)]
@@ -22,7 +23,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU16, Ordering},
+        atomic::{AtomicU16, AtomicUsize, Ordering},
     },
 };
 
@@ -30,18 +31,19 @@ use arc_swap::ArcSwap;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::delivery::run;
-pub use self::{
-    delivery::BATCH,
-    metrics::EventsMetrics,
-    queue::{MAX_BYTES, MAX_KEPT_BYTES, MAX_NODE_BYTES},
-};
 use self::{
     delivery::Busy,
-    queue::{Entry, Post, Room},
+    elsewhere::Taken,
+    queue::{Entry, Offered, Post, Room},
+};
+pub use self::{
+    delivery::{BATCH, Untold},
+    metrics::EventsMetrics,
+    queue::{MAX_APP_BYTES, MAX_BYTES, MAX_KEPT_BYTES, MAX_NODE_BYTES, OWN_BYTES},
 };
 use crate::{
     hooks::Peer,
@@ -66,7 +68,7 @@ pub enum EventKind {
     Occupied,
     /// A channel has no subscribers on this node any more.
     Vacated,
-    /// A user has a session in the cluster now.
+    /// A user has a session in the cluster now. Kept.
     Online,
     /// A user has no session in the cluster any more. Kept.
     Offline,
@@ -100,17 +102,30 @@ impl EventKind {
         }
     }
 
-    /// Whether it is told at least once: somebody who is believed to be there and is not is worse than a message
-    /// that was not counted.
+    /// Whether it is told at least once: somebody who is believed to be there and is not, or the other way round, is
+    /// worse than a message that was not counted.
     pub fn is_kept(self) -> bool {
         match self {
-            Self::Disconnected | Self::Unsubscribed | Self::Offline => true,
+            Self::Disconnected | Self::Unsubscribed | Self::Online | Self::Offline => true,
             Self::Connected
             | Self::Subscribed
             | Self::Published
             | Self::Occupied
-            | Self::Vacated
-            | Self::Online => false,
+            | Self::Vacated => false,
+        }
+    }
+
+    /// Whether it says what a user is now, so that the last word about a user is worth all those before it.
+    fn is_status(self) -> bool {
+        match self {
+            Self::Online | Self::Offline => true,
+            Self::Connected
+            | Self::Disconnected
+            | Self::Subscribed
+            | Self::Unsubscribed
+            | Self::Published
+            | Self::Occupied
+            | Self::Vacated => false,
         }
     }
 
@@ -279,7 +294,8 @@ pub struct Observer {
     pub kinds: Kinds,
 }
 
-/// What is done once every observer has taken an event, or it was given up; never on a node that stops before.
+/// What is done once every observer has taken an event, or it was given up. Dropped without being done where there was
+/// no room for the event, so that it can be offered again, and on a node that stops before.
 pub type Then = Box<dyn FnOnce() + Send>;
 
 /// The events of a node.
@@ -290,7 +306,8 @@ pub struct Events {
 
 /// What all queues of the node share.
 struct Shared {
-    room: Room,
+    /// Bytes that all queues take.
+    num_bytes: Arc<AtomicUsize>,
     /// Posts that got their first event; each is here at most once.
     ready: Mutex<Vec<Arc<Post>>>,
     wake: Notify,
@@ -306,6 +323,9 @@ pub struct Desk {
     /// What any observer wants; the one thing that is looked at where nobody does.
     wanted: AtomicU16,
     posts: ArcSwap<Vec<Arc<Post>>>,
+    room: Arc<Room>,
+    /// What some of them took of events that others did not.
+    taken: Taken,
     shared: Arc<Shared>,
 }
 
@@ -314,7 +334,7 @@ impl Events {
         Arc::new(Self {
             desks: ArcSwap::default(),
             shared: Arc::new(Shared {
-                room: Room::default(),
+                num_bytes: Arc::default(),
                 ready: Mutex::default(),
                 wake: Notify::new(),
                 draining: CancellationToken::new(),
@@ -333,6 +353,8 @@ impl Events {
             app: app.clone(),
             wanted: AtomicU16::new(0),
             posts: ArcSwap::default(),
+            room: Arc::new(Room::new(&self.shared.num_bytes)),
+            taken: Taken::default(),
             shared: Arc::clone(&self.shared),
         });
         let before = self.desks.rcu(|desks| {
@@ -352,11 +374,20 @@ impl Events {
         }
     }
 
-    /// The same, with something to be done when it was told, or at once if nobody wants it.
+    /// The same, with something to be done when it was told, or at once if nobody wants it; see [`Then`].
     pub fn offer_then(&self, app: &AppId, event: Event, then: Then) {
         match self.desks.load().get(app) {
             Some(desk) => desk.offer_then(event, then),
             None => then(),
+        }
+    }
+
+    /// Tells whoever wants it and has not taken it at once; see [`Node::deliver_events`].
+    ///
+    /// [`Node::deliver_events`]: crate::node::Node::deliver_events
+    pub(crate) fn offer_untaken(&self, app: &AppId, event: Event) {
+        if let Some(desk) = self.desks.load().get(app) {
+            desk.offer_untaken(event);
         }
     }
 
@@ -398,6 +429,15 @@ impl Events {
     }
 }
 
+impl Shared {
+    /// Has somebody deliver what waits for a plugin.
+    fn work_on(&self, post: &Arc<Post>) {
+        self.busy.add();
+        self.ready.lock().push(Arc::clone(post));
+        self.wake.notify_one();
+    }
+}
+
 impl Desk {
     /// A desk of nobody, for apps outside a node.
     pub(crate) fn unattended(app: &AppId) -> Arc<Self> {
@@ -419,35 +459,64 @@ impl Desk {
 
     pub(crate) fn offer(&self, event: Event) {
         if self.wants(event.kind) {
-            self.post(event, None);
+            self.post(event, None, |_| true);
+        }
+    }
+
+    /// The same, but for plugins that have taken it already: see [`Node::deliver_events`].
+    ///
+    /// [`Node::deliver_events`]: crate::node::Node::deliver_events
+    fn offer_untaken(&self, event: Event) {
+        let (id, now) = (event.id, Instant::now());
+        if self.wants(event.kind) {
+            self.post(event, None, |post| !self.taken.has(&post.plugin, id, now));
         }
     }
 
     pub(crate) fn offer_then(&self, event: Event, then: Then) {
         if self.wants(event.kind) {
-            self.post(event, Some(then));
+            self.post(event, Some(then), |_| true);
         } else {
             then();
         }
     }
 
     #[cold]
-    fn post(&self, event: Event, then: Option<Then>) {
-        let kind = event.kind;
+    fn post(&self, event: Event, then: Option<Then>, is_meant: impl Fn(&Post) -> bool) {
+        let (kind, is_awaited) = (event.kind, then.is_some());
+        let metrics = &self.shared.metrics;
         let entry = Arc::new(Entry::new(event, then));
         let posts = self.posts.load();
-        for post in posts.iter().filter(|post| post.wants(kind)) {
+        for post in posts
+            .iter()
+            .filter(|post| post.wants(kind) && is_meant(post))
+        {
             entry.add_reader();
-            if !post.offer(&entry, &self.shared.room) {
-                self.shared.metrics.dropped_full(kind);
+            let (is_taken, in_place_of) = match post.offer(&entry) {
+                Offered::Taken { in_place_of } => (true, in_place_of),
+                Offered::NoRoom { in_place_of } => {
+                    if is_awaited {
+                        // Whoever is to hear that it was told offers it again.
+                        entry.forsake();
+                        metrics.deferred.inc();
+                    } else {
+                        metrics.dropped_full(kind);
+                    }
+                    (false, in_place_of)
+                }
+                Offered::Retired => (false, None),
+            };
+            if let Some(earlier) = in_place_of {
+                metrics.leave(1);
+                post.finish(&[earlier]);
+            }
+            if !is_taken {
                 entry.done();
                 continue;
             }
-            self.shared.metrics.queued.inc();
+            metrics.queued.inc();
             if post.begin_work() {
-                self.shared.busy.add();
-                self.shared.ready.lock().push(Arc::clone(post));
-                self.shared.wake.notify_one();
+                self.shared.work_on(post);
             }
         }
         // The reader that it was made with: what comes then comes after all of them.
@@ -466,7 +535,7 @@ impl Desk {
                         post.set_kinds(observer.kinds);
                         Arc::clone(post)
                     }
-                    None => Arc::new(Post::new(&self.app, observer)),
+                    None => Arc::new(Post::new(&self.app, observer, &self.room)),
                 }
             })
             .collect();
@@ -477,8 +546,9 @@ impl Desk {
         self.wanted.store(wanted.0, Ordering::Relaxed);
         for post in before.iter() {
             if !now.iter().any(|kept| Arc::ptr_eq(kept, post)) {
-                let dropped = post.retire(&self.shared.room);
-                self.shared.metrics.dropped_unbound(dropped);
+                let dropped = post.retire();
+                self.shared.metrics.dropped_unbound(&dropped);
+                post.finish(&dropped);
             }
         }
     }

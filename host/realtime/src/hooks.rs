@@ -35,6 +35,8 @@ pub enum Effect {
     Publish {
         channel: Arc<str>,
         data: Bytes,
+        /// Given up unless it is greater than that of the last one; 0 for none.
+        version: u64,
     },
     /// End connections. The code is 4000..=4999, the reason has at most 123 bytes.
     Disconnect {

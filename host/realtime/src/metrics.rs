@@ -31,6 +31,8 @@ pub struct RealtimeMetrics {
     pub hop_limit: Counter,
     /// Messages that a filtering plugin dropped.
     pub dropped_by_plugin: Counter,
+    /// Messages that plugins queued and that were not published, by reason.
+    pub effects_failed: Family<ReasonLabel, Counter>,
     /// Connections refused before they began, by reason.
     pub refused: Family<ReasonLabel, Counter>,
     /// Connects with a token that never ends (threat model A4).
@@ -326,6 +328,11 @@ impl RealtimeMetrics {
             "dropped_by_plugin",
             "Messages that a filtering plugin dropped",
             metrics.dropped_by_plugin.clone(),
+        );
+        registry.register(
+            "effects_failed",
+            "Messages of plugins that were not published: unavailable now, or refused for good",
+            metrics.effects_failed.clone(),
         );
         registry.register(
             "rejected",

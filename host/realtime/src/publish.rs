@@ -5,6 +5,8 @@
 //! message is published only after every stage said so; effects run only after the message was carried out, and
 //! a message that plugins made [`MAX_HOPS`] times in a row goes nowhere.
 
+mod effects;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -16,6 +18,7 @@ use tidegate_protocol::{
 };
 use tokio::sync::oneshot;
 
+pub(crate) use self::effects::{EffectsOutcome, run_effects};
 use crate::{
     app::App,
     broker::{BrokerError, PublishRequest, Published},
@@ -24,7 +27,7 @@ use crate::{
     events::{Event, EventKind},
     hooks::{
         Destination, Draft, Effect, FilteringVerdict, HookFailure, MAX_HOPS, Origin, Outcome,
-        Progress, RoutingVerdict, SessionTarget, Target,
+        Progress, RoutingVerdict, Target,
     },
     ids::{ChannelKey, ClientId},
     link::Link,
@@ -143,104 +146,6 @@ pub fn publish(node: &Arc<Node>, app: &Arc<App>, publishing: Publishing) -> Outl
     node.hooks()
         .filter(draft)
         .and_then(move |answer| job.filtered(answer))
-}
-
-/// Whom an effect means.
-fn selection(target: &SessionTarget) -> Selection {
-    match target {
-        SessionTarget::User(user) => Selection::of_user(user),
-        SessionTarget::Client(client) => Selection::of_client(*client),
-    }
-}
-
-/// Has an effect take place here, and on the other nodes without waiting for them.
-fn tell(node: &Arc<Node>, app: &Arc<App>, order: Order) -> Outlet {
-    node.tell_in_background(app, order);
-    Progress::Ready(Ok(None))
-}
-
-/// Runs what plugins asked for in a call that succeeded, one after the other, so that their messages to a channel
-/// stay in order; `hops` is that of the message in hand. Pending if one of them is.
-pub(crate) fn run_effects(
-    node: &Arc<Node>,
-    app: &Arc<App>,
-    effects: Vec<Effect>,
-    hops: u8,
-) -> Progress<()> {
-    let mut effects = effects.into_iter();
-    while let Some(effect) = effects.next() {
-        match run_effect(node, app, effect, hops) {
-            Progress::Ready(outcome) => note_effect(app, &outcome),
-            Progress::Pending(first) => {
-                let (node, app) = (Arc::clone(node), Arc::clone(app));
-                return Progress::Pending(Box::pin(async move {
-                    note_effect(&app, &first.await);
-                    for effect in effects {
-                        let outcome = run_effect(&node, &app, effect, hops).wait().await;
-                        note_effect(&app, &outcome);
-                    }
-                }));
-            }
-        }
-    }
-    Progress::Ready(())
-}
-
-fn run_effect(node: &Arc<Node>, app: &Arc<App>, effect: Effect, hops: u8) -> Outlet {
-    match effect {
-        Effect::Publish { channel, data } => publish_effect(node, app, channel, data, hops),
-        Effect::Disconnect {
-            target,
-            code,
-            reason,
-        } => {
-            let order = Order::Disconnect {
-                of: selection(&target),
-                code,
-                reason: reason.as_ref().to_owned(),
-            };
-            tell(node, app, order)
-        }
-        Effect::Unsubscribe { target, channel } => {
-            let order = Order::Unsubscribe {
-                of: selection(&target),
-                channel: channel.as_ref().to_owned(),
-            };
-            tell(node, app, order)
-        }
-    }
-}
-
-fn publish_effect(
-    node: &Arc<Node>,
-    app: &Arc<App>,
-    channel: Arc<str>,
-    data: Bytes,
-    hops: u8,
-) -> Outlet {
-    let checked = {
-        let settings = app.settings();
-        let resolved = settings.channel.resolve(&channel);
-        resolved.map_err(Failure::from).and_then(|resolved| {
-            check_format(
-                resolved.options.publication_data_format,
-                &data.clone().into(),
-            )
-        })
-    };
-    match checked {
-        Ok(()) => {
-            let hops = hops.saturating_add(1);
-            publish(node, app, Publishing::by_plugin(app, channel, data, hops))
-        }
-        Err(failure) => Progress::Ready(Err(failure)),
-    }
-}
-
-fn note_effect(app: &App, outcome: &Result<Option<StreamPosition>, Failure>) {
-    if let Err(failure) = outcome {
-        tracing::debug!(app = %app.id(), ?failure, "a plugin's message was not published");
-    }
 }
 
 fn check_format(
@@ -500,7 +405,10 @@ impl Job {
             return Progress::Ready(outcome);
         }
         match run_effects(&self.node, &self.app, self.effects, self.hops) {
-            Progress::Ready(()) => Progress::Ready(outcome),
+            // The message was carried out, whatever became of them.
+            Progress::Ready(EffectsOutcome::Done | EffectsOutcome::Unavailable) => {
+                Progress::Ready(outcome)
+            }
             Progress::Pending(rest) => {
                 // On a task of the node: whoever published may go away, and the message was carried out.
                 let (done, is_done) = oneshot::channel();

@@ -4,10 +4,10 @@
 //! period since 1970 by the wall clock, without jitter, so that operators can tell when: that is the same moment on
 //! all nodes, and the lease decides among them. It is taken for nearly the whole period. So a node whose clock is behind
 //! finds the run of the others taken, a node that died has lost its lease when the next run is due, and nothing needs
-//! to be renewed or given back.
+//! to be given back. A run that takes long has it renewed for as long as it takes.
 //!
-//! Invariants. A period runs here once at a time: one that is due while the last one still runs is left out. Missed
-//! runs are not made up for. No run happens while the store of the leases cannot be asked.
+//! Invariants. A period runs once at a time, on whatever node: one that is due while the last one still runs is left
+//! out. Missed runs are not made up for. No run happens while the store of the leases cannot be asked.
 
 #[cfg(test)]
 mod tests;
@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     hooks::{Period, ScheduleQuestion, Timetable},
     ids::AppId,
-    leases::LeaseName,
+    leases::{Fence, LeaseName},
     node::Node,
-    publish::run_effects,
+    publish::{EffectsOutcome, run_effects},
     session::Now,
 };
 
@@ -51,6 +51,8 @@ pub enum RunOutcome {
     Done,
     /// This node tried; the trace leads to the story.
     Failed { trace_id: Arc<str> },
+    /// This node did it, and what the plugin made of it could not be published.
+    Unpublished,
     /// Another node has the lease.
     Elsewhere,
     /// The store of the leases could not be asked, so nobody knows.
@@ -66,6 +68,7 @@ impl RunOutcome {
             Self::Running => "running",
             Self::Done => "done",
             Self::Failed { .. } => "failed",
+            Self::Unpublished => "unpublished",
             Self::Elsewhere => "elsewhere",
             Self::Unknown => "unknown",
             Self::LeftOut => "left_out",
@@ -329,13 +332,9 @@ async fn run_one(schedule: Arc<Schedule>, node: Arc<Node>, due: Due) {
         plugin: Arc::clone(plugin),
         period: due.every,
     };
-    match node
-        .leases()
-        .take(&name, lease_time(due.every))
-        .wait()
-        .await
-    {
-        Ok(Some(_)) => {}
+    let life = lease_time(due.every);
+    let fence = match node.leases().take(&name, life).wait().await {
+        Ok(Some(fence)) => fence,
         Ok(None) => {
             noting.outcome = RunOutcome::Elsewhere;
             return;
@@ -344,27 +343,60 @@ async fn run_one(schedule: Arc<Schedule>, node: Arc<Node>, due: Due) {
             tracing::warn!(%app, %plugin, %period, %error, "a run is left out: who does it cannot be agreed on");
             return;
         }
+    };
+    tokio::select! {
+        outcome = call(&node, &due) => noting.outcome = outcome,
+        () = keep_lease(&node, &name, fence, life) => {}
     }
+}
+
+/// Makes the call, and does what came of it.
+async fn call(node: &Arc<Node>, due: &Due) -> RunOutcome {
+    let (app, plugin, period) = &due.id;
     let question = ScheduleQuestion {
         app: app.clone(),
         plugin: Arc::clone(plugin),
         period: Arc::clone(period),
         due_ms: due.due_ms,
     };
-    match node.hooks().scheduled(question).wait().await {
-        Ok(outcome) => {
-            if let Some(app) = node.app(app)
-                && !outcome.effects.is_empty()
-            {
-                run_effects(&node, &app, outcome.effects, 0).wait().await;
-            }
-            noting.outcome = RunOutcome::Done;
-        }
+    let outcome = match node.hooks().scheduled(question).wait().await {
+        Ok(outcome) => outcome,
         Err(failure) => {
-            noting.outcome = RunOutcome::Failed {
+            return RunOutcome::Failed {
                 trace_id: failure.trace_id,
             };
         }
+    };
+    let Some(app) = node.app(app) else {
+        return RunOutcome::Done;
+    };
+    match run_effects(node, &app, outcome.effects, 0).wait().await {
+        EffectsOutcome::Done => RunOutcome::Done,
+        EffectsOutcome::Unavailable => {
+            tracing::warn!(
+                app = %app.id(), %plugin, %period,
+                "a run's messages could not be published; they are not made up for"
+            );
+            RunOutcome::Unpublished
+        }
+    }
+}
+
+/// Renews the lease of a run that takes long, so that no other node begins the next one beside it. Never ends.
+async fn keep_lease(node: &Node, name: &LeaseName, fence: Fence, life: Duration) {
+    // Most runs are over by then, and leave the lease to end before the next one is due.
+    tokio::time::sleep(life / 3 * 2).await;
+    loop {
+        match node.leases().take(name, life).wait().await {
+            Ok(Some(renewed)) if renewed == fence => {}
+            Ok(Some(_) | None) => {
+                tracing::warn!(%name, "a run of a schedule goes on without its lease; another node may run beside it");
+                return std::future::pending().await;
+            }
+            // Tried again before it ends.
+            Err(error) => tracing::debug!(%name, %error, "the lease of a run could not be renewed"),
+        }
+        tokio::time::sleep(life / 6).await;
     }
 }
 

@@ -13,7 +13,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use crate::{
     context::Origin, log::Level, publishing::PublishError, routing::Target,
-    sessions::Target as SessionTarget,
+    sessions::Target as SessionTarget, testing::Publication,
 };
 
 pub(crate) use self::{json::*, metrics::*, sessions::*, state::*, store::*};
@@ -82,7 +82,7 @@ pub(crate) struct Facts {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Effects {
     pub(crate) log: Vec<(Level, String)>,
-    pub(crate) publications: Vec<(String, Vec<u8>)>,
+    pub(crate) publications: Vec<Publication>,
     pub(crate) disconnects: Vec<(SessionTarget, u32, String)>,
     pub(crate) unsubscribes: Vec<(SessionTarget, String)>,
     pub(crate) tags: BTreeMap<String, String>,
@@ -330,6 +330,10 @@ pub(crate) fn send_to(_target: &Target, _data: Option<&[u8]>) {
 }
 
 pub(crate) fn publish(channel: &str, data: &[u8]) -> Result<(), PublishError> {
+    publish_newer(channel, data, 0)
+}
+
+pub(crate) fn publish_newer(channel: &str, data: &[u8], version: u64) -> Result<(), PublishError> {
     if channel.is_empty() || channel.len() > MAX_CHANNEL_BYTES {
         return Err(PublishError::Invalid(format!(
             "a channel name has 1 to {MAX_CHANNEL_BYTES} bytes"
@@ -354,10 +358,11 @@ pub(crate) fn publish(channel: &str, data: &[u8]) -> Result<(), PublishError> {
                 "{MAX_EFFECTS} effects are queued already"
             )));
         }
-        state
-            .effects
-            .publications
-            .push((channel.to_owned(), data.to_vec()));
+        state.effects.publications.push(Publication {
+            channel: channel.to_owned(),
+            data: data.to_vec(),
+            version,
+        });
         Ok(())
     })
 }

@@ -54,11 +54,19 @@ pub(crate) fn send_to(target: &Target, data: Option<&[u8]>) {
     }
 }
 
-pub(crate) fn publish(channel: &str, data: &[u8]) -> Result<(), PublishError> {
-    wit::publishing::publish(channel, data).map_err(|error| match error {
+fn publish_error(error: wit::publishing::PublishError) -> PublishError {
+    match error {
         wit::publishing::PublishError::Invalid(reason) => PublishError::Invalid(reason),
         wit::publishing::PublishError::Limit(reason) => PublishError::Limit(reason),
-    })
+    }
+}
+
+pub(crate) fn publish(channel: &str, data: &[u8]) -> Result<(), PublishError> {
+    wit::publishing::publish(channel, data).map_err(publish_error)
+}
+
+pub(crate) fn publish_newer(channel: &str, data: &[u8], version: u64) -> Result<(), PublishError> {
+    wit::publishing::publish_newer(channel, data, version).map_err(publish_error)
 }
 
 fn state_error(error: wit::state::StateError) -> StateError {

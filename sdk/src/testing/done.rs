@@ -25,6 +25,9 @@ pub struct Publication {
     pub channel: String,
     /// What.
     pub data: Vec<u8>,
+    /// Given up if the channel has one as new; 0 where it was published whatever was before. The test kit keeps no
+    /// channels, so here nothing is given up.
+    pub version: u64,
 }
 
 /// Connections that the plugin wants closed.
@@ -62,13 +65,7 @@ impl Host {
 
     /// The publications that it queued.
     pub fn publications(&self) -> Vec<Publication> {
-        let publications = self.state.effects.publications.iter();
-        publications
-            .map(|(channel, data)| Publication {
-                channel: channel.clone(),
-                data: data.clone(),
-            })
-            .collect()
+        self.state.effects.publications.clone()
     }
 
     /// The tags that the message goes on with.

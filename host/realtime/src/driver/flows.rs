@@ -37,7 +37,9 @@ fn run(node: &Arc<Node>, app: &Arc<App>, effects: Vec<Effect>) {
     if !effects.is_empty()
         && let Progress::Pending(rest) = run_effects(node, app, effects, 0)
     {
-        node.spawn(rest);
+        node.spawn(async move {
+            rest.await;
+        });
     }
 }
 

@@ -412,6 +412,7 @@ async fn a_refused_message_goes_nowhere_and_has_no_effects() {
         effects: Mutex::new(vec![Effect::Publish {
             channel: "room".into(),
             data: Bytes::from_static(b"2"),
+            version: 0,
         }]),
         ..Scripted::default()
     });
@@ -470,6 +471,7 @@ async fn plugins_that_publish_in_a_circle_are_stopped_at_the_third_hop() {
         effects: Mutex::new(vec![Effect::Publish {
             channel: "room".into(),
             data: Bytes::from_static(b"2"),
+            version: 0,
         }]),
         ..Scripted::default()
     });

@@ -1,7 +1,11 @@
 //! How events get to their plugins: one batch at a time for each, again and again where it must be.
+//!
+//! A batch is taken when its call has succeeded and the messages that the plugin made of it are published: as long as
+//! the engine is away nothing is taken, and what is kept waits. Invariant: whatever becomes of a call, also a panic,
+//! the room of its events is given back and what waits behind them goes on.
 
 use std::{
-    pin::Pin,
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio::{sync::Notify, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -17,10 +22,10 @@ use super::{
     queue::{Entry, Post},
 };
 use crate::{
-    hooks::{EventsQuestion, HookFailure, Progress},
+    hooks::{EventsQuestion, HookFailure},
     ids::AppId,
     node::Node,
-    publish::run_effects,
+    publish::{EffectsOutcome, run_effects},
 };
 
 /// Most events in one call. For each of them a plugin can publish a message and use its state twice, within the limits
@@ -40,6 +45,30 @@ const WHOLE_TRIES: u32 = 2;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+
+/// Why a plugin has not taken its events.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Untold {
+    /// The call failed.
+    #[error(transparent)]
+    Plugin(#[from] HookFailure),
+    /// The call succeeded, and what the plugin made of the events could not be published.
+    #[error("the plugin's messages could not be published now")]
+    Unpublished,
+    /// The node itself failed at it.
+    #[error("the node failed while it told the plugin")]
+    Fallen,
+}
+
+impl Untold {
+    /// Leads to the story of the call; empty where there is none.
+    fn trace_id(&self) -> &str {
+        match self {
+            Self::Plugin(failure) => &failure.trace_id,
+            Self::Unpublished | Self::Fallen => "",
+        }
+    }
+}
 
 /// How many posts are being worked on.
 #[derive(Debug, Default)]
@@ -112,8 +141,8 @@ struct Working {
 
 impl Drop for Working {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.post.abandon();
+        if std::thread::panicking() && self.post.abandon() {
+            self.shared.work_on(&self.post);
         }
         self.shared.busy.remove();
     }
@@ -139,46 +168,79 @@ async fn deliver_all(node: Arc<Node>, shared: Arc<Shared>, post: Arc<Post>) {
     }
 }
 
+/// A batch under way, in the parts that are still to be told: the next at the end, with how often it was tried.
+struct Batch<'a> {
+    shared: &'a Shared,
+    post: &'a Post,
+    parts: Vec<(Vec<Arc<Entry>>, u32)>,
+}
+
+impl Batch<'_> {
+    /// Takes the part out that was in hand.
+    fn take_part(&mut self) -> Vec<Arc<Entry>> {
+        self.parts.pop().map_or_else(Vec::new, |(part, _)| part)
+    }
+}
+
+/// What a fallen delivery, or a node that stops, leaves is not told, and nobody is to believe it was.
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        for (part, _) in self.parts.drain(..) {
+            part.iter().for_each(|entry| entry.forsake());
+            self.shared.metrics.dropped_failed(&part);
+            self.post.finish(&part);
+        }
+    }
+}
+
 /// Hands a batch over until it was taken, or given up.
 async fn deliver_batch(node: &Arc<Node>, shared: &Shared, post: &Post, batch: Vec<Arc<Entry>>) {
-    // What is to be done, the next at the end.
-    let mut parts = vec![(batch, 0_u32)];
-    while let Some((mut part, tries)) = parts.pop() {
+    let parts = vec![(batch, 0)];
+    let mut batch = Batch {
+        shared,
+        post,
+        parts,
+    };
+    while let Some((part, tries)) = batch.parts.last() {
+        let tries = tries + 1;
         if post.is_retired() {
-            shared.metrics.dropped_unbound(part.len());
-            post.finish(&part, &shared.room);
+            let part = batch.take_part();
+            shared.metrics.dropped_unbound(&part);
+            post.finish(&part);
             continue;
         }
         let told: Vec<Event> = part.iter().map(|entry| entry.event.clone()).collect();
-        let Err(failure) = tell(node, &post.app, &post.plugin, told).await else {
+        let outcome = tell(node, &post.app, &post.plugin, told).await;
+        let mut part = batch.take_part();
+        let Err(failure) = outcome else {
             shared.metrics.taken(part.len());
-            post.finish(&part, &shared.room);
+            post.finish(&part);
             continue;
         };
         let news: Vec<_> = part
             .extract_if(.., |entry| !entry.event.kind.is_kept())
             .collect();
-        shared.metrics.dropped_failed(news.len());
-        post.finish(&news, &shared.room);
-        let tries = tries + 1;
+        shared.metrics.dropped_failed(&news);
+        post.finish(&news);
         if part.is_empty() {
             continue;
         }
         if tries >= MAX_TRIES {
             tracing::error!(
-                app = %post.app, plugin = %post.plugin, events = part.len(), trace_id = %failure.trace_id,
+                app = %post.app, plugin = %post.plugin, events = part.len(), %failure,
+                trace_id = failure.trace_id(),
                 "events are given up: the plugin failed at them each time; mend it, what it keeps of sessions is behind"
             );
-            shared.metrics.given_up(part.len());
-            post.finish(&part, &shared.room);
+            shared.metrics.dropped_failed(&part);
+            post.finish(&part);
             continue;
         }
         shared.metrics.retries.inc();
         if tries > WHOLE_TRIES && part.len() > 1 {
             let second = part.split_off(part.len() / 2);
-            parts.push((second, tries));
+            batch.parts.push((second, tries));
         }
-        parts.push((part, tries));
+        batch.parts.push((part, tries));
         tokio::time::sleep(backoff(tries, shared.draining.is_cancelled())).await;
     }
 }
@@ -195,23 +257,36 @@ fn backoff(tries: u32, is_draining: bool) -> Duration {
 }
 
 /// Makes one call, and does what came of it.
-async fn tell(
+pub(super) async fn tell(
     node: &Arc<Node>,
     app: &AppId,
     plugin: &Arc<str>,
     batch: Vec<Event>,
-) -> Result<(), HookFailure> {
+) -> Result<(), Untold> {
     let hops = batch.iter().map(|event| event.hops).max().unwrap_or(0);
     let question = EventsQuestion {
         app: app.clone(),
         plugin: Arc::clone(plugin),
         batch,
     };
+    // Nothing of the node is held while the call is under way, so nothing can be left half done.
+    let told = AssertUnwindSafe(call(node, question, hops)).catch_unwind();
+    told.await.unwrap_or_else(|_| {
+        tracing::error!(%app, %plugin, "a call with events fell; the events are told again where they must be");
+        Err(Untold::Fallen)
+    })
+}
+
+async fn call(node: &Arc<Node>, question: EventsQuestion, hops: u8) -> Result<(), Untold> {
+    let app = question.app.clone();
     let outcome = node.hooks().events(question).wait().await?;
-    if let Some(app) = node.app(app)
+    if let Some(app) = node.app(&app)
         && !outcome.effects.is_empty()
     {
-        run_effects(node, &app, outcome.effects, hops).wait().await;
+        match run_effects(node, &app, outcome.effects, hops).wait().await {
+            EffectsOutcome::Done => {}
+            EffectsOutcome::Unavailable => return Err(Untold::Unpublished),
+        }
     }
     Ok(())
 }
@@ -222,56 +297,5 @@ impl Events {
     pub async fn drain(&self, within: Duration) {
         self.shared.draining.cancel();
         let _ = tokio::time::timeout(within, self.shared.busy.wait_for_idle()).await;
-    }
-}
-
-impl Node {
-    /// Tells every observer of an app of things that another node can tell no more, and answers when all have taken
-    /// them. Does not wait in the queues, and tries once: the caller, who has a lease, does it again.
-    ///
-    /// # Errors
-    /// [`HookFailure`] of the first plugin that failed; others may have taken the events, and get them again.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "they are handed over: each plugin gets its own"
-    )]
-    pub fn deliver_events(
-        self: &Arc<Self>,
-        app: &AppId,
-        events: Vec<Event>,
-    ) -> Progress<Result<(), HookFailure>> {
-        let desk = self.events().desk(app);
-        let posts = desk.posts.load_full();
-        let mut calls: Vec<(Arc<Post>, Vec<Event>)> = Vec::new();
-        for post in posts.iter() {
-            let wanted = events.iter().filter(|event| post.wants(event.kind));
-            let wanted: Vec<Event> = wanted.cloned().collect();
-            let mut rest = wanted.as_slice();
-            while !rest.is_empty() {
-                let (chunk, others) = rest.split_at(rest.len().min(BATCH));
-                calls.push((Arc::clone(post), chunk.to_vec()));
-                rest = others;
-            }
-        }
-        if calls.is_empty() {
-            return Progress::Ready(Ok(()));
-        }
-        let node = Arc::clone(self);
-        let work = async move {
-            let metrics = &node.events().shared.metrics;
-            let mut outcome = Ok(());
-            for (post, chunk) in calls {
-                let number = chunk.len();
-                match tell(&node, &post.app, &post.plugin, chunk).await {
-                    Ok(()) => {
-                        metrics.delivered.inc_by(number as u64);
-                    }
-                    // The others are told all the same.
-                    Err(failure) => outcome = outcome.and(Err(failure)),
-                }
-            }
-            outcome
-        };
-        Progress::Pending(Box::pin(work) as Pin<Box<_>>)
     }
 }

@@ -1,12 +1,14 @@
 //! What is counted of events. No label names an app or a plugin: those are in the plugins' own statistics.
 
+use std::sync::Arc;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
 
-use super::EventKind;
+use super::{EventKind, queue::Entry};
 
 /// Counters of events. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -15,6 +17,8 @@ pub struct EventsMetrics {
     pub(super) queued: Gauge,
     pub(super) delivered: Counter,
     pub(super) retries: Counter,
+    /// Events that found no room and are offered again.
+    pub(super) deferred: Counter,
     dropped: Family<DropLabel, Counter>,
 }
 
@@ -47,17 +51,23 @@ impl EventsMetrics {
             self.retries.clone(),
         );
         registry.register(
+            "deferred",
+            "Events that found no room and are offered again",
+            self.deferred.clone(),
+        );
+        registry.register(
             "dropped",
-            "Events that a plugin did not get, by class (kept: somebody left) and reason",
+            "Events that a plugin did not get, by class (kept: who left, who is online) and reason",
             self.dropped.clone(),
         );
     }
 
     fn drop(&self, is_kept: bool, reason: &'static str, number: usize) {
-        let class = class(is_kept);
-        let label = DropLabel { class, reason };
-        let counter = self.dropped.get_or_create(&label);
-        counter.inc_by(number as u64);
+        if number > 0 {
+            let class = class(is_kept);
+            let counter = self.dropped.get_or_create(&DropLabel { class, reason });
+            counter.inc_by(number as u64);
+        }
     }
 
     /// An event that found no room.
@@ -65,24 +75,22 @@ impl EventsMetrics {
         self.drop(kind.is_kept(), "full", 1);
     }
 
-    /// News of a batch that failed.
-    pub(super) fn dropped_failed(&self, number: usize) {
-        self.drop(false, "failed", number);
-        self.leave(number);
-    }
-
-    /// Kept events that were handed over often enough.
-    pub(super) fn given_up(&self, number: usize) {
-        self.drop(true, "failed", number);
-        self.leave(number);
+    /// Events of calls that failed: news, or handed over often enough.
+    pub(super) fn dropped_failed(&self, entries: &[Arc<Entry>]) {
+        self.drop_all(entries, "failed");
     }
 
     /// Events of a plugin that observes no more.
-    pub(super) fn dropped_unbound(&self, number: usize) {
-        if number > 0 {
-            self.drop(false, "unbound", number);
-            self.leave(number);
-        }
+    pub(super) fn dropped_unbound(&self, entries: &[Arc<Entry>]) {
+        self.drop_all(entries, "unbound");
+    }
+
+    fn drop_all(&self, entries: &[Arc<Entry>], reason: &'static str) {
+        let kept = entries.iter().filter(|entry| entry.event.kind.is_kept());
+        let num_kept = kept.count();
+        self.drop(true, reason, num_kept);
+        self.drop(false, reason, entries.len() - num_kept);
+        self.leave(entries.len());
     }
 
     pub(super) fn taken(&self, number: usize) {
@@ -90,7 +98,8 @@ impl EventsMetrics {
         self.leave(number);
     }
 
-    fn leave(&self, number: usize) {
+    /// Events that wait no more.
+    pub(super) fn leave(&self, number: usize) {
         self.queued
             .dec_by(i64::try_from(number).unwrap_or_default());
     }

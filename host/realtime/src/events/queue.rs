@@ -1,7 +1,9 @@
 //! The queue of one observing plugin: what waits, within bounds, and what goes into the next batch.
 //!
 //! Pure but for a lock: no clock, no task. A queue takes news up to one bound and what must not be lost up to a higher
-//! one, so that a flood of news never costs anybody the word that somebody left.
+//! one, so that a flood of news never costs anybody the word that somebody left. Of the words on whether a user is
+//! online only the last one waits. Invariant: what an app's plugins leave lying costs no other app, and no other plugin
+//! of the app, the room that a plugin needs which takes what it is handed.
 
 use std::{
     collections::VecDeque,
@@ -11,6 +13,7 @@ use std::{
     },
 };
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -23,31 +26,49 @@ pub const MAX_BYTES: usize = 4 * 1024 * 1024;
 /// The same for what is kept: all sessions of a large node may end at once.
 pub const MAX_KEPT_BYTES: usize = 32 * 1024 * 1024;
 
-/// Bytes of events that wait on the node, for all plugins of all apps. Beyond it everything is dropped.
+/// Bytes of events that wait on the node, for all plugins of all apps.
 pub const MAX_NODE_BYTES: usize = 128 * 1024 * 1024;
 
-/// What all queues take together.
-#[derive(Debug, Default)]
-pub(super) struct Room(AtomicUsize);
+/// An app's share of them.
+pub const MAX_APP_BYTES: usize = MAX_NODE_BYTES / 4;
+
+/// Bytes that each plugin has whatever waits for others: some two thousand events, which is more than the time of a
+/// call brings.
+pub const OWN_BYTES: usize = 512 * 1024;
+
+/// Places of words that were taken back, beyond which a queue closes its ranks.
+const MAX_HOLES: usize = 1_024;
+
+/// What the queues of an app take, and those of the node.
+#[derive(Debug)]
+pub(super) struct Room {
+    of_node: Arc<AtomicUsize>,
+    of_app: AtomicUsize,
+}
 
 impl Room {
-    fn take(&self, bytes: usize) -> bool {
-        // Relaxed: a counter. Two that meet at the bound may both be refused.
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before.saturating_add(bytes) <= MAX_NODE_BYTES;
-        if !fits {
+    pub(super) fn new(of_node: &Arc<AtomicUsize>) -> Self {
+        Self {
+            of_node: Arc::clone(of_node),
+            of_app: AtomicUsize::new(0),
+        }
+    }
+
+    fn take(&self, bytes: usize, is_own: bool) -> bool {
+        // Relaxed: counters. Two that meet at a bound may both be refused.
+        let of_app = self.of_app.fetch_add(bytes, Ordering::Relaxed);
+        let of_node = self.of_node.fetch_add(bytes, Ordering::Relaxed);
+        let fits = of_app.saturating_add(bytes) <= MAX_APP_BYTES
+            && of_node.saturating_add(bytes) <= MAX_NODE_BYTES;
+        if !fits && !is_own {
             self.give_back(bytes);
         }
-        fits
+        fits || is_own
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    #[cfg(test)]
-    pub(super) fn used(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.of_app.fetch_sub(bytes, Ordering::Relaxed);
+        self.of_node.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -82,6 +103,26 @@ impl Entry {
             }
         }
     }
+
+    /// A reader will not have it who should: what is to be done when all have it is not done.
+    pub(super) fn forsake(&self) {
+        // Dropped when the lock is not held any more: whoever made it may act on that.
+        let then = self.then.lock().take();
+        drop(then);
+    }
+}
+
+/// What became of an event that was offered.
+pub(super) enum Offered {
+    /// It waits; an earlier word about its user does not any more, if there was one.
+    Taken {
+        in_place_of: Option<Arc<Entry>>,
+    },
+    NoRoom {
+        in_place_of: Option<Arc<Entry>>,
+    },
+    /// The plugin observes no more.
+    Retired,
 }
 
 /// One observing plugin of an app.
@@ -90,6 +131,7 @@ pub(super) struct Post {
     pub(super) plugin: Arc<str>,
     kinds: AtomicU16,
     waiting: Mutex<Waiting>,
+    room: Arc<Room>,
     /// A batch is full.
     pub(super) full: Notify,
     /// It observes no more.
@@ -98,20 +140,81 @@ pub(super) struct Post {
 
 #[derive(Default)]
 struct Waiting {
-    entries: VecDeque<Arc<Entry>>,
+    /// In the order of offering; `None` where a word was taken back.
+    places: VecDeque<Option<Arc<Entry>>>,
+    /// Of the places that are not empty.
+    num_entries: usize,
+    /// The number of the first place; the others follow it.
+    first: u64,
+    /// Where the word about a user waits.
+    statuses: HashMap<Arc<str>, u64>,
     /// Of what waits and of the batch that is under way.
     num_bytes: usize,
     /// Somebody delivers, or is about to.
     is_busy: bool,
 }
 
+impl Waiting {
+    fn push(&mut self, entry: &Arc<Entry>) {
+        if entry.event.kind.is_status() {
+            let place = self.first + self.places.len() as u64;
+            self.statuses.insert(Arc::clone(&entry.event.user), place);
+        }
+        self.places.push_back(Some(Arc::clone(entry)));
+        self.num_entries += 1;
+    }
+
+    /// Takes back the word about a user that waits.
+    fn take_back(&mut self, user: &str) -> Option<Arc<Entry>> {
+        let place = self.statuses.remove(user)?;
+        let index = usize::try_from(place.checked_sub(self.first)?).ok()?;
+        let entry = self.places.get_mut(index)?.take()?;
+        self.num_entries -= 1;
+        if self.places.len() > self.num_entries + MAX_HOLES.max(self.num_entries) {
+            self.close_ranks();
+        }
+        Some(entry)
+    }
+
+    fn close_ranks(&mut self) {
+        let places = std::mem::take(&mut self.places);
+        self.statuses.clear();
+        self.num_entries = 0;
+        for entry in places.into_iter().flatten() {
+            self.push(&entry);
+        }
+    }
+
+    /// The next entry, if it fits beside those before it.
+    fn pop(&mut self, fits: impl Fn(&Event) -> bool) -> Option<Arc<Entry>> {
+        loop {
+            if let Some(entry) = self.places.front()?
+                && !fits(&entry.event)
+            {
+                return None;
+            }
+            let place = self.first;
+            self.first += 1;
+            if let Some(entry) = self.places.pop_front()? {
+                self.num_entries -= 1;
+                let user = &*entry.event.user;
+                if entry.event.kind.is_status() && self.statuses.get(user) == Some(&place) {
+                    self.statuses.remove(user);
+                }
+                return Some(entry);
+            }
+        }
+    }
+}
+
 impl Post {
-    pub(super) fn new(app: &AppId, observer: &Observer) -> Self {
+    pub(super) fn new(app: &AppId, observer: &Observer, room: &Arc<Room>) -> Self {
         Self {
             app: app.clone(),
             plugin: Arc::clone(&observer.plugin),
             kinds: AtomicU16::new(observer.kinds.0),
             waiting: Mutex::default(),
+            room: Arc::clone(room),
             full: Notify::new(),
             is_retired: AtomicBool::new(false),
         }
@@ -127,7 +230,7 @@ impl Post {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.waiting.lock().entries.len()
+        self.waiting.lock().num_entries
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -138,8 +241,13 @@ impl Post {
         self.is_retired.load(Ordering::Relaxed)
     }
 
-    /// Whether there was room.
-    pub(super) fn offer(&self, entry: &Arc<Entry>, room: &Room) -> bool {
+    #[cfg(test)]
+    pub(super) fn num_places(&self) -> usize {
+        self.waiting.lock().places.len()
+    }
+
+    /// Puts an event behind the others. What it takes the place of is for the caller to finish.
+    pub(super) fn offer(&self, entry: &Arc<Entry>) -> Offered {
         let cost = entry.event.cost();
         let limit = if entry.event.kind.is_kept() {
             MAX_KEPT_BYTES
@@ -147,23 +255,34 @@ impl Post {
             MAX_BYTES
         };
         let mut waiting = self.waiting.lock();
-        if self.is_retired() || waiting.num_bytes + cost > limit || !room.take(cost) {
-            return false;
+        if self.is_retired() {
+            return Offered::Retired;
+        }
+        let in_place_of = if entry.event.kind.is_status() {
+            waiting.take_back(&entry.event.user)
+        } else {
+            None
+        };
+        // What is taken back has its room until it is finished.
+        let given = in_place_of.as_ref().map_or(0, |entry| entry.event.cost());
+        let after = (waiting.num_bytes + cost).saturating_sub(given);
+        if after > limit || !self.room.take(cost, after <= OWN_BYTES) {
+            return Offered::NoRoom { in_place_of };
         }
         waiting.num_bytes += cost;
-        waiting.entries.push_back(Arc::clone(entry));
-        let is_full = waiting.entries.len() == BATCH;
+        waiting.push(entry);
+        let is_full = waiting.num_entries == BATCH;
         drop(waiting);
         if is_full {
             self.full.notify_one();
         }
-        true
+        Offered::Taken { in_place_of }
     }
 
     /// Whether somebody has to begin delivering.
     pub(super) fn begin_work(&self) -> bool {
         let mut waiting = self.waiting.lock();
-        let begins = !waiting.is_busy && !waiting.entries.is_empty();
+        let begins = !waiting.is_busy && waiting.num_entries > 0;
         waiting.is_busy |= begins;
         begins
     }
@@ -171,38 +290,44 @@ impl Post {
     /// The next batch, of events that plugins caused equally often; `None` ends the work.
     pub(super) fn take(&self) -> Option<Vec<Arc<Entry>>> {
         let mut waiting = self.waiting.lock();
-        let Some(first) = waiting.entries.front() else {
+        let Some(first) = waiting.pop(|_| true) else {
             waiting.is_busy = false;
             return None;
         };
         let hops = first.event.hops;
-        let alike = waiting.entries.iter().take(BATCH);
-        let num = alike.take_while(|entry| entry.event.hops == hops).count();
-        Some(waiting.entries.drain(..num).collect())
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Some(entry) = waiting.pop(|event| event.hops == hops)
+        {
+            batch.push(entry);
+        }
+        Some(batch)
     }
 
-    /// Ends the work of a task that has fallen; the next event begins it anew.
-    pub(super) fn abandon(&self) {
+    /// Ends the work of a task that has fallen; whether somebody has to begin it anew.
+    pub(super) fn abandon(&self) -> bool {
         self.waiting.lock().is_busy = false;
+        self.begin_work()
     }
 
     /// Makes the room of what was taken free again, and ends it for this reader.
-    pub(super) fn finish(&self, batch: &[Arc<Entry>], room: &Room) {
+    pub(super) fn finish(&self, batch: &[Arc<Entry>]) {
         let num_bytes: usize = batch.iter().map(|entry| entry.event.cost()).sum();
         let mut waiting = self.waiting.lock();
         waiting.num_bytes = waiting.num_bytes.saturating_sub(num_bytes);
         drop(waiting);
-        room.give_back(num_bytes);
+        self.room.give_back(num_bytes);
         for entry in batch {
             entry.done();
         }
     }
 
-    /// Takes no more and drops what waits; answers how much that was.
-    pub(super) fn retire(&self, room: &Room) -> usize {
+    /// Takes no more, and answers what waited; to be finished.
+    pub(super) fn retire(&self) -> Vec<Arc<Entry>> {
+        let mut waiting = self.waiting.lock();
         self.is_retired.store(true, Ordering::Relaxed);
-        let left: Vec<_> = self.waiting.lock().entries.drain(..).collect();
-        self.finish(&left, room);
-        left.len()
+        waiting.statuses.clear();
+        waiting.num_entries = 0;
+        waiting.places.drain(..).flatten().collect()
     }
 }

@@ -19,6 +19,15 @@ fn observed(of: &[(&str, &[EventKind])]) -> (Arc<Events>, Arc<Desk>) {
     (events, desk)
 }
 
+/// Bytes that all queues take.
+fn used(events: &Events) -> usize {
+    events.shared.num_bytes.load(Ordering::Relaxed)
+}
+
+fn status(kind: EventKind, user: &str) -> Event {
+    Event::of_user(kind, user)
+}
+
 /// Takes everything that waits for a plugin off its queue, as if it had been delivered.
 fn take_all(desk: &Desk, plugin: &str) -> Vec<Event> {
     let posts = desk.posts.load();
@@ -27,7 +36,8 @@ fn take_all(desk: &Desk, plugin: &str) -> Vec<Event> {
     while let Some(batch) = post.take() {
         assert!(batch.len() <= BATCH);
         taken.extend(batch.iter().map(|entry| entry.event.clone()));
-        post.finish(&batch, &desk.shared.room);
+        desk.shared.metrics.taken(batch.len());
+        post.finish(&batch);
     }
     taken
 }
@@ -43,20 +53,20 @@ fn i3_a_flood_of_news_is_dropped_at_its_bound_and_never_costs_the_word_that_some
     assert_eq!(metrics.num_dropped(false, "full"), 100);
     desk.offer(Event::of_user(EventKind::Offline, "ann"));
     assert_eq!(metrics.num_dropped(true, "full"), 0);
-    assert!(events.shared.room.used() <= MAX_KEPT_BYTES);
+    assert!(used(&events) <= MAX_BYTES + 1_000);
     let told = take_all(&desk, "a");
     assert_eq!(told.len(), num_fitting + 1);
     assert_eq!(told.last().unwrap().kind, EventKind::Offline);
-    assert_eq!(events.shared.room.used(), 0);
+    assert_eq!(used(&events), 0);
 }
 
 #[test]
 fn i3_what_is_kept_has_a_bound_too_and_what_is_beyond_is_counted() {
     let (events, desk) = observed(&[("a", &[EventKind::Offline])]);
-    let large = "x".repeat(64 << 10);
-    let num_fitting = MAX_KEPT_BYTES / Event::of_user(EventKind::Offline, &large).cost();
-    for _ in 0..=num_fitting {
-        desk.offer(Event::of_user(EventKind::Offline, &large));
+    let large = |number: usize| format!("{number:0>65535}");
+    let num_fitting = MAX_KEPT_BYTES / status(EventKind::Offline, &large(0)).cost();
+    for number in 0..=num_fitting {
+        desk.offer(status(EventKind::Offline, &large(number)));
     }
     assert_eq!(events.shared.metrics.num_dropped(true, "full"), 1);
     assert_eq!(events.num_queued(), num_fitting);
@@ -82,7 +92,7 @@ fn each_plugin_is_told_what_it_wants_and_what_nobody_wants_costs_no_queue() {
     events.replace_observers(&BTreeMap::new());
     desk.offer(Event::new(EventKind::Connected));
     assert_eq!(events.num_queued(), 0);
-    assert_eq!(events.shared.room.used(), 0);
+    assert_eq!(used(&events), 0);
     assert_eq!(events.shared.metrics.num_dropped(false, "unbound"), 1);
 }
 
@@ -111,6 +121,145 @@ fn what_follows_an_event_is_done_once_and_after_its_last_reader() {
         2,
         "nobody wants it, so nobody is waited for"
     );
+}
+
+/// Says what became of it.
+struct Noted(Arc<Mutex<Vec<&'static str>>>, &'static str);
+
+impl Drop for Noted {
+    fn drop(&mut self) {
+        self.0.lock().push(self.1);
+    }
+}
+
+#[test]
+fn i3_what_plugins_leave_lying_costs_no_other_app_and_no_other_plugin_the_word_that_somebody_left()
+{
+    let events = Events::new(EventsMetrics::default());
+    let apps = ["a", "b", "c", "d", "well"].map(|app| AppId::parse(app).unwrap());
+    let observers = |app: &AppId| {
+        let of_app = observers(&[
+            ("one", &[EventKind::Disconnected]),
+            ("two", &[EventKind::Offline]),
+        ]);
+        (app.clone(), of_app.into_values().flatten().collect())
+    };
+    events.replace_observers(&apps.iter().map(observers).collect());
+    let large = "x".repeat(64 << 10);
+    let dropped = || events.shared.metrics.num_dropped(true, "full");
+    for app in &apps[..4] {
+        let before = dropped();
+        while dropped() == before {
+            events.offer(app, status(EventKind::Disconnected, &large));
+        }
+        assert!(used(&events) <= MAX_NODE_BYTES);
+    }
+    assert!(
+        used(&events) > MAX_NODE_BYTES - 4 * large.len() - (1 << 20),
+        "all are full"
+    );
+    let before = dropped();
+    for number in 0..1_000 {
+        // Another plugin of an app that is stuck, and another app.
+        for app in [&apps[0], &apps[4]] {
+            events.offer(app, status(EventKind::Offline, &number.to_string()));
+        }
+    }
+    assert_eq!(dropped(), before);
+    assert_eq!(take_all(&events.desk(&apps[4]), "two").len(), 1_000);
+}
+
+#[test]
+fn what_is_to_follow_an_event_that_found_no_room_is_left_undone_so_that_it_is_offered_again() {
+    let (events, desk) = observed(&[
+        ("a", &[EventKind::Disconnected]),
+        ("b", &[EventKind::Disconnected]),
+    ]);
+    let large = "x".repeat(64 << 10);
+    let metrics = &events.shared.metrics;
+    while metrics.num_dropped(true, "full") == 0 {
+        desk.offer(status(EventKind::Disconnected, &large));
+    }
+    let before = metrics.num_dropped(true, "full");
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let offer = |name| {
+        let noted = Noted(Arc::clone(&ends), name);
+        let then = move || {
+            noted.0.lock().push("told");
+        };
+        desk.offer_then(status(EventKind::Disconnected, &large), Box::new(then));
+    };
+    offer("first");
+    assert_eq!(*ends.lock(), ["first"], "undone");
+    assert!(metrics.deferred.get() > 0);
+    assert_eq!(metrics.num_dropped(true, "full"), before, "it is not lost");
+    for plugin in ["a", "b"] {
+        take_all(&desk, plugin);
+    }
+    ends.lock().clear();
+    offer("second");
+    assert!(ends.lock().is_empty());
+    take_all(&desk, "a");
+    take_all(&desk, "b");
+    assert_eq!(*ends.lock(), ["told", "second"]);
+    assert_eq!(used(&events), 0);
+}
+
+#[test]
+fn of_the_words_about_a_user_the_last_one_waits() {
+    let (online, offline) = (EventKind::Online, EventKind::Offline);
+    let (events, desk) = observed(&[("a", &[online, offline, EventKind::Connected])]);
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    desk.offer(status(online, "ann"));
+    desk.offer(status(online, "bob"));
+    desk.offer(status(EventKind::Connected, "ann"));
+    let noted = Noted(Arc::clone(&ends), "struck");
+    desk.offer_then(status(offline, "ann"), Box::new(move || drop(noted)));
+    desk.offer(status(online, "ann"));
+    assert_eq!(
+        *ends.lock(),
+        ["struck"],
+        "she is back: there is nothing more to tell"
+    );
+    desk.offer(status(offline, "bob"));
+    assert_eq!(events.num_queued(), 3);
+    let told = take_all(&desk, "a").into_iter();
+    let told: Vec<_> = told
+        .map(|event| (event.kind, event.user.to_string()))
+        .collect();
+    let of = |kind, user: &str| (kind, user.to_owned());
+    let expected = [
+        of(EventKind::Connected, "ann"),
+        of(online, "ann"),
+        of(offline, "bob"),
+    ];
+    assert_eq!(told, expected);
+    // However often somebody comes and goes while a plugin does not answer.
+    for _ in 0..10_000 {
+        desk.offer(status(online, "ann"));
+        desk.offer(status(offline, "ann"));
+    }
+    desk.offer(status(online, "bob"));
+    assert!(desk.posts.load()[0].num_places() < 3_000);
+    let told = take_all(&desk, "a").into_iter();
+    let told: Vec<_> = told
+        .map(|event| (event.kind, event.user.to_string()))
+        .collect();
+    assert_eq!(told, [of(offline, "ann"), of(online, "bob")]);
+    assert_eq!((used(&events), events.shared.metrics.queued.get()), (0, 0));
+}
+
+#[test]
+fn what_waits_for_a_plugin_that_is_unbound_is_counted_by_its_class() {
+    let (events, desk) = observed(&[("a", &[EventKind::Offline, EventKind::Connected])]);
+    desk.offer(status(EventKind::Offline, "ann"));
+    desk.offer(status(EventKind::Connected, "ann"));
+    desk.offer(status(EventKind::Connected, "ann"));
+    events.replace_observers(&BTreeMap::new());
+    let metrics = &events.shared.metrics;
+    assert_eq!(metrics.num_dropped(true, "unbound"), 1);
+    assert_eq!(metrics.num_dropped(false, "unbound"), 2);
+    assert_eq!((used(&events), metrics.queued.get()), (0, 0));
 }
 
 #[test]

@@ -10,8 +10,8 @@ use super::Node;
 use crate::{
     app::App,
     directory::{Moment, Registrar, User},
-    events::{Event, EventId, EventKind, Then},
-    hooks::{HookFailure, Peer},
+    events::{Event, EventId, EventKind, Then, Untold},
+    hooks::Peer,
     ids::{AppId, ChannelKey, ClientId},
     presence::Member,
 };
@@ -94,7 +94,7 @@ impl Node {
         self: &Arc<Self>,
         app: &AppId,
         lost: &[LostSession<'_>],
-    ) -> Result<(), HookFailure> {
+    ) -> Result<(), Untold> {
         let mut events = Vec::with_capacity(lost.len());
         for session in lost {
             events.push(Event {
@@ -139,7 +139,7 @@ impl Node {
         let told = self.deliver_events(app, events.clone()).wait().await;
         if told.is_err() {
             for event in events {
-                self.events().offer(app, event);
+                self.events().offer_untaken(app, event);
             }
         }
     }

@@ -6,7 +6,10 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
-    hooks::{Answered, HookFailure, Hooks, Outcome, Progress},
+    config::RealtimeConfig,
+    hooks::{
+        Answered, Draft, Effect, FilteringVerdict, HookFailure, Hooks, Outcome, Progress, ready,
+    },
     hub::{Hub, HubConfig},
     leases::MemoryLeases,
     node::{NodeParts, Shared},
@@ -19,14 +22,38 @@ struct Running {
     fails: bool,
     /// What a run takes.
     takes: Duration,
+    /// What comes of it.
+    effects: Vec<Effect>,
+    /// Nothing can be published.
+    is_away: bool,
+}
+
+impl Running {
+    fn new(node: &'static str, ran: mpsc::Sender<(&'static str, Arc<str>, u64)>) -> Self {
+        Self {
+            node,
+            ran,
+            fails: false,
+            takes: Duration::ZERO,
+            effects: Vec::new(),
+            is_away: false,
+        }
+    }
 }
 
 impl Hooks for Running {
+    fn filter(&self, draft: Box<Draft>) -> Answered<FilteringVerdict> {
+        if self.is_away {
+            return Progress::Ready(Err(HookFailure::overload("t-2".into())));
+        }
+        ready(FilteringVerdict::Pass(draft))
+    }
+
     fn scheduled(&self, question: ScheduleQuestion) -> Answered<()> {
         let _ = self
             .ran
             .try_send((self.node, question.period, question.due_ms));
-        let (fails, takes) = (self.fails, self.takes);
+        let (fails, takes, effects) = (self.fails, self.takes, self.effects.clone());
         Progress::Pending(Box::pin(async move {
             tokio::time::sleep(takes).await;
             if fails {
@@ -34,7 +61,7 @@ impl Hooks for Running {
             }
             Ok(Outcome {
                 verdict: (),
-                effects: Vec::new(),
+                effects,
             })
         }))
     }
@@ -65,15 +92,7 @@ impl World {
     }
 
     fn node(&self, name: &'static str, ahead_ms: u64) -> (Arc<Schedule>, Ahead) {
-        self.node_with(
-            |ran| Running {
-                node: name,
-                ran,
-                fails: false,
-                takes: Duration::ZERO,
-            },
-            ahead_ms,
-        )
+        self.node_with(|ran| Running::new(name, ran), ahead_ms)
     }
 
     fn node_with(
@@ -89,6 +108,7 @@ impl World {
             },
             ..NodeParts::in_memory(hub, Arc::new(hooks(self.tell.clone())))
         });
+        node.set_app(&AppId::default_app(), RealtimeConfig::default());
         let ahead: Ahead = Arc::new(AtomicU64::new(ahead_ms));
         let (started, by) = (tokio::time::Instant::now(), Arc::clone(&ahead));
         let clock = move || START_MS + by.load(Ordering::Relaxed) + millis(started.elapsed());
@@ -208,10 +228,9 @@ async fn a_run_that_takes_longer_than_its_period_is_not_joined_by_the_next() {
     let mut world = World::new();
     let (schedule, _) = world.node_with(
         |ran| Running {
-            node: "slow",
-            ran,
             fails: true,
             takes: Duration::from_millis(2_500),
+            ..Running::new("slow", ran)
         },
         0,
     );
@@ -222,6 +241,53 @@ async fn a_run_that_takes_longer_than_its_period_is_not_joined_by_the_next() {
         trace_id: "t-1".into(),
     };
     assert!(schedule.metrics.number(&failed) >= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_takes_longer_than_its_period_is_not_joined_on_another_node() {
+    let mut world = World::new();
+    let slow = |name| {
+        move |ran| Running {
+            takes: Duration::from_millis(2_500),
+            ..Running::new(name, ran)
+        }
+    };
+    let (one, _) = world.node_with(slow("one"), 0);
+    let (other, _) = world.node_with(slow("other"), 40);
+    let runs = world.runs_of(Duration::from_secs(30)).await;
+    let ticks: Vec<_> = runs
+        .iter()
+        .filter(|(_, period, _)| period == "tick")
+        .collect();
+    assert!((8..=11).contains(&ticks.len()), "{ticks:?}");
+    let are_apart = |two: &[&(&str, String, u64)]| two[1].2 >= two[0].2 + 3_000;
+    assert!(ticks.windows(2).all(are_apart), "{ticks:?}");
+    let elsewhere = [&one, &other].map(|node| node.metrics.number(&RunOutcome::Elsewhere));
+    assert!(elsewhere.iter().sum::<u64>() > 20, "{elsewhere:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_messages_could_not_be_published_is_not_done() {
+    let mut world = World::new();
+    let publish = Effect::Publish {
+        channel: "room".into(),
+        data: "1".into(),
+        version: 0,
+    };
+    let (schedule, _) = world.node_with(
+        |ran| Running {
+            effects: vec![publish],
+            is_away: true,
+            ..Running::new("one", ran)
+        },
+        0,
+    );
+    world.runs_of(Duration::from_secs(3)).await;
+    assert_eq!(schedule.metrics.number(&RunOutcome::Done), 0);
+    assert_eq!(schedule.metrics.number(&RunOutcome::Unpublished), 3);
+    let planned = schedule.list("default");
+    let last = planned[1].last.as_ref().unwrap();
+    assert_eq!(last.outcome.as_str(), "unpublished");
 }
 
 #[tokio::test(start_paused = true)]

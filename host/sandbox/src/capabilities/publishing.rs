@@ -17,12 +17,22 @@ impl Host for GuestState {
         data: Vec<u8>,
     ) -> wasmtime::Result<Result<(), PublishError>> {
         self.call.enter_host()?;
-        Ok(self.queue(channel, data))
+        Ok(self.queue(channel, data, 0))
+    }
+
+    fn publish_newer(
+        &mut self,
+        channel: String,
+        data: Vec<u8>,
+        version: u64,
+    ) -> wasmtime::Result<Result<(), PublishError>> {
+        self.call.enter_host()?;
+        Ok(self.queue(channel, data, version))
     }
 }
 
 impl GuestState {
-    fn queue(&mut self, channel: String, data: Vec<u8>) -> Result<(), PublishError> {
+    fn queue(&mut self, channel: String, data: Vec<u8>, version: u64) -> Result<(), PublishError> {
         let common = self.unit.common;
         check_channel(&channel, common.max_channel_bytes).map_err(PublishError::Invalid)?;
         if data.is_empty() {
@@ -48,6 +58,7 @@ impl GuestState {
         self.call.queued.push(Effect::Publish {
             channel: channel.into(),
             data: data.into(),
+            version,
         });
         Ok(())
     }

@@ -238,7 +238,7 @@ fn publications_are_effects_and_limited() {
     bind(&sandbox, vec![binding(&compiled, Hook::Filtering)]);
     let effects = ready(sandbox.filter(draft("room", b"{}"))).unwrap().effects;
     assert_eq!(effects.len(), 32);
-    let Effect::Publish { channel, data } = &effects[0] else {
+    let Effect::Publish { channel, data, .. } = &effects[0] else {
         panic!("expected a publication, got {:?}", effects[0]);
     };
     assert_eq!((&**channel, &data[..]), ("room", &b"{}"[..]));

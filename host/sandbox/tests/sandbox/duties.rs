@@ -118,7 +118,7 @@ fn events_reach_their_plugin_and_what_it_queued_is_an_effect() {
     let many = vec![event.clone(); 16];
     for batch in [vec![event.clone()], many] {
         match &tell(&sandbox, batch).unwrap().effects[..] {
-            [Effect::Publish { channel, data }] => {
+            [Effect::Publish { channel, data, .. }] => {
                 assert_eq!(&**channel, "ann");
                 assert_eq!(*data, event.id.to_string());
             }
@@ -161,7 +161,7 @@ fn a_schedule_is_told_which_period_and_for_when() {
         due_ms: 7,
     }));
     match &ran.unwrap().effects[..] {
-        [Effect::Publish { channel, data }] => {
+        [Effect::Publish { channel, data, .. }] => {
             assert_eq!((&**channel, &data[..]), ("hour", &b"7"[..]));
         }
         other => panic!("{other:?}"),

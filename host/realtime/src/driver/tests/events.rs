@@ -1,5 +1,7 @@
 //! Plugins that are told what happened: by whom, in which order, and how often.
 
+mod taken;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use tokio::sync::mpsc;
@@ -101,7 +103,10 @@ impl Hooks for Observing {
 
 /// A world whose events are delivered.
 fn world(hooks: Observing) -> World {
-    let world = World::new(hooks);
+    delivering(World::new(hooks))
+}
+
+fn delivering(world: World) -> World {
     let running = crate::events::run(Arc::clone(&world.node), world.stop.clone());
     world.node.spawn(running);
     world
@@ -270,6 +275,7 @@ async fn a_plugin_that_publishes_what_it_is_told_of_ends_its_circle() {
         effects: vec![Effect::Publish {
             channel: "room".into(),
             data: Bytes::from_static(b"1"),
+            version: 0,
         }],
         ..hooks
     };

@@ -213,8 +213,16 @@ fn effect(effect: &Effect) -> Value {
         Effect::Publish {
             channel,
             data: bytes,
+            version: 0,
         } => {
             json!({ "publish": { "channel": &**channel, "data": data(bytes) } })
+        }
+        Effect::Publish {
+            channel,
+            data: bytes,
+            version,
+        } => {
+            json!({ "publish": { "channel": &**channel, "data": data(bytes), "version": version } })
         }
         Effect::Disconnect {
             target,
@@ -308,6 +316,12 @@ mod tests {
             Effect::Publish {
                 channel: "alerts:overheat".into(),
                 data: "{}".into(),
+                version: 0,
+            },
+            Effect::Publish {
+                channel: "status:ann".into(),
+                data: "{}".into(),
+                version: 7,
             },
             Effect::Disconnect {
                 target: user.clone(),
@@ -328,6 +342,7 @@ mod tests {
             came.effects(),
             [
                 "publishes to alerts:overheat",
+                "publishes to status:ann",
                 "disconnects user ann",
                 "unsubscribes user ann from chat:a"
             ]
