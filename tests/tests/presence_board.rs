@@ -107,3 +107,23 @@ async fn friends_on_two_nodes_see_each_other_come_and_go() {
     }
     Box::pin(see_friend_come_and_go(&one, &other)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_on_a_node_that_is_killed_is_offline_to_friends_on_the_other() {
+    let redis = RedisServer::start(&RedisOptions::default());
+    let (mut one, other) = (on_redis(&redis).start(), on_redis(&redis).start());
+    for node in [&one, &other] {
+        node.until_ready().await;
+        install_board(node).await;
+    }
+    let mut bob = device(&other, "bob", &["alice"]).await;
+    assert!(bob.subscribe("status:alice").await.subscribe.is_some());
+    let _phone = device(&one, "alice", &[]).await;
+    // Told after she was entered, so that a survivor finds her.
+    assert_eq!(status(&mut bob).await, pair("alice", "online"));
+    one.kill();
+    assert_eq!(status(&mut bob).await, pair("alice", "offline"));
+    // Where she comes back to she is online again.
+    let _laptop = device(&other, "alice", &[]).await;
+    assert_eq!(status(&mut bob).await, pair("alice", "online"));
+}

@@ -5,9 +5,11 @@
 //!
 //! Who is whose friend comes from two places: the `friends` of the session's meta, which the app's back end puts into
 //! the token, and the settings, where two users of one circle are friends. The method `board` answers what the node
-//! knows of all friends at once.
+//! knows of several friends at once.
 //!
-//! Invariant: a status that is told twice, or late, never replaces a later one.
+//! Invariant: a status that is told twice, late or by two nodes at once never replaces a later one. The time of such an
+//! event rises from one word about a user to the next, whichever nodes tell them: so the channel takes only what is newer
+//! than what it has, and what the board remembers is a time for each of the two words, of which the later one holds.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,13 +23,14 @@ use tidegate_sdk::{
     log, plugin, publishing,
     publishing::PublishError,
     rpc, state,
+    state::StateError,
 };
 
 /// The method that answers the whole board.
 pub const METHOD: &str = "board";
 
-/// How long a status is remembered after it was told; beyond it the board says `unknown`.
-const REMEMBERED: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Friends on one board: a call reads so many keys, and there are two for each.
+const MAX_FRIENDS: usize = 16;
 
 /// The plugin.
 #[derive(Debug)]
@@ -41,6 +44,8 @@ struct Settings {
     namespace: String,
     /// Users who see each other, whatever their tokens say.
     circles: Vec<BTreeSet<String>>,
+    /// How long the board remembers a word; beyond it it says `unknown`. 0 for no board.
+    remember_hours: u8,
 }
 
 impl Default for Settings {
@@ -48,6 +53,7 @@ impl Default for Settings {
         Self {
             namespace: "status".to_owned(),
             circles: Vec::new(),
+            remember_hours: 24,
         }
     }
 }
@@ -89,8 +95,37 @@ struct Status {
     since_ms: u64,
 }
 
-fn key(user: &str) -> String {
-    state::key(&["status", user])
+/// Since when a user is, or was, what the kind says.
+fn key(kind: Kind, user: &str) -> String {
+    state::key(&[kind.name(), user])
+}
+
+/// Remembers a word, unless a later one of its kind is known.
+fn remember(event: &Event, hours: u8) -> Result<(), StateError> {
+    let key = key(event.kind(), event.user());
+    let known = state::get_json::<u64>(&key)?;
+    if known.is_none_or(|known| known < event.time_ms()) {
+        let lives = Duration::from_secs(u64::from(hours) * 3_600);
+        state::set_json(&key, &event.time_ms(), lives)?;
+    }
+    Ok(())
+}
+
+/// What is known of a user.
+fn status(user: String) -> Result<Status, StateError> {
+    let since = |kind| state::get_json::<u64>(&key(kind, &user));
+    let (online, offline) = (since(Kind::Online)?, since(Kind::Offline)?);
+    let (status, since_ms) = match (online, offline) {
+        (None, None) => ("unknown", 0),
+        // `None` is before everything.
+        (online, offline) if online > offline => (Kind::Online.name(), online.unwrap_or(0)),
+        (_, offline) => (Kind::Offline.name(), offline.unwrap_or(0)),
+    };
+    Ok(Status {
+        status: status.to_owned(),
+        since_ms,
+        user,
+    })
 }
 
 impl Events for PresenceBoard {
@@ -108,25 +143,23 @@ impl Events for PresenceBoard {
             }
         }
         for (user, event) in latest {
-            let known = state::get_json::<Status>(&key(&user))?;
-            if known.is_some_and(|known| known.since_ms > event.time_ms()) {
-                log::debug!("{user}: an older status was told late");
-                continue;
-            }
             let status = Status {
                 status: event.kind().name().to_owned(),
                 since_ms: event.time_ms(),
                 user,
             };
             // One user whose name no channel can have, or a full memory, is nobody else's trouble.
-            match publishing::publish_json(&settings.channel(&status.user), &status) {
+            let channel = settings.channel(&status.user);
+            match publishing::publish_json_newer(&channel, &status, event.time_ms()) {
                 Err(PublishError::Invalid(reason)) => {
                     log::warn!("{:?} has no status: {reason}", status.user);
                     continue;
                 }
                 other => other?,
             }
-            if let Err(error) = state::set_json(&key(&status.user), &status, REMEMBERED) {
+            if settings.remember_hours > 0
+                && let Err(error) = remember(&event, settings.remember_hours)
+            {
                 log::warn!("{:?}: told, but not remembered: {error}", status.user);
             }
         }
@@ -158,16 +191,8 @@ impl Rpc for PresenceBoard {
         let settings = config::settings::<Settings>();
         let meta = context::meta::<Meta>()?.unwrap_or_default();
         let friends = settings.friends(request.user(), meta);
-        let mut board = Vec::with_capacity(friends.len());
-        // One call makes so many operations; who has more friends subscribes to their channels.
-        for user in friends.into_iter().take(32) {
-            let known = state::get_json::<Status>(&key(&user))?;
-            board.push(known.unwrap_or(Status {
-                user,
-                status: "unknown".to_owned(),
-                since_ms: 0,
-            }));
-        }
+        let friends = friends.into_iter().take(MAX_FRIENDS);
+        let board = friends.map(status).collect::<Result<Vec<_>, _>>()?;
         rpc::Verdict::json(&board)
     }
 }

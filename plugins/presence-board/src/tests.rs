@@ -21,6 +21,17 @@ fn published(host: &Host) -> Vec<(String, String)> {
     published.collect()
 }
 
+/// The board of somebody who is a friend of this user and nobody else.
+fn board(host: &mut Host, of: &str) -> Value {
+    let settings = json!({ "circles": [[of, "friend"]] });
+    let mut friend = std::mem::take(host).config(&settings).user("friend");
+    let Ok(Verdict::Reply(reply)) = friend.call::<PresenceBoard>(METHOD, "") else {
+        panic!("the method is known");
+    };
+    *host = friend;
+    serde_json::from_slice(&reply).unwrap()
+}
+
 fn pair(user: &str, status: &str) -> (String, String) {
     (user.to_owned(), status.to_owned())
 }
@@ -44,13 +55,22 @@ fn who_comes_and_goes_is_told_in_their_own_channel() {
 fn what_is_told_twice_or_late_replaces_nothing_newer() {
     let mut host = Host::new();
     let offline = event(Kind::Offline, "ann", 10);
-    host.handle::<PresenceBoard>(vec![offline.clone()]).unwrap();
-    host.handle::<PresenceBoard>(vec![offline.clone()]).unwrap();
-    assert_eq!(published(&host), [pair("ann", "offline")], "the same again");
-    host.handle::<PresenceBoard>(vec![event(Kind::Online, "ann", 20)])
-        .unwrap();
-    host.handle::<PresenceBoard>(vec![offline]).unwrap();
-    assert!(published(&host).is_empty(), "she is back");
+    let online = event(Kind::Online, "ann", 20);
+    for (told, version) in [
+        (&offline, 10),
+        (&offline, 10),
+        (&online, 20),
+        (&offline, 10),
+    ] {
+        host.handle::<PresenceBoard>(vec![told.clone()]).unwrap();
+        // The channel takes what is newer than what it has.
+        assert_eq!(host.publications()[0].version, NOON + version);
+    }
+    assert_eq!(
+        board(&mut host, "ann")[0]["status"],
+        "online",
+        "she is back"
+    );
     // Within a batch, too.
     let batch = vec![
         event(Kind::Online, "bob", 5),
@@ -58,6 +78,36 @@ fn what_is_told_twice_or_late_replaces_nothing_newer() {
     ];
     host.handle::<PresenceBoard>(batch).unwrap();
     assert_eq!(published(&host), [pair("bob", "online")]);
+}
+
+#[test]
+fn words_of_two_nodes_that_have_not_heard_of_each_other_are_told_apart_by_their_times() {
+    // What either wrote arrives here; of each key the last writer won.
+    let mut host = Host::new();
+    let online = event(Kind::Online, "ann", 20);
+    let offline = event(Kind::Offline, "ann", 10);
+    for words in [[&online, &offline], [&offline, &online]] {
+        for word in words {
+            host.handle::<PresenceBoard>(vec![word.clone()]).unwrap();
+        }
+        let known = board(&mut host, "ann");
+        assert_eq!(
+            known,
+            json!([{ "user": "ann", "status": "online", "since_ms": NOON + 20 }])
+        );
+    }
+}
+
+#[test]
+fn the_board_can_be_left_out() {
+    let online = || vec![event(Kind::Online, "ann", 0)];
+    let mut host = Host::new();
+    host.handle::<PresenceBoard>(online()).unwrap();
+    assert!(host.state(&key(Kind::Online, "ann")).is_some());
+    let mut host = Host::new().config(json!({ "remember_hours": 0 }));
+    host.handle::<PresenceBoard>(online()).unwrap();
+    assert_eq!(published(&host), [pair("ann", "online")]);
+    assert_eq!(host.state(&key(Kind::Online, "ann")), None);
 }
 
 #[test]
