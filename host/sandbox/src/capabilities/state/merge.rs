@@ -146,7 +146,7 @@ impl Counter {
     }
 
     /// Takes the shares away that were begun before; whether any is left.
-    fn begin_at(&mut self, since: u64) -> bool {
+    pub(crate) fn begin_at(&mut self, since: u64) -> bool {
         self.since = self.since.max(since);
         let since = self.since;
         if self.own.begun < since {

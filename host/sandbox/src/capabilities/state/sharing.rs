@@ -22,15 +22,12 @@ use std::{
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
-use tidegate_realtime::{
-    cluster::{Cluster, Gossip, NodeUid, Recipient},
-    ids::AppId,
-};
+use tidegate_realtime::cluster::{Cluster, Gossip, NodeUid, Recipient};
 use tokio::sync::mpsc;
 
 use self::{
     peers::{Peers, Question},
-    wire::{Message, PluginKeys, Said},
+    wire::{Deleted, Message, PluginKeys, Said},
 };
 use super::store::{Place, PluginState, StateStore, Told, Whose};
 
@@ -217,14 +214,6 @@ impl Sharing {
         let mut core = self.core.lock();
         let core = &mut *core;
         let mut outgoing = Vec::new();
-        // Before the changes, which may be those of a plugin of the same name.
-        for (app, plugin) in self.store.shared().take_forgotten() {
-            let said = Said::Forget {
-                app: app.as_str().to_owned(),
-                plugin: plugin.as_deref().map(str::to_owned),
-            };
-            outgoing.push(outgoing_to(Recipient::Everyone, now, said));
-        }
         self.changes(core, now, &mut outgoing);
         if core.peers.is_empty() {
             core.repeats.clear();
@@ -283,14 +272,26 @@ impl Sharing {
                 .fetch_add(num_deferred as u64, Ordering::Relaxed);
         }
         core.debt += packer.num_bytes.saturating_sub(room);
-        for plugins in packer.finish() {
+        let forgotten = self.store.shared().take_forgotten().into_iter();
+        let mut forgotten: Vec<_> = forgotten.map(Deleted::new).collect();
+        let mut messages = packer.finish();
+        if messages.is_empty() && !forgotten.is_empty() {
+            messages.push(Vec::new());
+        }
+        for plugins in messages {
+            // With the first: what changed since may be that of a plugin of the same name.
+            let forgotten = std::mem::take(&mut forgotten);
             core.batch += 1;
             if core.peers.is_empty() {
                 continue;
             }
             core.last_said = now;
             let batch = core.batch;
-            let said = Said::Changes { batch, plugins };
+            let said = Said::Changes {
+                batch,
+                forgotten,
+                plugins,
+            };
             outgoing.push(outgoing_to(Recipient::Everyone, now, said));
         }
     }
@@ -327,10 +328,15 @@ impl Sharing {
             }
             let last = parts.len().saturating_sub(1);
             for (nth, plugins) in parts.into_iter().enumerate() {
+                let forgotten = match repeat.part {
+                    0 => self.store.shared().all_forgotten(),
+                    _ => Vec::new(),
+                };
                 let said = Said::Repeat {
                     since: repeat.since,
                     part: repeat.part,
                     upto: (is_over && nth == last).then_some(repeat.upto),
+                    forgotten: forgotten.into_iter().map(Deleted::new).collect(),
                     plugins,
                 };
                 repeat.part += 1;
@@ -358,8 +364,12 @@ impl Sharing {
             return bad();
         }
         match said {
-            Said::Changes { batch, plugins } => {
-                if self.merge(plugins, now) {
+            Said::Changes {
+                batch,
+                forgotten,
+                plugins,
+            } => {
+                if self.take_in(forgotten, plugins, now) {
                     self.core.lock().peers.heard(from, batch);
                 } else {
                     bad();
@@ -367,17 +377,14 @@ impl Sharing {
             }
             Said::Last { batch } => self.core.lock().peers.last(from, batch),
             Said::Pull { since, is_whole } => self.on_pull(from, since, is_whole),
-            Said::Forget { app, plugin } => match AppId::parse(&app) {
-                Ok(app) => self.store.take_away(&app, plugin.as_deref()),
-                Err(_) => bad(),
-            },
             Said::Repeat {
                 since,
                 part,
                 upto,
+                forgotten,
                 plugins,
             } => {
-                if self.merge(plugins, now) {
+                if self.take_in(forgotten, plugins, now) {
                     let now = self.store.shared().now();
                     let peers = &mut self.core.lock().peers;
                     peers.repeated(from, since, part, upto, now);
@@ -389,9 +396,18 @@ impl Sharing {
     }
 
     /// Whether everything could be read.
-    fn merge(&self, plugins: Vec<PluginKeys>, now: u64) -> bool {
-        let plugins: Option<Vec<_>> = plugins.into_iter().map(|keys| keys.read(now)).collect();
-        let Some(plugins) = plugins else { return false };
+    fn take_in(&self, forgotten: Vec<Deleted>, plugins: Vec<PluginKeys>, now: u64) -> bool {
+        let forgotten = forgotten.into_iter().map(|deleted| deleted.read(now));
+        let plugins = plugins.into_iter().map(|keys| keys.read(now));
+        let (Some(forgotten), Some(plugins)) = (
+            forgotten.collect::<Option<Vec<_>>>(),
+            plugins.collect::<Option<Vec<_>>>(),
+        ) else {
+            return false;
+        };
+        for forgotten in forgotten {
+            self.store.take_away(&forgotten);
+        }
         for (app, plugin, told) in plugins {
             self.store.merge(&app, &plugin, told);
         }

@@ -7,6 +7,7 @@
 //! milliseconds that the nodes of a cluster have in common (`time`). What a node that shares tells others, and what it
 //! takes from them, is in `shared`; a node that is alone keeps no account of changes.
 
+mod graves;
 mod shard;
 mod shared;
 #[cfg(test)]
@@ -28,13 +29,14 @@ use tidegate_realtime::ids::AppId;
 
 #[cfg(test)]
 pub(super) use self::shared::Counts;
+pub(super) use self::{
+    graves::Forgotten,
+    shard::{Told, Whose},
+    shared::{MAX_SHARES, Place},
+};
 use self::{
     shard::{Held, Shard},
     shared::Shared,
-};
-pub(super) use self::{
-    shard::{Told, Whose},
-    shared::{MAX_SHARES, Place},
 };
 use super::merge::{Counter, Stamp};
 use crate::{clock::Clock, limits::StateQuotas};
@@ -47,6 +49,9 @@ pub(super) const VALUE_BYTES: usize = 64 << 10;
 pub(super) const MAX_TTL: u64 = 7 * 24 * 3_600 * 1_000;
 /// What a key costs beside its name and its value: two map entries and a shared name.
 const KEY_OVERHEAD: usize = 128;
+/// The part of an app's bytes that deletions may take which are kept for longer than the least: what a plugin deletes
+/// must not cost it the room for what it keeps.
+const LONG_GONE_PART: usize = 8;
 /// Shards of one plugin; more than any machine we know has workers that meet in one plugin.
 const SHARDS: usize = 16;
 /// Keys that one operation takes away because they are over. More than one, so that a shard in use shrinks.
@@ -120,6 +125,8 @@ pub(super) struct Usage {
     keys: AtomicUsize,
     bytes: AtomicUsize,
     of_node: Arc<AtomicUsize>,
+    /// Of `bytes`, those of deletions that are kept for long.
+    long_gone: AtomicUsize,
     /// Operations refused, by quota.
     refused: [AtomicU64; Quota::ALL.len()],
 }
@@ -169,6 +176,7 @@ impl StateStore {
                 keys: AtomicUsize::new(0),
                 bytes: AtomicUsize::new(0),
                 of_node: Arc::clone(&self.bytes),
+                long_gone: AtomicUsize::new(0),
                 refused: Default::default(),
             }),
             plugins: FxHashMap::default(),
@@ -216,30 +224,30 @@ impl StateStore {
 
     /// Takes away all keys of a plugin that is no more, however long they had left; on the other nodes too.
     pub(crate) fn forget_plugin(&self, app: &AppId, plugin: &str) {
-        self.take_away(app, Some(plugin));
-        self.shared.tell_forgotten(app, Some(plugin));
+        self.forget(app, Some(plugin));
     }
 
     /// Takes away all keys of an app that is no more; on the other nodes too.
     pub(crate) fn forget_app(&self, app: &AppId) {
-        self.take_away(app, None);
-        self.shared.tell_forgotten(app, None);
+        self.forget(app, None);
     }
 
-    /// Takes away the keys of a plugin, or of all plugins of an app, on this node.
-    pub(super) fn take_away(&self, app: &AppId, plugin: Option<&str>) {
-        let states: Vec<_> = {
-            let apps = self.apps.lock();
-            let plugins = apps.get(app).into_iter().flat_map(|app| &app.plugins);
-            let is_meant = |name: &str| plugin.is_none_or(|plugin| plugin == name);
-            plugins
-                .filter(|(name, _)| is_meant(name))
-                .map(|(_, state)| Arc::clone(state))
-                .collect()
-        };
-        for state in states {
+    fn forget(&self, app: &AppId, plugin: Option<&str>) {
+        self.shared.tell_forgotten(app, plugin);
+        for state in self.states_of(app, plugin) {
             state.expire_until(u64::MAX);
         }
+    }
+
+    /// The keys of a plugin, or of all plugins of an app, as far as they are here.
+    fn states_of(&self, app: &AppId, plugin: Option<&str>) -> Vec<Arc<PluginState>> {
+        let apps = self.apps.lock();
+        let plugins = apps.get(app).into_iter().flat_map(|app| &app.plugins);
+        let is_meant = |name: &str| plugin.is_none_or(|plugin| plugin == name);
+        plugins
+            .filter(|(name, _)| is_meant(name))
+            .map(|(_, state)| Arc::clone(state))
+            .collect()
     }
 
     pub(super) fn usage(&self) -> Vec<AppUsage> {
@@ -287,6 +295,16 @@ impl Usage {
         self.keys.fetch_sub(keys, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         self.of_node.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes room for a deletion that is kept for long, out of what it has already; whether there was any.
+    fn take_long(&self, bytes: usize) -> bool {
+        let limit = self.quotas.bytes_per_app / LONG_GONE_PART;
+        take(&self.long_gone, bytes, limit).is_ok()
+    }
+
+    fn give_back_long(&self, bytes: usize) {
+        self.long_gone.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     fn refuse(&self, quota: Quota) -> Refused {
@@ -428,7 +446,7 @@ impl PluginState {
             let was_there = shard.get(key, now).is_some();
             if was_there && self.shared.is_on() {
                 let stamp = self.stamp(shard, key, now);
-                if !shard.bury(key, stamp, now, &self.usage) {
+                if !shard.bury(key, (stamp, 0), now, &self.usage) {
                     self.shared.counts.unkept.fetch_add(1, Ordering::Relaxed);
                 }
             } else {

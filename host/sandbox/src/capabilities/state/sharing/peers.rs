@@ -16,6 +16,8 @@ pub(super) struct Peers {
     peers: BTreeMap<NodeUid, Peer>,
     /// What nodes know that are gone by now is asked of one that is there.
     whole: Whole,
+    /// Nodes that have joined so far.
+    num_joined: u64,
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +29,8 @@ struct Peer {
     /// The last one that it is known to have said.
     last: u64,
     pull: Option<Pull>,
+    /// Its place in the order of joining: who has been there for longest knows most.
+    nth: u64,
 }
 
 #[derive(Debug)]
@@ -40,7 +44,8 @@ struct Pull {
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Whole {
-    /// No other node has been there yet that could be asked.
+    /// Nobody was asked, or not to the end, since this node came or another one went: what that one said last may not
+    /// have arrived here, and if this node was cut off it may have missed much more.
     #[default]
     Wanted,
     Had,
@@ -56,11 +61,27 @@ pub(super) struct Question {
 
 impl Peers {
     pub(super) fn joined(&mut self, uid: &NodeUid) {
-        self.peers.entry(uid.clone()).or_default();
+        let nth = self.num_joined;
+        self.num_joined += 1;
+        self.peers.entry(uid.clone()).or_insert_with(|| Peer {
+            nth,
+            ..Peer::default()
+        });
     }
 
     pub(super) fn gone(&mut self, uid: &NodeUid) {
-        self.peers.remove(uid);
+        if self.peers.remove(uid).is_none() {
+            return;
+        }
+        self.whole = Whole::Wanted;
+        // An answer under way may have begun before the others heard the last of it.
+        for pull in self
+            .peers
+            .values_mut()
+            .filter_map(|peer| peer.pull.as_mut())
+        {
+            pull.is_whole = false;
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -126,7 +147,9 @@ impl Peers {
                 pull.is_some_and(|pull| pull.is_whole && !pull.is_late(now))
             });
         let mut questions = Vec::new();
-        for (uid, peer) in &mut self.peers {
+        let mut peers: Vec<_> = self.peers.iter_mut().collect();
+        peers.sort_unstable_by_key(|(_, peer)| peer.nth);
+        for (uid, peer) in peers {
             if peer.pull.as_ref().is_some_and(|pull| !pull.is_late(now)) {
                 continue;
             }

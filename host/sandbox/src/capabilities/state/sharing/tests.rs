@@ -1,6 +1,7 @@
 //! Nodes on a bus that loses what it is told to. Time moves by hand: a turn is a turn.
 
 use proptest::prelude::*;
+use tidegate_realtime::ids::AppId;
 
 use super::{super::store::Counts, *};
 use crate::{clock::Clock, limits::StateQuotas};
@@ -91,6 +92,27 @@ impl World {
             node.sharing.on_joined(&other.uid);
         }
         self.nodes.push(node);
+    }
+
+    /// Cuts a node off for so long that nobody knows anybody on the other side any more.
+    fn cut_off(&mut self, index: usize) -> TestNode {
+        let node = self.leave(index);
+        for other in &self.nodes {
+            node.sharing.on_gone(&other.uid);
+        }
+        node
+    }
+
+    /// The node hears the others again, and they hear it.
+    fn come_back(&mut self, node: TestNode) {
+        for other in &self.nodes {
+            other.sharing.on_joined(&node.uid);
+            node.sharing.on_joined(&other.uid);
+        }
+        self.nodes.push(node);
+        for _ in 0..20 {
+            self.turn();
+        }
     }
 
     fn leave(&mut self, index: usize) -> TestNode {
@@ -227,6 +249,112 @@ fn what_a_deleted_plugin_or_app_kept_goes_on_every_node() {
     world.nodes[0].store.forget_app(&AppId::default_app());
     world.turn();
     assert_eq!(count(), (0, 0));
+}
+
+#[test]
+fn a_node_that_was_cut_off_learns_what_those_wrote_who_died_meanwhile() {
+    let mut world = World::new(3);
+    world.nodes[0].add("k", 1, HOUR);
+    world.turn();
+    let alone = world.cut_off(0);
+    world.nodes[1].add("k", 10, HOUR);
+    world.nodes[1].set("v", "late", HOUR);
+    world.turn();
+    world.leave(1);
+    alone.add("k", 100, HOUR);
+    world.come_back(alone);
+    assert_eq!(world.counted("k"), [111; 2]);
+    assert_eq!(world.held("v"), [text("late"), text("late")]);
+}
+
+#[test]
+fn what_a_node_said_last_and_one_of_the_others_missed_is_asked_of_the_rest() {
+    let mut world = World::new(3);
+    world.nodes[2].add("k", 1, HOUR);
+    let mut nth = 0;
+    world.turn_losing(|| {
+        nth += 1;
+        nth == 1
+    });
+    assert_eq!(world.counted("k"), [0, 1, 1]);
+    world.leave(2);
+    for _ in 0..4 {
+        world.turn();
+    }
+    assert_eq!(world.counted("k"), [1, 1]);
+}
+
+#[test]
+fn what_was_deleted_while_a_node_was_cut_off_stays_deleted() {
+    let mut world = World::new(3);
+    world.nodes[0].set("session", "ann", HOUR);
+    world.nodes[0].add("quota", 7, HOUR);
+    world.turn();
+    let alone = world.cut_off(0);
+    assert!(world.nodes[0].delete("session") && world.nodes[0].delete("quota"));
+    world.turn();
+    // Who deleted it goes; the one that has heard of it keeps that in mind as long as it matters.
+    world.leave(0);
+    world.clock.advance(Duration::from_secs(1_800));
+    world.nodes[0].store.sweep();
+    world.come_back(alone);
+    assert_eq!(world.held("session"), [None, None]);
+    assert_eq!(world.counted("quota"), [0, 0]);
+    // Not for longer than that.
+    world.clock.advance(Duration::from_secs(1_800));
+    for node in &world.nodes {
+        node.store.sweep();
+        assert!(node.store.usage().iter().all(|usage| usage.bytes == 0));
+    }
+}
+
+#[test]
+fn a_plugin_that_was_deleted_while_a_node_was_cut_off_is_forgotten_and_its_successor_is_not() {
+    let mut world = World::new(2);
+    world.nodes[0].add("k", 1, HOUR);
+    world.turn();
+    let alone = world.cut_off(0);
+    alone.add("k", 1, HOUR);
+    world.clock.advance(Duration::from_millis(5));
+    world.nodes[0]
+        .store
+        .forget_plugin(&AppId::default_app(), "guard");
+    world.clock.advance(Duration::from_secs(600));
+    world.nodes[0].add("new", 3, HOUR);
+    world.come_back(alone);
+    assert_eq!(world.counted("k"), [0, 0]);
+    assert_eq!(world.counted("new"), [3, 3]);
+    // Whoever comes later hears of it from any of them.
+    world.join();
+    for _ in 0..4 {
+        world.turn();
+    }
+    world.leave(0);
+    let (app, plugin) = (AppId::default_app(), "guard");
+    for node in &world.nodes {
+        let known = node.store.shared().all_forgotten();
+        assert!(
+            known
+                .iter()
+                .any(|one| one.app == app && one.plugin.as_deref() == Some(plugin))
+        );
+    }
+}
+
+#[test]
+fn the_word_that_a_plugin_was_deleted_is_asked_for_when_it_is_lost() {
+    let world = World::new(2);
+    world.nodes[0].add("k", 1, HOUR);
+    world.turn();
+    world.nodes[0]
+        .store
+        .forget_plugin(&AppId::default_app(), "guard");
+    world.turn_losing(|| true);
+    assert_eq!(world.counted("k"), [0, 1]);
+    for _ in 0..17 {
+        world.turn();
+    }
+    assert_eq!(world.counted("k"), [0, 0]);
 }
 
 #[test]

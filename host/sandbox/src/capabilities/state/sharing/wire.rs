@@ -12,7 +12,7 @@ use tidegate_realtime::ids::AppId;
 
 use super::super::{
     merge::{Counter, Known, Origin, Share, Stamp},
-    store::{KEY_BYTES, MAX_SHARES, MAX_TTL, Told, VALUE_BYTES},
+    store::{Forgotten, KEY_BYTES, MAX_SHARES, MAX_TTL, Told, VALUE_BYTES},
 };
 
 /// Longest name of a plugin.
@@ -33,9 +33,11 @@ pub(super) struct Message {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Said {
-    /// What changed, to everyone; batches are numbered from 1 without a gap.
+    /// What was deleted and then what changed, to everyone; batches are numbered from 1 without a gap.
     Changes {
         batch: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        forgotten: Vec<Deleted>,
         plugins: Vec<PluginKeys>,
     },
     /// The number of the last batch.
@@ -43,15 +45,50 @@ pub(super) enum Said {
     /// The asker wants to be told again what was in batches after that one; `is_whole`: and all that the node knows of
     /// others.
     Pull { since: u64, is_whole: bool },
-    /// A part of the answer. The last one says which batch it comes up to.
+    /// A part of the answer. The first one holds all that is known to have been deleted, the last one says which
+    /// batch it comes up to.
     Repeat {
         since: u64,
         part: u32,
         upto: Option<u64>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        forgotten: Vec<Deleted>,
         plugins: Vec<PluginKeys>,
     },
-    /// A plugin, or an app, was deleted. Said once: what it does not reach keeps keys until they end.
-    Forget { app: String, plugin: Option<String> },
+}
+
+/// A plugin, or an app where none is named, that was deleted, and when.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Deleted {
+    app: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    plugin: Option<String>,
+    at: u64,
+}
+
+impl Deleted {
+    pub(super) fn new(forgotten: Forgotten) -> Self {
+        let Forgotten { app, plugin, at } = forgotten;
+        Self {
+            app: app.as_str().to_owned(),
+            plugin: plugin.as_deref().map(str::to_owned),
+            at,
+        }
+    }
+
+    /// As it may be carried out; `None` if it breaks a bound.
+    pub(super) fn read(self, now: u64) -> Option<Forgotten> {
+        let Self { app, plugin, at } = self;
+        let is_name = |name: &str| (1..=MAX_PLUGIN_BYTES).contains(&name.len());
+        if !plugin.as_deref().is_none_or(is_name) || at > now.saturating_add(MAX_AHEAD) {
+            return None;
+        }
+        Some(Forgotten {
+            app: AppId::parse(&app).ok()?,
+            plugin: plugin.map(Arc::from),
+            at,
+        })
+    }
 }
 
 /// Keys of one plugin.
@@ -72,6 +109,9 @@ struct Key {
     /// At, by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     g: Option<(u64, Origin)>,
+    /// How long the deletion matters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    u: Option<u64>,
     /// Since, and of each share: by, begun, version, net, end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     c: Option<(u64, Vec<Part>)>,
@@ -108,7 +148,10 @@ impl PluginKeys {
             Known::Value { stamp, value, end } => {
                 key.v = Some((stamp.at, stamp.origin, end, STANDARD_NO_PAD.encode(&value)));
             }
-            Known::Gone(stamp) => key.g = Some((stamp.at, stamp.origin)),
+            Known::Gone(stamp) => {
+                key.g = Some((stamp.at, stamp.origin));
+                key.u = (told.until > 0).then_some(told.until);
+            }
             Known::Counter(counter) => {
                 let parts = counter.others.into_iter().map(|(origin, share)| {
                     let Share {
@@ -139,7 +182,7 @@ impl PluginKeys {
 
 impl Key {
     fn read(self, now: u64) -> Option<Told> {
-        let Self { k, v, g, c } = self;
+        let Self { k, v, g, u, c } = self;
         if k.is_empty() || k.len() > KEY_BYTES {
             return None;
         }
@@ -186,8 +229,14 @@ impl Key {
             }
             _ => return None,
         };
+        // Of a key that was deleted; the clocks of two nodes may have been apart.
+        let latest = now.saturating_add(MAX_TTL).saturating_add(MAX_AHEAD);
+        let until = u.unwrap_or(0);
+        if until > latest {
+            return None;
+        }
         let key = k.into();
-        Some(Told { key, known })
+        Some(Told { key, known, until })
     }
 }
 
@@ -203,6 +252,7 @@ mod tests {
         keys.push(Told {
             key: "k".into(),
             known,
+            until: 0,
         });
         keys
     }
@@ -237,6 +287,7 @@ mod tests {
             now: 100,
             said: Said::Changes {
                 batch: 1,
+                forgotten: Vec::new(),
                 plugins: vec![keys],
             },
         };
@@ -253,6 +304,42 @@ mod tests {
         for known in [value(90, 200, 5), gone, counter(80, 90, 200)] {
             let told = heard(keys(known.clone())).unwrap();
             assert_eq!(told[0].known, known);
+        }
+    }
+
+    #[test]
+    fn a_deletion_says_how_long_it_matters_within_bounds() {
+        let told = |until| {
+            let mut keys = PluginKeys::new(&AppId::default_app(), "guard");
+            keys.push(Told {
+                key: "k".into(),
+                known: Known::Gone(Stamp::default()),
+                until,
+            });
+            heard(keys).map(|told| told[0].until)
+        };
+        assert_eq!(told(0), Some(0));
+        assert_eq!(told(7_000), Some(7_000));
+        assert_eq!(told(101 + MAX_TTL + MAX_AHEAD), None);
+        let deleted = |app: &str, plugin: Option<&str>, at| Deleted {
+            app: app.to_owned(),
+            plugin: plugin.map(str::to_owned),
+            at,
+        };
+        assert!(deleted("default", Some("guard"), 100).read(100).is_some());
+        assert!(
+            deleted("default", None, 100 + MAX_AHEAD)
+                .read(100)
+                .is_some()
+        );
+        let long = "x".repeat(MAX_PLUGIN_BYTES + 1);
+        for unsound in [
+            deleted("", None, 100),
+            deleted("default", Some(""), 100),
+            deleted("default", Some(&long), 100),
+            deleted("default", None, 101 + MAX_AHEAD),
+        ] {
+            assert!(unsound.clone().read(100).is_none(), "{unsound:?}");
         }
     }
 
@@ -317,6 +404,7 @@ mod tests {
                     since: 1,
                     part: 0,
                     upto: Some(3),
+                    forgotten: Vec::new(),
                     plugins: vec![keys(counter(0, 90, 200))],
                 },
             };

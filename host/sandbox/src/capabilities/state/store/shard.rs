@@ -14,8 +14,10 @@ use super::{
     KEY_OVERHEAD, Quota, Usage,
 };
 
-/// How long a deletion is kept for nodes that have not heard of it. They ask for what they missed within seconds.
-const GONE_LIFE: u64 = 60_000;
+/// How long a deletion is kept at least, for nodes that have not heard of it: they ask for what they missed within
+/// seconds. It is kept for as long as the key had left, so that a node that was cut off does not bring it back, where
+/// there is room for that.
+pub(super) const GONE_LIFE: u64 = 60_000;
 
 /// What a key holds.
 #[derive(Debug, Clone)]
@@ -57,6 +59,8 @@ struct Entry {
 struct Gone {
     stamp: Stamp,
     until: u64,
+    /// It takes some of the room for deletions that are kept for longer than the least.
+    is_long: bool,
     sent_in: u64,
     is_changed: bool,
 }
@@ -68,8 +72,8 @@ pub(super) struct Shard {
     ends: BTreeSet<(u64, Arc<str>)>,
     /// Deletions, on a node that shares. A key is here or in `entries`, or in neither.
     gone: HashMap<Arc<str>, Gone>,
-    /// One for each deletion and a few that are over already, the oldest first.
-    gone_order: VecDeque<(u64, Arc<str>)>,
+    /// One for each deletion. The soonest end is first.
+    gone_ends: BTreeSet<(u64, Arc<str>)>,
     /// Keys that the other nodes are to be told of, the first to change first. Some are over by now.
     changed: VecDeque<Arc<str>>,
 }
@@ -78,11 +82,17 @@ fn size(key: &str, held: &Held) -> usize {
     KEY_OVERHEAD + key.len() + held.len()
 }
 
+fn gone_size(key: &str) -> usize {
+    KEY_OVERHEAD + key.len()
+}
+
 /// A key as the other nodes are told of it.
 #[derive(Debug, Clone)]
 pub(crate) struct Told {
     pub(crate) key: Arc<str>,
     pub(crate) known: Known,
+    /// How long a deletion is to be kept; nothing to anything else.
+    pub(crate) until: u64,
 }
 
 impl Told {
@@ -90,7 +100,7 @@ impl Told {
     pub(crate) fn num_bytes(&self) -> usize {
         let what = match &self.known {
             Known::Value { value, .. } => value.len() / 3 * 4 + 64,
-            Known::Gone(_) => 48,
+            Known::Gone(_) => 64,
             Known::Counter(counter) => 80 * counter.others.len() + 32,
         };
         // A control character takes six bytes in JSON; keys seldom have any.
@@ -126,7 +136,7 @@ impl Shard {
     pub(super) fn bytes(&self) -> usize {
         let entries = self.entries.iter();
         let entries: usize = entries.map(|(key, entry)| size(key, &entry.held)).sum();
-        let gone = self.gone.keys().map(|key| KEY_OVERHEAD + key.len());
+        let gone = self.gone.keys().map(|key| gone_size(key));
         entries + gone.sum::<usize>()
     }
 
@@ -168,10 +178,7 @@ impl Shard {
                 return Err((quota, held));
             }
             // What the others were told, or are to be told, of the deletion is told of what came after it.
-            let gone = self.gone.remove(key);
-            if gone.is_some() {
-                usage.give_back(0, KEY_OVERHEAD + key.len());
-            }
+            let gone = self.unbury(key, usage);
             let name: Arc<str> = key.into();
             self.ends.insert((end, Arc::clone(&name)));
             let entry = Entry {
@@ -209,26 +216,97 @@ impl Shard {
         self.ends.remove(&(entry.end, name));
     }
 
-    /// Remembers that the key was deleted; whether there was room for that.
-    pub(super) fn bury(&mut self, key: &str, stamp: Stamp, now: u64, usage: &Usage) -> bool {
+    /// Remembers that the key was deleted, until then or until the key would have been over; whether there was room.
+    pub(super) fn bury(
+        &mut self,
+        key: &str,
+        (stamp, until): (Stamp, u64),
+        now: u64,
+        usage: &Usage,
+    ) -> bool {
+        let until = until.max(self.end(key).unwrap_or(0));
         self.remove(key, usage);
-        let until = now.saturating_add(GONE_LIFE);
+        let least = now.saturating_add(GONE_LIFE);
         if let Some(gone) = self.gone.get_mut(key) {
-            (gone.stamp, gone.until) = (stamp, until);
+            gone.stamp = stamp;
+            let (is_long, before) = (gone.is_long, gone.until);
+            self.keep_gone(key, least.max(before), is_long);
         } else {
-            if usage.take(0, KEY_OVERHEAD + key.len()).is_err() {
+            if usage.take(0, gone_size(key)).is_err() {
                 return false;
             }
             let gone = Gone {
                 stamp,
-                until,
+                until: least,
+                is_long: false,
                 sent_in: 0,
                 is_changed: false,
             };
-            self.gone.insert(key.into(), gone);
+            let name: Arc<str> = key.into();
+            self.gone_ends.insert((least, Arc::clone(&name)));
+            self.gone.insert(name, gone);
         }
-        self.gone_order.push_back((until, key.into()));
+        self.prolong(key, until, usage);
         true
+    }
+
+    /// Keeps a deletion for longer, where there is room for that.
+    pub(super) fn prolong(&mut self, key: &str, until: u64, usage: &Usage) {
+        let Some(gone) = self.gone.get(key) else {
+            return;
+        };
+        if gone.until < until && (gone.is_long || usage.take_long(gone_size(key))) {
+            self.keep_gone(key, until, true);
+        }
+    }
+
+    fn keep_gone(&mut self, key: &str, until: u64, is_long: bool) {
+        let Some((name, _)) = self.gone.get_key_value(key) else {
+            return;
+        };
+        let name = Arc::clone(name);
+        if let Some(gone) = self.gone.get_mut(&name) {
+            gone.is_long = is_long;
+            let before = std::mem::replace(&mut gone.until, until);
+            self.gone_ends.remove(&(before, Arc::clone(&name)));
+            self.gone_ends.insert((until, name));
+        }
+    }
+
+    /// Takes a deletion away.
+    fn unbury(&mut self, key: &str, usage: &Usage) -> Option<Gone> {
+        let (name, gone) = self.gone.remove_entry(key)?;
+        usage.give_back(0, gone_size(key));
+        if gone.is_long {
+            usage.give_back_long(gone_size(key));
+        }
+        self.gone_ends.remove(&(gone.until, name));
+        Some(gone)
+    }
+
+    /// Takes away what was written until then, on whatever node; what was written later stays.
+    pub(super) fn forget_until(&mut self, at: u64, usage: &Usage) {
+        let is_old = |stamp: &Stamp| stamp.at <= at;
+        let gone = self.gone.iter().filter(|(_, gone)| is_old(&gone.stamp));
+        let gone: Vec<_> = gone.map(|(key, _)| Arc::clone(key)).collect();
+        for key in gone {
+            self.unbury(&key, usage);
+        }
+        let mut over = Vec::new();
+        for (key, entry) in &mut self.entries {
+            let before = entry.held.len();
+            let stays = match &mut entry.held {
+                Held::Value { stamp, .. } => !is_old(stamp),
+                Held::Counter(counter) => counter.begin_at(at.saturating_add(1)),
+            };
+            usage.give_back(0, before.saturating_sub(entry.held.len()));
+            if !stays {
+                over.push(Arc::clone(key));
+            }
+        }
+        for key in over {
+            self.remove(&key, usage);
+        }
     }
 
     /// Takes at most so many keys, and deletions, away that are over, and answers how many of which are more.
@@ -253,18 +331,11 @@ impl Shard {
 
     fn forget_gone(&mut self, now: u64, at_most: usize, usage: &Usage) -> usize {
         for forgotten in 0..at_most {
-            match self.gone_order.front() {
-                Some((until, _)) if *until <= now => {}
+            let name = match self.gone_ends.first() {
+                Some((until, name)) if *until <= now => Arc::clone(name),
                 Some(_) | None => return forgotten,
-            }
-            let Some((until, name)) = self.gone_order.pop_front() else {
-                return forgotten;
             };
-            // It may have been deleted again since, or be there again.
-            if self.gone.get(&name).is_some_and(|gone| gone.until == until) {
-                self.gone.remove(&name);
-                usage.give_back(0, KEY_OVERHEAD + name.len());
-            }
+            self.unbury(&name, usage);
         }
         at_most
     }
@@ -294,19 +365,17 @@ impl Shard {
     pub(super) fn next_changed(&mut self, batch: u64, own: Origin) -> Option<Told> {
         loop {
             let key = self.changed.pop_front()?;
-            let known = if let Some(entry) = self.entries.get_mut(&key) {
+            if let Some(entry) = self.entries.get_mut(&key) {
                 entry.is_changed = false;
                 entry.sent_in = batch;
-                entry.known(Whose::Own { since: 0 }, own)
+                if let Some(known) = entry.known(Whose::Own { since: 0 }, own) {
+                    let until = 0;
+                    return Some(Told { key, known, until });
+                }
             } else if let Some(gone) = self.gone.get_mut(&key) {
                 gone.is_changed = false;
                 gone.sent_in = batch;
-                Some(Known::Gone(gone.stamp))
-            } else {
-                None
-            };
-            if let Some(known) = known {
-                return Some(Told { key, known });
+                return Some(gone.told(&key));
             }
         }
     }
@@ -328,8 +397,8 @@ impl Shard {
                 && whose.is_to_tell(entry.sent_in)
                 && let Some(known) = entry.known(whose, own)
             {
-                let key = Arc::clone(key);
-                told.push(Told { key, known });
+                let (key, until) = (Arc::clone(key), 0);
+                told.push(Told { key, known, until });
             }
             if nth + 1 >= at_most {
                 place = Some(end_and_key.clone());
@@ -343,11 +412,7 @@ impl Shard {
     pub(super) fn deletions(&self, whose: Whose) -> Vec<Told> {
         let told = self.gone.iter();
         let told = told.filter(|(_, gone)| whose.is_to_tell(gone.sent_in));
-        told.map(|(key, gone)| Told {
-            key: Arc::clone(key),
-            known: Known::Gone(gone.stamp),
-        })
-        .collect()
+        told.map(|(key, gone)| gone.told(key)).collect()
     }
 
     /// What is known of a key, over or not.
@@ -363,6 +428,16 @@ impl Shard {
             });
         }
         self.gone.get(key).map(|gone| Known::Gone(gone.stamp))
+    }
+}
+
+impl Gone {
+    fn told(&self, key: &Arc<str>) -> Told {
+        Told {
+            key: Arc::clone(key),
+            known: Known::Gone(self.stamp),
+            until: self.until,
+        }
     }
 }
 

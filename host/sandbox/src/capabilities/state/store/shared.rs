@@ -17,7 +17,8 @@ use tidegate_realtime::ids::AppId;
 
 use super::{
     super::merge::{Counter, Known, Origin},
-    EXPIRE_FOR_ROOM, PluginState, StateStore, Told, Whose,
+    EXPIRE_FOR_ROOM, Forgotten, PluginState, StateStore, Told, Whose,
+    graves::Graves,
     shard::{Held, Shard},
     time::CommonTime,
 };
@@ -42,7 +43,9 @@ pub(in super::super) struct Shared {
     /// Plugins with keys that the others are to be told of.
     changed: Mutex<Vec<Arc<PluginState>>>,
     /// Plugins, or all of an app, that were deleted here and that the others are to be told of.
-    forgotten: Mutex<Vec<(AppId, Option<Arc<str>>)>>,
+    forgotten: Mutex<Vec<Forgotten>>,
+    /// What was deleted on any node.
+    graves: Mutex<Graves>,
     pub(in super::super) counts: Counts,
 }
 
@@ -79,6 +82,7 @@ impl Shared {
             is_on: AtomicBool::new(false),
             changed: Mutex::default(),
             forgotten: Mutex::default(),
+            graves: Mutex::default(),
             counts: Counts::default(),
         }
     }
@@ -99,14 +103,24 @@ impl Shared {
     /// Notes that a plugin, or an app, is no more.
     pub(super) fn tell_forgotten(&self, app: &AppId, plugin: Option<&str>) {
         if self.is_on() {
-            let plugin = plugin.map(Arc::from);
-            self.forgotten.lock().push((app.clone(), plugin));
+            let forgotten = Forgotten {
+                app: app.clone(),
+                plugin: plugin.map(Arc::from),
+                at: self.now(),
+            };
+            self.graves.lock().dig(&forgotten, forgotten.at);
+            self.forgotten.lock().push(forgotten);
         }
     }
 
-    /// What was deleted since this was asked last.
-    pub(in super::super) fn take_forgotten(&self) -> Vec<(AppId, Option<Arc<str>>)> {
+    /// What was deleted here since this was asked last.
+    pub(in super::super) fn take_forgotten(&self) -> Vec<Forgotten> {
         mem::take(&mut *self.forgotten.lock())
+    }
+
+    /// What is known to have been deleted, on any node.
+    pub(in super::super) fn all_forgotten(&self) -> Vec<Forgotten> {
+        self.graves.lock().all()
     }
 
     /// The plugins that have changed since this was asked last.
@@ -139,11 +153,38 @@ impl StateStore {
         counts
             .received_keys
             .fetch_add(told.len() as u64, Ordering::Relaxed);
+        let forgotten_until = self.shared.graves.lock().of(app, Some(plugin));
         let (state, now) = (self.of(app, plugin), self.shared.now());
-        for Told { key, known } in told {
-            if !state.merge(&key, known, now) {
+        for mut told in told {
+            if forgotten_until > 0 && !told.is_later(forgotten_until) {
+                continue;
+            }
+            if !state.merge(told, now) {
                 counts.unkept.fetch_add(1, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Takes in that a plugin, or an app, was deleted elsewhere: what was written until then is taken away here.
+    pub(in super::super) fn take_away(&self, forgotten: &Forgotten) {
+        if !self.shared.graves.lock().dig(forgotten, self.shared.now()) {
+            return;
+        }
+        let Forgotten { app, plugin, at } = forgotten;
+        for state in self.states_of(app, plugin.as_deref()) {
+            for shard in &state.shards {
+                shard.lock().forget_until(*at, &state.usage);
+            }
+        }
+    }
+}
+
+impl Told {
+    /// Takes out what was written until then; whether anything is left.
+    fn is_later(&mut self, at: u64) -> bool {
+        match &mut self.known {
+            Known::Value { stamp, .. } | Known::Gone(stamp) => stamp.at > at,
+            Known::Counter(counter) => counter.begin_at(at.saturating_add(1)),
         }
     }
 }
@@ -223,7 +264,13 @@ impl PluginState {
     }
 
     /// Takes in what another node knows of a key; whether there was room for it.
-    fn merge(&self, key: &str, theirs: Known, now: u64) -> bool {
+    fn merge(&self, told: Told, now: u64) -> bool {
+        let Told {
+            key,
+            known: theirs,
+            until,
+        } = told;
+        let key = &*key;
         let own = self.shared.origin;
         // A value whose time is over is one that is not there.
         let theirs = match theirs {
@@ -246,9 +293,11 @@ impl PluginState {
             let mine = mine.unwrap_or_else(|| Known::Counter(Counter::default()));
             let merged = mine.merge(theirs, own);
             if before.as_ref() == Some(&merged) {
+                // Of two that know of a deletion one may know for how long it matters.
+                shard.prolong(key, until, &self.usage);
                 return true;
             }
-            self.put_merged(&mut shard, key, merged, now)
+            self.put_merged(&mut shard, key, (merged, until), now)
         };
         if is_news {
             self.tell();
@@ -258,10 +307,18 @@ impl PluginState {
 
     /// Puts what came of a merge in its place. Answers whether there was room, and whether there is something to tell
     /// the others.
-    fn put_merged(&self, shard: &mut Shard, key: &str, merged: Known, now: u64) -> (bool, bool) {
+    fn put_merged(
+        &self,
+        shard: &mut Shard,
+        key: &str,
+        (merged, until): (Known, u64),
+        now: u64,
+    ) -> (bool, bool) {
         let own = self.shared.origin;
         let (held, end, is_changed) = match merged {
-            Known::Gone(stamp) => return (shard.bury(key, stamp, now, &self.usage), false),
+            Known::Gone(stamp) => {
+                return (shard.bury(key, (stamp, until), now, &self.usage), false);
+            }
             Known::Value { stamp, value, end } => (Held::Value { value, stamp }, end, false),
             Known::Counter(mut counter) => {
                 let is_changed = counter.take_end(own, now);

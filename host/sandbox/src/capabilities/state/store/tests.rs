@@ -251,8 +251,17 @@ fn operations_alone_shrink_a_shard_in_use() {
 
 #[test]
 fn usage_is_exact_after_anything() {
-    let store = store(StateQuotas::default());
-    let state = plugin(&store, "default", "guard");
+    for is_shared in [false, true] {
+        let store = store(StateQuotas::default());
+        if is_shared {
+            store.share();
+        }
+        check_usage(&store);
+    }
+}
+
+fn check_usage(store: &StateStore) {
+    let state = plugin(store, "default", "guard");
     for round in 0..2_000_u64 {
         let key = format!("k{}", round * 7 % 50);
         let now = round / 4;
@@ -276,6 +285,34 @@ fn usage_is_exact_after_anything() {
     assert!(counted > 0);
     store.sweep_at(u64::MAX);
     assert_eq!((store.usage()[0].keys, store.usage()[0].bytes), (0, 0));
+    assert_eq!(state.usage.long_gone.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn deletions_that_others_may_not_have_heard_of_leave_room_for_what_is_kept() {
+    let quotas = StateQuotas {
+        keys_per_app: 1_000,
+        bytes_per_app: 1_000 * (KEY_OVERHEAD + 10),
+        bytes_in_all: usize::MAX,
+    };
+    let store = store(quotas);
+    store.share();
+    let state = plugin(&store, "default", "guard");
+    for number in 0..900 {
+        let key = format!("k{number:05}");
+        state.set(&key, bytes("v"), MAX_TTL, 0).unwrap();
+        assert!(state.delete(&key, 0).unwrap());
+    }
+    let used = || store.usage()[0].bytes;
+    assert_eq!(used(), 900 * (KEY_OVERHEAD + 6), "each for a minute");
+    store.sweep_at(shard::GONE_LIFE);
+    let long = quotas.bytes_per_app / LONG_GONE_PART;
+    assert!((long / 2..=long).contains(&used()), "{}", used());
+    // As long as the keys had left, and no longer.
+    store.sweep_at(MAX_TTL - 1);
+    assert!(used() > 0);
+    store.sweep_at(MAX_TTL);
+    assert_eq!(used(), 0);
 }
 
 #[test]
