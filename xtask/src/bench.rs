@@ -112,6 +112,7 @@ const CLUSTER_HELP: &str = "a missed bar is named in the table above; close othe
 /// Only what several nodes on one Redis cost; prints it and writes nothing.
 fn cluster(steps: &mut Steps, workspace: &Workspace, options: &[String]) -> Result<()> {
     toolchain::rust(steps, workspace)?;
+    guests::build(steps, workspace, guests::FOLDERS)?;
     build(steps, workspace)?;
     let mut goals = cluster_goals(workspace);
     goals.args(options);
@@ -123,6 +124,7 @@ fn cluster(steps: &mut Steps, workspace: &Workspace, options: &[String]) -> Resu
 fn cluster_goals(workspace: &Workspace) -> std::process::Command {
     let mut goals = std::process::Command::new(workspace.target.join("release/cluster_goals"));
     goals.arg("--server").arg(workspace.release_server());
+    goals.arg("--plugins").arg(workspace.guests());
     goals
 }
 

@@ -52,6 +52,7 @@ impl Cluster {
                         namespace("chat", json!({ "history_size": 100, "history_ttl": "300s" })),
                         namespace("plain", json!({})),
                         namespace("room", json!({ "presence": true })),
+                        namespace("status", json!({ "history_size": 1, "history_ttl": "300s" })),
                     ] },
                 }),
             )?;
@@ -70,6 +71,11 @@ impl Cluster {
         let key = std::fs::read_to_string(&file)
             .with_context(|| format!("{} is missing", file.display()))?;
         Http::open(self.nodes[nth].client, Some(key.trim()))
+    }
+
+    /// Runs a command of the server's command line against a node.
+    pub(crate) fn command_line(&self, binary: &Path, nth: usize, args: &[&str]) -> Result<String> {
+        server::command_line(binary, &self.nodes[nth], self.folders[nth].path(), args)
     }
 
     /// A connection of our own to Redis.

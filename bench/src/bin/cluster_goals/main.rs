@@ -1,6 +1,6 @@
 //! The goals of several nodes on one Redis, measured through real sockets: what a publish with history costs, how long
-//! it takes to another node, how fast a node hears everything again, what an idle node asks of Redis, and whether
-//! presence holds anybody up.
+//! it takes to another node, how fast a node hears everything again, what an idle node asks of Redis, whether
+//! presence holds anybody up, and how soon plugins know what happened on another node.
 //!
 //! Started by `cargo xtask bench --cluster`. Starts a `redis-server` of its own for each part, and nodes from the
 //! server's binary; everything is stopped at the end. What it leaves joins `docs/performance.md`.
@@ -13,6 +13,7 @@
 )]
 
 mod cluster;
+mod plugins;
 mod presence;
 mod publish;
 mod subscriptions;
@@ -32,6 +33,9 @@ struct Options {
     /// The server's release binary.
     #[arg(long)]
     server: PathBuf,
+    /// The folder of the guests; without it the part about plugins is left out.
+    #[arg(long)]
+    plugins: Option<PathBuf>,
     /// Where the result is left for the report.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -55,6 +59,8 @@ enum Part {
     Idle,
     /// Ten thousand members read and refreshed.
     Presence,
+    /// What plugins know of the other node.
+    Plugins,
 }
 
 struct Goals {
@@ -86,6 +92,9 @@ fn main() -> Result<ExitCode> {
     }
     if goals.wants(Part::Presence) {
         goals.presence()?;
+    }
+    if goals.wants(Part::Plugins) {
+        goals.plugins()?;
     }
     goals.finish()
 }
