@@ -87,7 +87,7 @@ async fn of_two_nodes_one_runs_a_schedule_and_the_other_goes_on_without_it() {
         assert!(watcher.subscribe("gong").await.subscribe.is_some());
         watchers.push(watcher);
     }
-    let [mut one, mut other] = <[Client; 2]>::try_from(watchers).ok().expect("two nodes");
+    let [mut one, mut other] = <[Client; 2]>::try_from(watchers).expect("two nodes");
     let mut last = due(&mut one).await;
     let before = [done(&nodes[0]).await, done(&nodes[1]).await];
     for _ in 0..4 {

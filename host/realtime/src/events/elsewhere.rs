@@ -97,10 +97,6 @@ impl Node {
     ///
     /// # Errors
     /// [`Untold`] of the first plugin that failed.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "they are handed over: each plugin gets its own"
-    )]
     pub fn deliver_events(
         self: &Arc<Self>,
         app: &AppId,
