@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
 
@@ -148,13 +149,24 @@ fn install_from_debian(package: &str) -> Result<()> {
         return Ok(());
     }
     println!("    there is none; Debian's package {package} is installed now");
-    steps::run(Command::new("apt-get").args(["update", "-qq"]))?;
-    steps::run(
-        Command::new("apt-get")
-            .args(["install", "-y", "-qq", "--no-install-recommends", package])
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null()),
-    )
+    static LISTS: Once = Once::new();
+    LISTS.call_once(|| {
+        // A source that does not answer is no reason to give up: the package may be in another one.
+        if let Err(error) = steps::run(apt_get().args(["update", "-qq"])) {
+            println!("    the lists of packages may be old: {error:#}");
+        }
+    });
+    steps::run(apt_get().args(["install", "-y", "-qq", "--no-install-recommends", package]))
+}
+
+/// Asks nothing, and waits for whoever else installs something: a machine that was just started updates itself.
+fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["-o", "DPkg::Lock::Timeout=300"])
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null());
+    command
 }
 
 /// Finds `redis-server` and `redis-cli`; installs Debian's package, but not its service, where that is possible
@@ -188,7 +200,8 @@ pub(crate) fn postgres(steps: &mut Steps) -> Result<()> {
     steps.step(
         "looking for PostgreSQL",
         "apt-get update && apt-get install -y postgresql   (15 or newer; its service is not needed: systemctl disable \
-         --now postgresql; or set POSTGRES_BIN to the folder of initdb, postgres and psql)",
+         --now postgresql; where the distribution has an older one, apt.postgresql.org has it; or set POSTGRES_BIN to the \
+         folder of initdb, postgres and psql)",
         || {
             if find_postgres().is_none() {
                 let _no_service = NoServices::declare()?;
