@@ -236,8 +236,15 @@ async fn while_the_store_is_away_nodes_serve_what_they_have_and_refuse_changes()
     assert!(text.contains("what runs goes on"), "{text}");
     assert!(!text.contains(cluster.postgres.password()), "{text}");
     // Keys go on, and what there is to see of the node itself.
-    let answer = cluster.nodes[1].admin().get("/admin/v1/nodes").await;
-    assert_eq!(answer.json()["items"][0]["plugins"][0]["version"], 1);
+    let answer = cluster.nodes[1].admin().get("/admin/v1/nodes").await.json();
+    let this = &answer["items"][0];
+    assert_eq!(this["plugins"][0]["version"], 1);
+    assert!(this["store_heard_seconds_ago"].is_u64(), "{this}");
+    let (_, health) = cluster.health(1).await;
+    assert!(
+        health["control_store_heard_seconds_ago"].is_u64(),
+        "{health}"
+    );
 
     // A node that starts now has what it ran by last.
     cluster.nodes[1].kill();
@@ -254,6 +261,36 @@ async fn while_the_store_is_away_nodes_serve_what_they_have_and_refuse_changes()
     cluster.until_stamped(0, 2).await;
     for node in &cluster.nodes {
         assert!(!node.log().holds(cluster.postgres.password().as_bytes()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_restored_is_followed_though_as_much_was_changed_in_it() {
+    let cluster = Cluster::start();
+    let arguments = ["app", "keys", "default", "--create", "api", "--json"];
+    let key = cluster.nodes[0].cli(&arguments).await.json();
+    let text = |name: &str| key[name].as_str().expect("a text").to_owned();
+    let (id, secret) = (text("id"), text("secret"));
+    let is_known = async |index: usize| {
+        let address = cluster.nodes[index].client_addr();
+        let api = Http::new(address).header("X-API-Key", &secret);
+        api.post("/api/info", &json!({})).await.status
+    };
+    until_status("the key is known", 200, || is_known(1)).await;
+    // Another history of the same length, and nobody tells of it: there the key was revoked.
+    let restored = format!(
+        "SET search_path TO tidegate;
+         CREATE TEMP TABLE newest AS SELECT max(id) AS id FROM audit;
+         ALTER TABLE audit DISABLE TRIGGER USER;
+         DELETE FROM audit WHERE id = (SELECT id FROM newest);
+         ALTER TABLE audit ENABLE TRIGGER USER;
+         UPDATE keys SET revoked_at = 1 WHERE id = '{id}';
+         INSERT INTO audit (id, at, who, action, object, result)
+             SELECT id, 0, 'somebody', 'key.revoke', 'key/{id}', 'ok' FROM newest;"
+    );
+    cluster.postgres.sql("postgres", &restored);
+    for index in [0, 1] {
+        until_status("the key is revoked", 401, || is_known(index)).await;
     }
 }
 

@@ -39,8 +39,20 @@ const RULES: &[Rule] = &[
         ],
     },
     Rule {
+        of: "tidegate-tls",
+        ours: &[],
+        never: &[
+            "hyper",
+            "axum",
+            "wasmtime",
+            "rusqlite",
+            "redis",
+            "tokio-postgres",
+        ],
+    },
+    Rule {
         of: "tidegate-redis",
-        ours: &["tidegate-protocol", "tidegate-realtime"],
+        ours: &["tidegate-protocol", "tidegate-realtime", "tidegate-tls"],
         never: &[
             "hyper",
             "hyper-util",
@@ -64,7 +76,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         of: "tidegate-control",
-        ours: &["tidegate-protocol", "tidegate-realtime"],
+        ours: &["tidegate-protocol", "tidegate-realtime", "tidegate-tls"],
         never: &[
             "hyper",
             "hyper-util",
@@ -82,6 +94,7 @@ const RULES: &[Rule] = &[
             "tidegate-sandbox",
             "tidegate-redis",
             "tidegate-control",
+            "tidegate-tls",
         ],
         never: &["openssl", "openssl-sys"],
     },

@@ -1,6 +1,6 @@
 //! Errors of the store: one variant for each thing a caller can do about it.
 
-use std::{error::Error, io};
+use std::{error::Error, io, time::Duration};
 
 use rusqlite::ErrorCode;
 
@@ -29,9 +29,19 @@ pub enum OpenError {
     TooNew { found: u32, known: u32 },
     /// The database cannot be brought to the schema of this release.
     #[error(
-        "the schema of the control store cannot be made or brought forward ({why}): the role needs the right to create in the database, or a role that has it runs one node of this release once"
+        "the schema of the control store cannot be made or brought forward ({why}); where it is a right that is missing, a role that may create in the database runs one node of this release once"
     )]
     Migration { why: String },
+    /// The database is away, and what this node ran by last is too old to begin with.
+    #[error(
+        "{why}; and what this node ran by last is {} old, more than control.postgres.max_copy_age allows ({}): keys that were revoked since would count. Start it when the database answers, or set a larger age",
+        hours(.age), hours(.limit)
+    )]
+    CopyTooOld {
+        why: String,
+        age: Duration,
+        limit: Duration,
+    },
     /// The system has no thread for the connections.
     #[error("the connections of the control store cannot be served")]
     Runtime(#[source] io::Error),
@@ -62,9 +72,9 @@ pub enum StoreError {
         "the control store cannot be reached ({why}); nothing was changed, and what runs goes on"
     )]
     Away { why: String },
-    /// The connection broke in the moment in which a change was stored.
+    /// A change was stored, or perhaps was; then something failed.
     #[error(
-        "the connection to the control store broke while the change was stored ({why}): look whether it took place before it is repeated"
+        "the control store failed while the change was stored or right after ({why}): look whether it took place before it is repeated"
     )]
     Unknown { why: String },
     /// The store could not be asked; the same call may succeed later.
@@ -92,6 +102,19 @@ impl StoreError {
         Self::Away { why: why.into() }
     }
 
+    /// What the failure of a call means that came after a change was stored: whatever the call says, something was
+    /// changed.
+    #[must_use]
+    pub fn after_a_change(self) -> Self {
+        match self {
+            unknown @ Self::Unknown { .. } => unknown,
+            Self::Away { why } => Self::Unknown { why },
+            other => Self::Unknown {
+                why: other.to_string(),
+            },
+        }
+    }
+
     /// Whether the database may answer the same call later, on its own.
     pub fn is_away(&self) -> bool {
         matches!(self, Self::Away { .. } | Self::Unknown { .. })
@@ -99,6 +122,16 @@ impl StoreError {
 
     pub(crate) fn corrupt(why: impl Into<String>) -> Self {
         Self::Corrupt { why: why.into() }
+    }
+}
+
+/// For people: a part of an hour does not matter among days.
+fn hours(age: &Duration) -> String {
+    let minutes = age.as_secs() / 60;
+    if minutes < 120 {
+        format!("{minutes} min")
+    } else {
+        format!("{} h", minutes / 60)
     }
 }
 

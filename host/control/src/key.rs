@@ -1,15 +1,15 @@
 //! API and admin keys: made here, shown once, kept as hashes (threat model A8, M6). Secrets of connection tokens are
 //! made here too; those cannot be kept as hashes, since a signature is checked with the secret itself.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, fmt, str::FromStr, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{AppName, StoreError, Timestamp};
+use crate::{AppName, StoreError, Timestamp, names::as_text};
 
 /// Random bytes in a key: 192 bits, above the 128 that guessing needs.
 const SECRET_BYTES: usize = 24;
@@ -62,7 +62,7 @@ pub struct NewKey {
 }
 
 /// Whom a presented secret belongs to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verified {
     pub id: Box<str>,
     pub role: KeyRole,
@@ -113,11 +113,21 @@ impl KeyRole {
     }
 }
 
-impl Serialize for KeyRole {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.as_str())
+impl fmt::Display for KeyRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
+
+impl FromStr for KeyRole {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        Self::parse(text)
+    }
+}
+
+as_text!(KeyRole);
 
 impl Secret {
     pub(crate) fn random(role: KeyRole) -> Result<Self, StoreError> {

@@ -16,6 +16,7 @@
 mod error;
 mod key;
 mod names;
+mod revision;
 mod schema;
 mod store;
 mod time;
@@ -25,9 +26,10 @@ pub use self::{
     error::{OpenError, StoreError},
     key::{Key, KeyRole, NewKey, Secret, Verified},
     names::{AppName, FailurePolicy, Hook, Isolation, PluginName, Scope},
+    revision::Revision,
     store::{
-        BadPostgres, BadTls, Copied, DATABASE_FILE, FirstKeys, NodeReport, PostgresConfig,
-        PostgresSettings, Snapshot, State, Store, TlsFiles,
+        BadPostgres, Copied, DATABASE_FILE, FirstKeys, Heard, NodeReport, PostgresConfig,
+        PostgresSettings, Snapshot, State, Store,
     },
     time::Timestamp,
     values::{

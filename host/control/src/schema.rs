@@ -133,6 +133,18 @@ pub(crate) const MIGRATIONS: &[&str] = &[
         report TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
     ",
+    // 6: which state it is: a number that rises with every change, and a word that no other change has.
+    "
+    CREATE TABLE control (
+        only_row INTEGER PRIMARY KEY CHECK (only_row = 1),
+        revision INTEGER NOT NULL,
+        change TEXT NOT NULL
+    ) STRICT;
+    INSERT INTO control (only_row, revision, change)
+        SELECT 1, coalesce(max(id), 0), lower(hex(randomblob(8))) FROM audit;
+    CREATE TRIGGER audit_makes_a_revision AFTER INSERT ON audit
+        BEGIN UPDATE control SET revision = revision + 1, change = lower(hex(randomblob(8))); END;
+    ",
 ];
 
 /// Brings the file to the newest schema, each step in its own transaction.

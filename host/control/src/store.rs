@@ -31,16 +31,20 @@ use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
 use self::{
-    audit::Change, db::Transaction, last_good::LastGood, postgres::Postgres, sqlite::Sqlite,
+    audit::Change,
+    db::Transaction,
+    last_good::{LastGood, NoCopy},
+    postgres::Postgres,
+    sqlite::Sqlite,
 };
 pub use self::{
     bindings::Snapshot,
     copy::Copied,
     keys::FirstKeys,
-    postgres::{BadPostgres, BadTls, PostgresConfig, PostgresSettings, TlsFiles},
+    postgres::{BadPostgres, PostgresConfig, PostgresSettings},
     reports::NodeReport,
     sqlite::DATABASE_FILE,
-    state::State,
+    state::{Heard, State},
 };
 use crate::{Actor, OpenError, StoreError, key::Ring};
 
@@ -88,8 +92,8 @@ impl Store {
     /// [`Self::artifact`] and [`Self::remembered`] answer from the copy.
     ///
     /// # Errors
-    /// [`OpenError`]: the data directory cannot be used, the database is away and there is no copy, or its schema is
-    /// none that this release may work with.
+    /// [`OpenError`]: the data directory cannot be used, the database is away and there is no copy or one that is too
+    /// old, or its schema is none that this release may work with.
     pub fn connect(config: PostgresConfig, data_dir: &Path) -> Result<Self, OpenError> {
         Self::connect_with(config, data_dir, postgres::MIGRATIONS)
     }
@@ -117,16 +121,24 @@ impl Store {
     ) -> Result<Self, OpenError> {
         let held = sqlite::take_data_dir(data_dir)?;
         let postgres = Postgres::new(config, migrations)?;
-        let last_good = LastGood::new(data_dir, postgres.place());
-        let ring = match postgres.start() {
-            Ok(()) => postgres.read(keys::load_ring)?,
-            Err(OpenError::Store(error)) if error.is_away() => {
-                let Some((_, ring)) = last_good.load() else {
-                    return Err(error.into());
-                };
-                tracing::warn!(%error, "the control store is away; the node starts with what it ran by last");
-                ring
-            }
+        let last_good = LastGood::new(data_dir, postgres.place(), postgres.max_copy_age());
+        let connected = || {
+            postgres.start()?;
+            Ok(postgres.read(keys::load_ring)?)
+        };
+        let ring = match connected() {
+            Ok(ring) => ring,
+            Err(OpenError::Store(error)) if error.is_away() => match last_good.load() {
+                Ok((_, ring)) => {
+                    tracing::warn!(%error, "the control store is away; the node starts with what it ran by last");
+                    ring
+                }
+                Err(NoCopy::Absent) => return Err(error.into()),
+                Err(NoCopy::TooOld { age, limit }) => {
+                    let why = error.to_string();
+                    return Err(OpenError::CopyTooOld { why, age, limit });
+                }
+            },
             Err(error) => return Err(error),
         };
         postgres.listen();
@@ -231,6 +243,18 @@ impl Backend {
         match self {
             Self::Sqlite(sqlite) => sqlite.write(work, committed),
             Self::Postgres(postgres) => postgres.write(work, committed),
+        }
+    }
+
+    /// As [`Self::write`] for what may take minutes; who waits for it is an operator.
+    fn write_at_length<T, U>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+        committed: impl FnOnce(T) -> U,
+    ) -> Result<U, StoreError> {
+        match self {
+            Self::Sqlite(sqlite) => sqlite.write(work, committed),
+            Self::Postgres(postgres) => postgres.write_at_length(work, committed),
         }
     }
 

@@ -1,11 +1,14 @@
 //! What goes into the store and what comes out.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::{AppName, FailurePolicy, Hook, Isolation, PluginName, Scope, Secret, Timestamp};
+use crate::{
+    AppName, FailurePolicy, Hook, Isolation, PluginName, Scope, Secret, StoreError, Timestamp,
+    names::as_text,
+};
 
 /// Largest artifact: an upload has at most 4 MiB (threat model W1), and a core module grows a little when it
 /// becomes the component that is kept.
@@ -151,7 +154,7 @@ pub struct DesiredState {
 }
 
 /// One binding whose plugin has an active version. The artifact is at [`crate::Store::artifact`], by digest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DesiredBinding {
     pub id: String,
     pub app: AppName,
@@ -237,11 +240,18 @@ impl fmt::Debug for Digest {
     }
 }
 
-impl Serialize for Digest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+impl FromStr for Digest {
+    type Err = StoreError;
+
+    fn from_str(text: &str) -> Result<Self, StoreError> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(text, &mut bytes)
+            .map_err(|_| StoreError::invalid("digest", "a digest is 64 hexadecimal digits"))?;
+        Ok(Self(bytes))
     }
 }
+
+as_text!(Digest);
 
 impl Actor {
     /// The node itself, at start.

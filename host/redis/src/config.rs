@@ -3,7 +3,9 @@
 //! Owns validated values; the texts of the configuration file are read by the server's configuration module.
 //! Secrets do not show in `Debug`.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
+
+use tidegate_tls::Tls;
 
 use crate::keys::Prefix;
 
@@ -52,6 +54,11 @@ impl RedisConfig {
             ack: Ack::default(),
         }
     }
+
+    /// Whether `insecure_skip_verify` is on for a connection that is made with TLS.
+    pub fn trusts_anybody(&self) -> bool {
+        self.shards.iter().any(Topology::trusts_anybody)
+    }
 }
 
 /// Who has a publication with history before its publisher is told that it is published (threat model R8).
@@ -83,6 +90,23 @@ pub enum Topology {
 impl Topology {
     pub fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster { .. })
+    }
+
+    /// Whether a connection of it is by TLS with whoever answers.
+    fn trusts_anybody(&self) -> bool {
+        let logins = match self {
+            Self::Standalone { login, .. } | Self::Cluster { login, .. } => [Some(login), None],
+            Self::Sentinel {
+                sentinel_login,
+                login,
+                ..
+            } => [Some(login), Some(sentinel_login)],
+        };
+        let mut tls = logins
+            .into_iter()
+            .flatten()
+            .filter_map(|login| login.tls.as_ref());
+        tls.any(|tls| !tls.is_checked())
     }
 }
 
@@ -141,21 +165,5 @@ impl fmt::Debug for Login {
             .field("client_name", client_name)
             .field("tls", tls)
             .finish()
-    }
-}
-
-/// TLS towards a server, ready to use.
-#[derive(Clone)]
-pub struct Tls {
-    pub(crate) client: Arc<rustls::ClientConfig>,
-    /// The name that the certificate must have, where it is not the host of the address.
-    pub(crate) server_name: Option<rustls::pki_types::ServerName<'static>>,
-}
-
-impl fmt::Debug for Tls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tls")
-            .field("server_name", &self.server_name)
-            .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,6 @@
 
 mod sentinel;
 mod server;
-mod tls;
 mod watch;
 
 use std::{fmt, io, pin::Pin, time::Duration};
@@ -15,13 +14,13 @@ use redis::{
     AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value,
     aio::{MultiplexedConnection, PubSub},
 };
+use tidegate_tls::TlsStream;
 use tokio::net::TcpStream;
 use tokio_util::either::Either;
 
 pub(crate) use self::server::{is_loading, role};
 pub use self::{
     server::{Generation, ServerRole},
-    tls::{BadTls, TlsFiles},
     watch::{PrimaryWatch, left},
 };
 use crate::config::{Address, Login, Topology};
@@ -33,7 +32,7 @@ const SEND_QUEUE: usize = 4_096;
 const WRITE_BYTES: usize = 64 * 1024;
 
 /// A socket to a server.
-pub type Socket = Either<TcpStream, Box<tokio_rustls::client::TlsStream<TcpStream>>>;
+pub type Socket = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

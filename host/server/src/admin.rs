@@ -156,11 +156,10 @@ impl Admin {
             .await
             .map_err(StartError::Refused)?;
         self.open_apps(&state.apps);
-        blocking(&self.store, move |store| {
-            store.remember(&state);
-            Ok(())
-        })
-        .await?;
+        // What came from the copy is no younger for having been read.
+        if self.is_followed() {
+            self.keep(state).await?;
+        }
         Ok(())
     }
 
@@ -236,7 +235,13 @@ impl Admin {
         let (snapshot, value, desired) = blocking(&self.store, move |store| {
             let snapshot = store.snapshot(&place)?;
             let value = change(store, &who, &place)?;
-            Ok((snapshot, value, store.desired_state()?))
+            // From here on nothing may say that nothing was changed.
+            let desired = store.desired_state();
+            Ok((
+                snapshot,
+                value,
+                desired.map_err(StoreError::after_a_change)?,
+            ))
         })
         .await?;
         let Err(refused) = self.host.apply(desired).await else {
@@ -246,8 +251,12 @@ impl Admin {
         tracing::warn!(%app, rule = %refused.rule, "a change could not be carried out and is undone");
         let (who, cause) = (actor.clone(), refused.to_string());
         let before: DesiredState = blocking(&self.store, move |store| {
-            store.restore(&who, &snapshot, &cause)?;
-            store.desired_state()
+            match store.restore(&who, &snapshot, &cause) {
+                // Says itself that the change stays.
+                Err(conflict @ StoreError::Conflict { .. }) => return Err(conflict),
+                restored => restored.map_err(StoreError::after_a_change)?,
+            }
+            store.desired_state().map_err(StoreError::after_a_change)
         })
         .await?;
         if let Err(again) = self.host.apply(before).await {

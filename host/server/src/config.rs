@@ -434,7 +434,30 @@ impl Config {
             .allowed_origins
             .iter()
             .any(|origin| origin == "*");
+        let (is_exposed, trusts_anybody) = match &self.control {
+            ControlConfig::Sqlite => (false, false),
+            ControlConfig::Postgres(postgres) => (postgres.is_exposed(), postgres.trusts_anybody()),
+        };
+        let redis_trusts_anybody = match &self.engine {
+            EngineConfig::Memory { .. } => false,
+            EngineConfig::Redis(redis) => redis.trusts_anybody(),
+        };
         [
+            (
+                is_exposed,
+                "control.postgres.url",
+                "its sslmode lets whoever is between this node and the database read and change what is decided, the secrets that sign tokens included; write sslmode=verify-full",
+            ),
+            (
+                trusts_anybody,
+                "control.postgres.tls.insecure_skip_verify",
+                "whoever is between this node and the database reads and changes what is decided",
+            ),
+            (
+                redis_trusts_anybody,
+                "engine.redis.tls.insecure_skip_verify",
+                "whoever is between this node and Redis reads and changes what is published",
+            ),
             (
                 self.client.is_insecure,
                 "client.insecure",

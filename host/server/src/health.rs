@@ -126,9 +126,16 @@ async fn ready(State(readiness): State<Readiness>) -> Response {
         ),
     };
     let store = readiness.state.store.get();
-    if store.is_some_and(|store| store.problem().is_some()) {
+    if let Some(store) = store.filter(|store| store.problem().is_some()) {
         // Why is in the log: this endpoint is everybody's.
-        body["degraded"] = json!(["the control store is away; changes are refused"]);
+        let mut degraded = vec!["the control store is away; changes are refused"];
+        if let Some(heard) = store.heard() {
+            body["control_store_heard_seconds_ago"] = json!(heard.ago.as_secs());
+            if heard.is_too_long {
+                degraded.push("what runs is older than control.postgres.max_copy_age; keys that were revoked meanwhile may still count");
+            }
+        }
+        body["degraded"] = json!(degraded);
     }
     let insecure = readiness.state.insecure.lock().clone();
     if !insecure.is_empty() {

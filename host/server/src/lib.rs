@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod api;
 pub mod apps;
+mod causes;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -118,6 +118,16 @@ impl Collector for StoreCollector {
             "Whether the last call of the control store was answered",
             None,
             metric.metric_type(),
+        )?)?;
+        let Some(heard) = self.0.heard() else {
+            return Ok(());
+        };
+        let metric = ConstGauge::new(i64::try_from(heard.ago.as_secs()).unwrap_or(i64::MAX));
+        metric.encode(encoder.encode_descriptor(
+            "tidegate_control_store_age_seconds",
+            "How long ago the control store last said that what runs is what it has",
+            None,
+            metric.metric_type(),
         )?)
     }
 }

@@ -13,6 +13,7 @@ mod stories;
 use std::{
     collections::{BTreeMap, HashMap},
     io,
+    panic::{self, AssertUnwindSafe},
     sync::Arc,
 };
 
@@ -532,7 +533,12 @@ impl Inner {
             ),
             help: "upload the version again, or activate another one".to_owned(),
         })?;
-        self.compile(&artifact)
+        // Of all plugins of the node, one that is too much for the checks shall not keep the others from running.
+        let compiled = panic::catch_unwind(AssertUnwindSafe(|| self.compile(&artifact)));
+        compiled.unwrap_or_else(|_| {
+            tracing::error!(app = %row.app, plugin = %row.plugin, version = row.version, "a plugin could not be prepared");
+            Err(gave_up())
+        })
     }
 
     fn binding(
@@ -625,10 +631,14 @@ async fn blocking(
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|panic| {
         tracing::error!(%panic, "a plugin could not be prepared");
-        Err(Refused {
-            rule: "internal".to_owned(),
-            detail: "the node failed while it prepared the plugin".to_owned(),
-            help: "the node's log has the cause; please report it".to_owned(),
-        })
+        Err(gave_up())
     })
+}
+
+fn gave_up() -> Refused {
+    Refused {
+        rule: "internal".to_owned(),
+        detail: "the node failed while it prepared the plugin".to_owned(),
+        help: "the node's log has the cause; please report it".to_owned(),
+    }
 }

@@ -8,4 +8,4 @@
 mod programs;
 mod server;
 
-pub use server::PostgresServer;
+pub use server::{PostgresServer, ServerTls};

@@ -1,14 +1,15 @@
 //! One PostgreSQL server.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Output, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tidegate_test_redis::{free_port, until};
+use tidegate_test_redis::{Pair, free_port, until};
 
 use crate::programs::{binary, command, hand_over, missing};
 
@@ -29,6 +30,15 @@ folder=$1; shift
 if read -r _; then kill -QUIT $server; wait $server; else kill -QUIT $server; wait $server; rm -rf "$folder"; fi
 "#;
 
+/// How a server speaks TLS.
+#[derive(Debug, Clone)]
+pub struct ServerTls {
+    /// The server's.
+    pub pair: Pair,
+    /// Who vouches for clients, in PEM. Nobody is let in without TLS and a certificate of theirs, `psql` neither.
+    pub clients: String,
+}
+
 /// A running server; killed, and its directory removed, on drop and when the process ends.
 #[derive(Debug)]
 pub struct PostgresServer {
@@ -46,6 +56,18 @@ impl PostgresServer {
     /// # Panics
     /// When there is no PostgreSQL on this machine, or it does not come up; its log is in the message.
     pub fn start() -> Self {
+        Self::start_with(None)
+    }
+
+    /// As [`Self::start`], of a server that speaks TLS and nothing else.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_with_tls(tls: &ServerTls) -> Self {
+        Self::start_with(Some(tls))
+    }
+
+    fn start_with(tls: Option<&ServerTls>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         hand_over(folder.path());
         let folder = folder.keep();
@@ -68,6 +90,9 @@ impl PostgresServer {
             .output();
         let made = made.unwrap_or_else(|error| panic!("{}", missing("initdb", &error)));
         assert!(made.status.success(), "initdb failed: {}", all_of(&made));
+        if let Some(tls) = tls {
+            server.set_up(tls);
+        }
         for _ in 0..PORTS_TRIED {
             server.port = free_port();
             match server.try_live() {
@@ -77,6 +102,35 @@ impl PostgresServer {
             }
         }
         panic!("postgres found no free port in {PORTS_TRIED} attempts");
+    }
+
+    /// Writes down how to speak TLS, and that nobody is let in without.
+    fn set_up(&self, tls: &ServerTls) {
+        let ServerTls { pair, clients } = tls;
+        let files = [
+            ("server.crt", &*pair.certificate),
+            ("server.key", &pair.key),
+            ("clients.crt", clients),
+            (
+                "postgresql.auto.conf",
+                "ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\nssl_ca_file = 'clients.crt'\n",
+            ),
+            (
+                "pg_hba.conf",
+                "hostssl all all 127.0.0.1/32 scram-sha-256 clientcert=verify-ca\n",
+            ),
+        ];
+        for (name, text) in files {
+            let path = self.data().join(name);
+            // A key that others may read is none to PostgreSQL. Two of the files are there already.
+            let mut options = OpenOptions::new();
+            let options = options.write(true).create(true).truncate(true).mode(0o600);
+            let written = options
+                .open(&path)
+                .and_then(|mut file| file.write_all(text.as_bytes()));
+            written.expect("the folder is ours");
+            hand_over(&path);
+        }
     }
 
     fn data(&self) -> PathBuf {

@@ -1,9 +1,11 @@
 //! Real Redis servers for tests: standalone, Sentinel and Cluster, on free ports of the loopback.
 //!
 //! Owns starting, stopping, killing and pausing them, a temporary directory for each, and a small blocking client
-//! for what a test asks or does behind the back of the product. Knows nothing of Tidegate.
+//! for what a test asks or does behind the back of the product; and what tests of other servers need as well: certificates,
+//! ports, waiting. Knows nothing of Tidegate.
 //! Every process is ended by its own id when its value is dropped, also when the test panics.
 
+mod certificates;
 mod cluster;
 mod ports;
 mod resp;
@@ -11,6 +13,7 @@ mod sentinel;
 mod server;
 mod wait;
 
+pub use certificates::{Authority, Pair};
 pub use cluster::{ClusterOptions, RedisCluster};
 pub use ports::free_port;
 pub use resp::{Connection, Reply};

@@ -70,6 +70,12 @@ impl Change {
     }
 }
 
+/// Number of the newest entry, 0 before the first.
+pub(super) fn last_entry(transaction: &Transaction<'_>) -> Result<i64, StoreError> {
+    let row = transaction.query_one("SELECT coalesce(max(id), 0) FROM audit", &[])?;
+    row.get(0)
+}
+
 impl Store {
     /// Writes down something that changed nothing, such as a refused upload.
     pub fn record_refusal(

@@ -3,9 +3,9 @@
 use super::{
     Change, Store,
     apps::check_app,
+    audit::last_entry,
     db::{Row, Transaction, params},
     plugins::{find_version, newest_version, plugin_id, read_hook},
-    state::revision,
 };
 use crate::{
     Actor, AppName, Binding, BindingRequest, Bound, DesiredBinding, DesiredState, Digest,
@@ -27,7 +27,7 @@ const COLUMNS: &str =
 pub struct Snapshot {
     app: AppName,
     /// What the audit log had come to.
-    revision: i64,
+    last_entry: i64,
     bindings: Vec<SnapshotBinding>,
     /// Plugin and its current activation.
     activations: Vec<(i64, Option<i64>)>,
@@ -188,7 +188,7 @@ impl Store {
                 .collect::<Result<_, _>>()?;
             Ok(Snapshot {
                 app: app.clone(),
-                revision: revision(transaction)?,
+                last_entry: last_entry(transaction)?,
                 bindings,
                 activations,
             })
@@ -212,7 +212,7 @@ impl Store {
             let changes = transaction.query_one(
                 "SELECT count(*) FROM audit
                  WHERE app = ?1 AND id > ?2 AND action <> 'plugin.upload' AND result NOT LIKE 'refused%'",
-                params![app, snapshot.revision],
+                params![app, snapshot.last_entry],
             )?;
             if changes.get::<i64>(0)? > 1 {
                 return Err(StoreError::conflict(format!(

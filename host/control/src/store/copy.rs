@@ -1,12 +1,15 @@
-//! A whole store copied into an empty one: from the file of one node to the database of many.
+//! A whole store copied into an empty one: from the file of one node to the database of many, or back.
 //!
 //! Everything keeps its numbers: keys go on opening, versions keep their names, the audit log goes on where it was.
 //! Invariant: the target has everything or, but for artifacts that nothing names, nothing.
 
+use std::sync::Arc;
+
 use super::{
-    Store,
-    audit::Change,
+    Store, apply,
+    audit::{Change, last_entry},
     db::{Cell, Row, Transaction, Value, params},
+    keys::load_ring,
 };
 use crate::{Actor, StoreError};
 
@@ -51,7 +54,7 @@ const fn numbered(name: &'static str, columns: &'static [(&'static str, Kind)]) 
 
 use Kind::{Bytes, Int, Text};
 
-/// All but artifacts; a row comes after those that it refers to, or its reference is checked at the end.
+/// All but artifacts and the audit log; a row comes after those that it refers to, or its reference is checked at the end.
 const TABLES: &[Table] = &[
     table(
         "apps",
@@ -132,25 +135,30 @@ const TABLES: &[Table] = &[
             ("isolation", Text),
         ],
     ),
-    numbered(
-        "audit",
-        &[
-            ("id", Int),
-            ("at", Int),
-            ("who", Text),
-            ("ip", Text),
-            ("app", Text),
-            ("action", Text),
-            ("object", Text),
-            ("old", Bytes),
-            ("new", Bytes),
-            ("result", Text),
-        ],
-    ),
 ];
 
-/// Rows of one statement: an audit log of many thousands has to be written within the time of one transaction.
+/// The audit log. It only grows, and is copied in pages.
+const AUDIT: Table = numbered(
+    "audit",
+    &[
+        ("id", Int),
+        ("at", Int),
+        ("who", Text),
+        ("ip", Text),
+        ("app", Text),
+        ("action", Text),
+        ("object", Text),
+        ("old", Bytes),
+        ("new", Bytes),
+        ("result", Text),
+    ],
+);
+
+/// Rows of one statement.
 const ROWS_AT_ONCE: usize = 200;
+
+/// Entries of the audit log in memory at a time.
+const PAGE: i64 = 1_000;
 
 /// How much was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,36 +189,67 @@ impl Store {
                 |_| (),
             )?;
         }
-        let tables = self.read(|from| {
+        let (tables, last_entry) = self.read(|from| {
             let tables = TABLES.iter().map(|table| Ok((table, read(from, table)?)));
-            tables.collect::<Result<Vec<_>, StoreError>>()
+            let tables = tables.collect::<Result<Vec<_>, StoreError>>()?;
+            Ok((tables, last_entry(from)?))
         })?;
-        let rows = tables.iter().map(|(_, rows)| rows.len() as u64).sum();
-        target.mutate_keys(actor, |to| {
-            check_empty(to)?;
-            for (table, rows) in &tables {
-                write(to, table, rows)?;
-            }
-            let change = Change::new(None, "store.copy", "store".to_owned());
-            Ok(((), Some(change)))
-        })?;
+        let copied = target.backend.write_at_length(
+            |to| {
+                let rows = apply(to, actor, |to| {
+                    check_empty(to)?;
+                    let mut num_rows = 0;
+                    for (table, rows) in &tables {
+                        write(to, table, rows)?;
+                        num_rows += rows.len() as u64;
+                    }
+                    num_rows += self.copy_audit_log(to, last_entry)?;
+                    let change = Change::new(None, "store.copy", "store".to_owned());
+                    Ok((num_rows, Some(change)))
+                })?;
+                Ok((rows, load_ring(to)?))
+            },
+            |(rows, ring)| {
+                target.ring.store(Arc::new(ring));
+                rows
+            },
+        );
+        let rows = copied?;
         Ok(Copied {
             rows,
             artifacts: digests.len() as u64,
         })
     }
+
+    /// Copies the entries up to this one, page by page: there can be more than fits into memory.
+    fn copy_audit_log(&self, to: &Transaction<'_>, last: i64) -> Result<u64, StoreError> {
+        let sql = format!(
+            "SELECT {} FROM audit WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3",
+            names(&AUDIT)
+        );
+        let (mut copied, mut num_rows) = (0_i64, 0);
+        loop {
+            let page = self.read(|from| from.query(&sql, params![copied, last, PAGE]))?;
+            let Some(newest) = page.last() else {
+                return Ok(num_rows);
+            };
+            copied = newest.get(0)?;
+            num_rows += page.len() as u64;
+            write(to, &AUDIT, &page)?;
+        }
+    }
 }
 
 fn check_empty(target: &Transaction<'_>) -> Result<(), StoreError> {
     let row = target.query_one(
-        "SELECT (SELECT count(*) FROM keys) + (SELECT count(*) FROM plugins) + (SELECT count(*) FROM audit)",
+        "SELECT CAST(EXISTS (SELECT 1 FROM keys) OR EXISTS (SELECT 1 FROM plugins) OR EXISTS (SELECT 1 FROM audit) AS INTEGER)",
         &[],
     )?;
     if row.get::<i64>(0)? == 0 {
         Ok(())
     } else {
         Err(StoreError::conflict(
-            "the store to copy into has keys, plugins or an audit log already; name an empty database or schema, into which no node has been started yet",
+            "the store to copy into has keys, plugins or an audit log already; name an empty database, schema or data directory, on which no node has been started yet",
         ))
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Owns the connections: one for changes, one for reads, one that hears of other nodes' changes, each opened when it is
 //! needed and again after it broke. Invariants: changes of all nodes come one after the other, since each locks one row
-//! first; every call ends within seconds, whatever the database does; a call is repeated by itself only where it had
-//! not begun.
+//! first; every call ends within seconds, whatever the database does, but for migrations and copies, which have
+//! minutes; a call is repeated by itself only where it had not begun.
 
 mod config;
 mod schema;
@@ -19,13 +19,10 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::config::{BadPostgres, PostgresConfig, PostgresSettings};
 pub(super) use self::schema::{MIGRATIONS, Migration};
 pub(super) use self::session::Session;
 use self::session::{Mode, Purpose};
-pub use self::{
-    config::{BadPostgres, PostgresConfig, PostgresSettings},
-    tls::{BadTls, TlsFiles},
-};
 use super::db::Transaction;
 use crate::{OpenError, StoreError};
 
@@ -92,8 +89,10 @@ impl Postgres {
     /// Connects, brings the schema forward and begins to hear of changes.
     pub(super) fn start(&self) -> Result<(), OpenError> {
         let mut slot = self.turn(&self.writer)?;
-        let session = self.connect()?;
-        schema::migrate(&session, self.migrations)?;
+        let session = self.connect(Purpose::Queries)?;
+        if schema::is_behind(&session, self.migrations)? {
+            schema::migrate(&self.connect(Purpose::Long)?, self.migrations)?;
+        }
         slot.session = Some(session);
         Ok(())
     }
@@ -131,6 +130,22 @@ impl Postgres {
         self.run(&self.writer, Mode::Change, ordered, committed)
     }
 
+    /// As [`Self::write`] for what may take minutes, on a connection of its own.
+    pub(super) fn write_at_length<T, U>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, StoreError>,
+        committed: impl FnOnce(T) -> U,
+    ) -> Result<U, StoreError> {
+        let _turn = self.turn(&self.writer)?;
+        let session = self.connect(Purpose::Long)?;
+        session.begin(Mode::Change)?;
+        let result = session.finish(|transaction| {
+            schema::lock(transaction, self.migrations.len())?;
+            work(transaction)
+        });
+        result.map(committed)
+    }
+
     /// Writes something that is no change and needs no order, such as what a node runs.
     pub(super) fn note<T>(
         &self,
@@ -164,6 +179,11 @@ impl Postgres {
     /// Which database this is.
     pub(super) fn place(&self) -> String {
         self.config.place()
+    }
+
+    /// How old a copy of it may be.
+    pub(super) fn max_copy_age(&self) -> Option<Duration> {
+        self.config.max_copy_age()
     }
 
     fn run<T, U>(
@@ -201,12 +221,12 @@ impl Postgres {
         {
             return Ok(slot.session.insert(session));
         }
-        let session = self.connect()?;
+        let session = self.connect(Purpose::Queries)?;
         session.begin(mode)?;
         Ok(slot.session.insert(session))
     }
 
-    fn connect(&self) -> Result<Session, StoreError> {
+    fn connect(&self, purpose: Purpose) -> Result<Session, StoreError> {
         if let Some(away) = &*self.away.lock()
             && away.tried_at.elapsed() < CONNECT_PAUSE
         {
@@ -214,7 +234,7 @@ impl Postgres {
         }
         let runtime = self.runtime();
         let handle = runtime.handle();
-        let opened = handle.block_on(Session::open(&self.config, handle, Purpose::Queries));
+        let opened = handle.block_on(Session::open(&self.config, handle, purpose));
         if let Err(StoreError::Away { why }) = &opened {
             self.note_away(why);
         }

@@ -1,33 +1,37 @@
 //! What the store promises, claim by claim, on both databases; here is what all claims use.
 //!
 //! The contract is the list at the end: each claim is a test on SQLite and one on a real PostgreSQL. What one of the
-//! two alone promises is in `files`, `closing` and `shared`.
+//! two alone promises is in `files`, `closing`, `shared`, `copies` and `moving`.
 
 mod apps;
 mod audit;
 mod bindings;
 mod closing;
+mod copies;
 mod files;
 mod following;
 mod keys;
+mod moving;
 mod plugins;
 mod retention;
 mod shared;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     os::unix::fs::PermissionsExt as _,
     sync::{
         Arc, LazyLock,
         atomic::{AtomicU32, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
 use tidegate_test_postgres::PostgresServer;
+use tidegate_tls::TlsFiles;
 
 use super::*;
 use crate::{
@@ -37,6 +41,9 @@ use crate::{
 
 /// One server for all tests; it ends with the process. Each test has a schema.
 static SERVER: LazyLock<PostgresServer> = LazyLock::new(PostgresServer::start);
+
+/// How old a copy may be.
+const MAX_COPY_AGE: Duration = Duration::from_secs(3_600);
 
 /// Where the store of a test is.
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +93,24 @@ impl Bench {
             None => Store::open(dir.path()).unwrap(),
             Some(schema) => Store::connect(postgres(&SERVER.url(), schema), dir.path()).unwrap(),
         };
+        Self {
+            store: Arc::new(store),
+            app,
+            dir,
+            schema,
+        }
+    }
+
+    /// As after a restart of a node with a server of its own.
+    fn reopened_from(self, server: &PostgresServer) -> Self {
+        let Self {
+            store,
+            app,
+            dir,
+            schema,
+        } = self;
+        drop(store);
+        let store = Store::connect(postgres(&server.url(), "tidegate"), dir.path()).unwrap();
         Self {
             store: Arc::new(store),
             app,
@@ -196,6 +221,7 @@ fn postgres(url: &str, schema: &str) -> PostgresConfig {
         url: Secret::stored(url.to_owned()),
         schema: schema.to_owned(),
         tls: TlsFiles::default(),
+        max_copy_age: Some(MAX_COPY_AGE),
     })
     .unwrap()
 }
@@ -277,6 +303,7 @@ contract! {
     apps::a_fresh_store_has_app_default_and_no_keys,
     plugins::activations_behave_like_a_stack,
     following::a_state_is_all_that_a_node_runs_by_and_its_revision_tells_every_change,
+    following::states_that_are_equally_many_changes_old_have_different_revisions,
     following::a_node_says_what_it_runs_until_it_takes_it_back,
     following::a_restore_does_not_undo_what_somebody_else_changed_meanwhile,
 }

@@ -6,7 +6,7 @@
 //! connection ends within `io_timeout`; a command that finds none waits `PATIENCE` at most. A server that loads its data
 //! keeps its connection, which is not on offer before the server says that it has them.
 
-use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{future::poll_fn, iter, pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rand::RngExt as _;
@@ -421,13 +421,8 @@ pub(super) fn report(error: &ConnectError) {
 }
 
 /// The whole chain in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = iter::successors(Some(error), |&error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
 }

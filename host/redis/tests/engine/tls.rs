@@ -2,59 +2,20 @@
 
 use std::fs;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tidegate_redis::{
     Pipe, RedisFailure, Route, Topology,
     commands::{InFlight, value::text},
-    config::{Address, Login, Tls},
-    connect::{ConnectError, Connector, TlsFiles},
+    config::{Address, Login},
+    connect::{ConnectError, Connector},
 };
-use tidegate_test_redis::{FREE_PORT, RedisOptions, RedisServer};
+use tidegate_test_redis::{Authority, FREE_PORT, RedisOptions, RedisServer};
+use tidegate_tls::{Tls, TlsFiles};
 use tokio::time::Duration;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The name in the server's certificate; its address is 127.0.0.1.
 const NAME: &str = "redis.test";
-
-/// A certificate and its key, in PEM.
-struct Pair {
-    certificate: String,
-    key: String,
-}
-
-/// Who vouches for servers and clients.
-struct Authority {
-    certificate: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(Vec::new()).expect("no names");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).expect("signed").pem();
-        Self {
-            certificate,
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    fn pair_for(&self, name: &str) -> Pair {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
-        // Without a subject of its own it would look as if it had signed itself.
-        params
-            .distinguished_name
-            .push(DnType::CommonName, name.to_owned());
-        let certificate = params.signed_by(&key, &self.issuer).expect("signed");
-        Pair {
-            certificate: certificate.pem(),
-            key: key.serialize_pem(),
-        }
-    }
-}
 
 /// A server with TLS and what it takes to be let in.
 struct World {
@@ -82,7 +43,7 @@ impl World {
                 format!("tls-key-file {}", write("server.key.pem", &its.key)),
                 format!(
                     "tls-ca-cert-file {}",
-                    write("ca.pem", &authority.certificate)
+                    write("ca.pem", authority.certificate())
                 ),
                 "tls-auth-clients yes".to_owned(),
             ],
@@ -91,9 +52,9 @@ impl World {
         let answer = server.command(&["CONFIG", "GET", "tls-port"]);
         let port = answer.list()[1].text().parse().expect("a port");
         let files = TlsFiles {
-            server_ca_pem: Some(authority.certificate),
+            server_ca_pem: Some(authority.certificate().to_owned()),
             cert_pem: Some(ours.certificate),
-            key_pem: Some(ours.key),
+            key_pem: Some(ours.key.into()),
             server_name: Some(NAME.to_owned()),
             insecure_skip_verify: false,
         };
@@ -156,7 +117,7 @@ async fn r1_redis_is_reached_over_tls_and_each_side_shows_who_it_is() {
     for (wrong, what) in [
         (
             TlsFiles {
-                server_ca_pem: Some(another.certificate.clone()),
+                server_ca_pem: Some(another.certificate().to_owned()),
                 ..files()
             },
             "another CA",
@@ -179,7 +140,7 @@ async fn r1_redis_is_reached_over_tls_and_each_side_shows_who_it_is() {
         (
             TlsFiles {
                 cert_pem: Some(stranger.certificate),
-                key_pem: Some(stranger.key),
+                key_pem: Some(stranger.key.into()),
                 ..files()
             },
             "a certificate that another authority made",
@@ -211,51 +172,4 @@ async fn r1_nothing_is_said_to_a_server_that_has_no_tls() {
         matches!(refused, Err(ConnectError::Unreachable { .. })),
         "{refused:?}"
     );
-}
-
-#[test]
-fn settings_that_do_not_fit_say_which() {
-    let authority = Authority::new();
-    let (ours, other) = (authority.pair_for("node.test"), authority.pair_for(NAME));
-    let files = || TlsFiles {
-        server_ca_pem: Some(authority.certificate.clone()),
-        cert_pem: Some(ours.certificate.clone()),
-        key_pem: Some(ours.key.clone()),
-        server_name: Some(NAME.to_owned()),
-        insecure_skip_verify: false,
-    };
-    Tls::build(files()).expect("these fit");
-    for (wrong, part) in [
-        (
-            TlsFiles {
-                key_pem: None,
-                ..files()
-            },
-            "belong together",
-        ),
-        (
-            TlsFiles {
-                key_pem: Some(other.key),
-                ..files()
-            },
-            "do not fit",
-        ),
-        (
-            TlsFiles {
-                server_ca_pem: Some("nothing".to_owned()),
-                ..files()
-            },
-            "server_ca_pem",
-        ),
-        (
-            TlsFiles {
-                server_name: Some("not a name".to_owned()),
-                ..files()
-            },
-            "server_name",
-        ),
-    ] {
-        let error = Tls::build(wrong).expect_err("refused").to_string();
-        assert!(error.contains(part), "{error}");
-    }
 }

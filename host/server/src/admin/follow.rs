@@ -2,14 +2,15 @@
 //!
 //! A hint of the store, or a look at its revision once a second, says that something changed. Then everything is read
 //! at one moment and carried out: keys, apps, plugins and bindings; what is new is compiled before anybody else's change
-//! has to wait for it. What cannot run here leaves the former version running, and this node's report says so.
-//! Invariants: what runs is what the store said at one moment, or the last such moment while the store is away; nothing
-//! is compiled while the turn to apply is held.
+//! has to wait for it. What cannot run here leaves the former version running, and this node's report says so; a state
+//! that cannot run at all is tried again. Invariants: what runs is what the store said at one moment, or the last such
+//! moment while the store is away; an app is open only while its plugins are those of the same moment; nothing is
+//! compiled while the turn to apply is held.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tidegate_control::{AppName, AppSecret, PluginName, State, Store, StoreError};
+use tidegate_control::{AppName, AppSecret, PluginName, Revision, State, Store, StoreError};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +25,9 @@ const REPORT: Duration = Duration::from_secs(5);
 /// A node that was silent for this long is not counted among those that run.
 pub(super) const SILENT: Duration = Duration::from_secs(20);
 
+/// Between two warnings that this node was cut off for too long (as of insecure switches, threat model P5).
+const WARNING: Duration = Duration::from_secs(600);
+
 /// First and longest pause before what could not run here is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
@@ -31,7 +35,13 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     /// The revision that runs; `None` until the store answered for the first time.
-    revision: Option<i64>,
+    revision: Option<Revision>,
+    /// The revision that was read last; another one than what runs if that was refused.
+    seen: Option<Revision>,
+    /// Everything has to be read and applied, whatever the revision: the store was away, or it is time to try again.
+    must_read: bool,
+    /// What runs could not be written to this node's disk.
+    is_unkept: bool,
     /// The created apps that are open, with the secret of their tokens.
     apps: HashMap<AppName, String>,
     /// Why what the store says could not be applied as a whole.
@@ -44,6 +54,19 @@ struct Pace {
     reported: Option<(Instant, Value)>,
     retry_at: Instant,
     retry_pause: Duration,
+    warned_at: Option<Instant>,
+}
+
+impl Followed {
+    /// What need not be read again.
+    fn settled(&self) -> Option<Revision> {
+        self.seen.clone().filter(|_| !self.must_read)
+    }
+
+    /// Tries what did not work once more.
+    pub(super) fn try_again(&mut self) {
+        self.must_read |= self.problem.is_some() || self.is_unkept;
+    }
 }
 
 impl Admin {
@@ -59,6 +82,7 @@ impl Admin {
             reported: None,
             retry_at: Instant::now() + RETRY.0,
             retry_pause: RETRY.0,
+            warned_at: None,
         };
         loop {
             tokio::select! {
@@ -90,17 +114,49 @@ impl Admin {
         .await?;
         let mut followed = self.followed.lock();
         followed.is_away = !is_current;
-        followed.revision = is_current.then_some(state.revision);
+        followed.must_read = !is_current;
+        let revision = is_current.then(|| state.revision.clone());
+        followed.seen.clone_from(&revision);
+        followed.revision = revision;
         Ok(state)
     }
 
-    /// Opens and closes apps until those are open that the store names.
-    pub(super) fn open_apps(&self, wanted: &[AppSecret]) {
-        let (gone, new) = {
+    /// Whether the store answers, as of the last look.
+    pub(super) fn is_followed(&self) -> bool {
+        !self.followed.lock().is_away
+    }
+
+    /// Keeps what the store just said for a start without it.
+    pub(super) async fn keep(&self, state: State) -> Result<(), StoreError> {
+        let is_kept = blocking(&self.store, move |store| {
+            let is_kept = store.remember(&state);
+            store.confirm(&state.revision);
+            Ok(is_kept)
+        })
+        .await?;
+        self.followed.lock().is_unkept = !is_kept;
+        Ok(())
+    }
+
+    /// Closes apps that the store does not name any more.
+    fn close_apps(&self, wanted: &[AppSecret]) {
+        let gone = {
             let mut followed = self.followed.lock();
             let mut gone: Vec<AppName> = followed.apps.keys().cloned().collect();
             gone.retain(|app| !wanted.iter().any(|wanted| wanted.name == *app));
             followed.apps.retain(|app, _| !gone.contains(app));
+            gone
+        };
+        for app in gone {
+            // What its plugins kept for all nodes, the node that deleted it has forgotten.
+            self.close_app(&app, &[]);
+        }
+    }
+
+    /// Opens apps until those are open that the store names; their plugins run already.
+    pub(super) fn open_apps(&self, wanted: &[AppSecret]) {
+        let new = {
+            let mut followed = self.followed.lock();
             let mut new = Vec::new();
             for AppSecret { name, token_secret } in wanted {
                 let secret = token_secret.reveal();
@@ -109,12 +165,8 @@ impl Admin {
                     new.push((name, secret));
                 }
             }
-            (gone, new)
+            new
         };
-        for app in gone {
-            // What its plugins kept for all nodes, the node that deleted it has forgotten.
-            self.close_app(&app, &[]);
-        }
         for (app, secret) in new {
             self.apps.open(app, secret);
         }
@@ -159,21 +211,57 @@ impl Admin {
                 if !was_away {
                     tracing::warn!(%error, "the control store does not answer; what runs goes on, and changes are refused");
                 }
+                self.warn_of_age(pace);
                 return;
             }
         }
         if Instant::now() >= pace.retry_at {
             pace.retry_at = Instant::now() + pace.retry_pause;
             pace.retry_pause = (pace.retry_pause * 2).min(RETRY.1);
+            self.followed.lock().try_again();
             // Nothing is done where nothing waits.
             self.changed.notify_one();
         }
     }
 
-    /// Answers whether the store had something new.
+    fn warn_of_age(&self, pace: &mut Pace) {
+        let Some(heard) = self.store.heard().filter(|heard| heard.is_too_long) else {
+            return;
+        };
+        if pace.warned_at.is_none_or(|at| at.elapsed() >= WARNING) {
+            pace.warned_at = Some(Instant::now());
+            tracing::error!(
+                seconds = heard.ago.as_secs(),
+                "this node is cut off from the control store for longer than control.postgres.max_copy_age: keys that were revoked and apps that were deleted meanwhile still count here, and it would not start again"
+            );
+        }
+    }
+
+    /// Reads and carries out what the store has; answers whether that is something new. Nothing is read where the
+    /// revision says that it runs.
     pub(super) async fn try_catch_up(&self) -> Result<bool, StoreError> {
-        let revision = blocking(&self.store, Store::revision).await?;
-        if self.followed.lock().revision == Some(revision) {
+        let caught_up = self.read_and_apply().await;
+        if caught_up.is_err() {
+            // Whatever it comes back as.
+            self.followed.lock().must_read = true;
+        }
+        caught_up
+    }
+
+    async fn read_and_apply(&self) -> Result<bool, StoreError> {
+        let (settled, running) = {
+            let followed = self.followed.lock();
+            (followed.settled(), followed.revision.clone())
+        };
+        let is_settled = blocking(&self.store, move |store| {
+            let revision = store.revision()?;
+            let is_settled = settled.as_ref() == Some(&revision);
+            if is_settled && running.as_ref() == Some(&revision) {
+                store.confirm(&revision);
+            }
+            Ok(is_settled)
+        });
+        if is_settled.await? {
             return Ok(false);
         }
         let coming = blocking(&self.store, Store::follow).await?;
@@ -183,31 +271,34 @@ impl Admin {
         let _applying = self.turns.to_apply().await;
         // Again, since what was read before the turn may be older than what was applied meanwhile.
         let state = blocking(&self.store, Store::follow).await?;
-        self.open_apps(&state.apps);
-        let applied = self.host.follow(state.desired.clone()).await;
-        let refused = applied.err();
-        {
+        let refused = self.host.follow(state.desired.clone()).await.err();
+        self.close_apps(&state.apps);
+        let is_new = {
             let mut followed = self.followed.lock();
-            followed.revision = Some(state.revision);
+            let seen = followed.seen.replace(state.revision.clone());
+            followed.must_read = false;
             followed.problem.clone_from(&refused);
-        }
+            if refused.is_none() {
+                followed.revision = Some(state.revision.clone());
+            }
+            seen.as_ref() != Some(&state.revision)
+        };
         if let Some(refused) = refused {
             tracing::error!(
                 rule = %refused.rule, detail = %refused.detail, help = %refused.help,
-                "what another node changed cannot be carried out here; what ran before goes on"
+                "what another node changed cannot be carried out here; what ran before goes on, and it is tried again"
             );
-            return Ok(true);
+            return Ok(is_new);
         }
-        tracing::info!(
-            revision = state.revision,
-            "what the control store says runs"
-        );
-        blocking(&self.store, move |store| {
-            store.remember(&state);
-            Ok(())
-        })
-        .await?;
-        Ok(true)
+        self.open_apps(&state.apps);
+        if is_new {
+            tracing::info!(
+                revision = %state.revision,
+                "what the control store says runs"
+            );
+        }
+        self.keep(state).await?;
+        Ok(is_new)
     }
 
     /// What this node runs, as the others see it.
@@ -216,7 +307,7 @@ impl Admin {
         let mut report = json!({
             "name": self.node.name,
             "version": env!("CARGO_PKG_VERSION"),
-            "revision": followed.revision,
+            "revision": &followed.revision,
             "plugins": self.host.running(),
         });
         if let Some(problem) = &followed.problem {

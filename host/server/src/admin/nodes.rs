@@ -1,7 +1,7 @@
 //! What each node of the cluster runs.
 
 use serde_json::{Value, json};
-use tidegate_control::NodeReport;
+use tidegate_control::{NodeReport, Revision};
 
 use super::{
     follow::SILENT,
@@ -9,9 +9,20 @@ use super::{
     routes::{Answer, Call},
 };
 
+/// Of a node that keys were revoked behind the back of, perhaps.
+const CUT_OFF: &str =
+    "cut off from the control store for longer than control.postgres.max_copy_age";
+
 pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
     let own = call.admin.node.uid.clone();
-    let mut items = vec![node(&call, &own, &call.admin.own_report(), true)];
+    let mut this = node(&call, &own, &call.admin.own_report(), true);
+    if let Some(heard) = call.admin.store.heard() {
+        this["store_heard_seconds_ago"] = json!(heard.ago.as_secs());
+        if heard.is_too_long && call.caller.app.is_none() {
+            this["problem"] = json!(CUT_OFF);
+        }
+    }
+    let mut items = vec![this];
     let mut body = json!({});
     // While the store is away this node can still say what it runs itself.
     match call.ask(read).await {
@@ -46,7 +57,7 @@ pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
 
 fn read(
     store: &tidegate_control::Store,
-) -> Result<(i64, Vec<NodeReport>), tidegate_control::StoreError> {
+) -> Result<(Revision, Vec<NodeReport>), tidegate_control::StoreError> {
     let reports = if store.is_shared() {
         store.reports(SILENT)?
     } else {

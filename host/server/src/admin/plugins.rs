@@ -139,8 +139,11 @@ pub(super) async fn upload(call: Call) -> Result<Answer, Problem> {
                 note: &note,
             };
             let uploaded = store.add_version(&actor, &app, &name, new)?;
-            if let (true, Some(keep)) = (uploaded.is_new, keep) {
-                store.prune_versions(&actor, &app, &name, keep)?;
+            if let (true, Some(keep)) = (uploaded.is_new, keep)
+                && let Err(error) = store.prune_versions(&actor, &app, &name, keep)
+            {
+                // The upload is stored, which is what was asked for; the next one finds more to remove.
+                tracing::warn!(%app, plugin = %name, %error, "old versions of a plugin could not be removed");
             }
             Ok(uploaded)
         })

@@ -64,16 +64,20 @@ const SHAPES: &[Shape] = &[
             ("node", "string"),
             ("name", "string"),
             ("version", "string"),
-            ("revision", "integer?"),
+            ("revision", "string?"),
             ("is_this", "boolean"),
             ("plugins", "[RunningPlugin]"),
         ],
-        &[("reported_at", "time"), ("problem", "string")],
+        &[
+            ("reported_at", "time"),
+            ("store_heard_seconds_ago", "integer"),
+            ("problem", "string"),
+        ],
     ),
     (
         "Nodes",
         &[("items", "[Node]")],
-        &[("revision", "integer"), ("problem", "string")],
+        &[("revision", "string"), ("problem", "string")],
     ),
     (
         "Sessions",

@@ -3,6 +3,7 @@
 mod apps;
 mod bindings;
 mod fake;
+mod following;
 mod life;
 mod logs;
 mod sessions;

@@ -49,6 +49,12 @@ pub(super) fn run(command: &Nodes, output: Output) -> Result<(), Failure> {
     output.result(&answer, || shown(&answer));
     if let Some(problem) = answer["problem"].as_str() {
         output.note(&format!("only the node that was asked is shown: {problem}"));
+        for node in items(&answer["items"]) {
+            if let Some(seconds) = node["store_heard_seconds_ago"].as_u64() {
+                let name = text(&node["name"]);
+                output.note(&format!("{name} heard the store last {seconds} s ago"));
+            }
+        }
     }
     let behind = behind(&answer);
     if command.wait && !behind.is_empty() {
@@ -138,12 +144,13 @@ mod tests {
     #[test]
     fn a_node_is_behind_with_another_revision_or_with_a_problem() {
         let node =
-            |name: &str, revision: i64| json!({"name": name, "revision": revision, "plugins": []});
-        let mut answer = json!({"revision": 7, "items": [node("a", 7), node("b", 7)]});
+            |name: &str, revision: &str| json!({"name": name, "revision": revision, "plugins": []});
+        let items = [node("a", "7-aa"), node("b", "7-aa")];
+        let mut answer = json!({"revision": "7-aa", "items": items});
         assert!(behind(&answer).is_empty());
-        answer["items"][1]["revision"] = json!(6);
+        answer["items"][1]["revision"] = json!("7-bb");
         assert_eq!(behind(&answer), ["b has not followed yet"]);
-        answer["items"][1] = node("b", 7);
+        answer["items"][1] = node("b", "7-aa");
         answer["items"][0]["plugins"] =
             json!([{"app": "default", "plugin": "p", "version": 1, "problem": "size: too large"}]);
         assert_eq!(behind(&answer), ["a: size: too large"]);

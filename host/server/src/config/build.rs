@@ -6,6 +6,7 @@
 mod channels;
 mod control;
 mod engine;
+mod tls;
 
 use std::{
     net::IpAddr,

@@ -2,14 +2,16 @@
 //!
 //! Invariant: the password leaves this type for the connection alone, neither in an error nor in `Debug`.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use tokio_postgres::{
     Config,
     config::{Host, SslMode, TargetSessionAttrs},
 };
 
-use super::tls::{BadTls, Connector, TlsFiles};
+use tidegate_tls::{BadTls, TlsFiles};
+
+use super::tls::Connector;
 
 /// Longest wait for a connection, with everything that is said before the first query.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -25,6 +27,8 @@ pub struct PostgresSettings {
     /// The schema that holds our tables.
     pub schema: String,
     pub tls: TlsFiles,
+    /// How old a node's copy may be for a start without the database; `None`: as old as it is.
+    pub max_copy_age: Option<Duration>,
 }
 
 /// How to reach the database.
@@ -33,6 +37,7 @@ pub struct PostgresConfig {
     pub(super) config: Config,
     pub(super) schema: String,
     pub(super) tls: Connector,
+    max_copy_age: Option<Duration>,
 }
 
 /// Why the settings make no connection; the text names the setting below `control.postgres`.
@@ -58,7 +63,12 @@ impl PostgresConfig {
     /// # Errors
     /// [`BadPostgres`] names the setting and never its value.
     pub fn parse(settings: PostgresSettings) -> Result<Self, BadPostgres> {
-        let PostgresSettings { url, schema, tls } = settings;
+        let PostgresSettings {
+            url,
+            schema,
+            tls,
+            max_copy_age,
+        } = settings;
         if !is_schema(&schema) {
             return Err(BadPostgres::Schema);
         }
@@ -70,6 +80,8 @@ impl PostgresConfig {
         let (plain, mode) = without_ssl_mode(url);
         let mut config: Config = plain.parse().map_err(|_| BadPostgres::Url)?;
         let mode = match mode.as_deref() {
+            // Whoever is in between would have the secrets that sign tokens, for the asking.
+            None if !is_on_this_machine(&config) => SslMode::Require,
             None | Some("prefer") => SslMode::Prefer,
             Some("disable") => SslMode::Disable,
             Some("require" | "verify-ca" | "verify-full") => SslMode::Require,
@@ -103,7 +115,23 @@ impl PostgresConfig {
             config,
             schema,
             tls,
+            max_copy_age,
         })
+    }
+
+    /// How old a node's copy may be for a start without the database; `None`: as old as it is.
+    pub fn max_copy_age(&self) -> Option<Duration> {
+        self.max_copy_age
+    }
+
+    /// Whether somebody between this node and its database can read and change what they say: TLS is no must.
+    pub fn is_exposed(&self) -> bool {
+        self.config.get_ssl_mode() != SslMode::Require && !is_on_this_machine(&self.config)
+    }
+
+    /// Whether TLS is a must, and any certificate will do.
+    pub fn trusts_anybody(&self) -> bool {
+        self.config.get_ssl_mode() == SslMode::Require && !self.tls.is_checked()
     }
 
     /// Which database this is, without a word of who asks: hosts, ports, database, schema.
@@ -134,6 +162,24 @@ impl fmt::Debug for PostgresConfig {
         f.debug_tuple("PostgresConfig")
             .field(&self.place())
             .finish()
+    }
+}
+
+/// Whether nobody is in between: a socket, or the loopback.
+fn is_on_this_machine(config: &Config) -> bool {
+    let addresses = config.get_hostaddrs();
+    let is_local = |host: &Host| match host {
+        Host::Unix(_) => true,
+        Host::Tcp(name) => {
+            let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
+            name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        }
+    };
+    // Where there are addresses, names are for certificates alone.
+    if addresses.is_empty() {
+        config.get_hosts().iter().all(is_local)
+    } else {
+        addresses.iter().all(IpAddr::is_loopback)
     }
 }
 
@@ -181,6 +227,7 @@ mod tests {
                 insecure_skip_verify: true,
                 ..TlsFiles::default()
             },
+            max_copy_age: None,
         })
     }
 
@@ -203,8 +250,31 @@ mod tests {
         assert_eq!(config.config.get_application_name(), Some("x"));
         assert!(!format!("{config:?}").contains("hunter2"));
         let config = parse("postgres://u@a,b/c", "tidegate").unwrap();
-        assert_eq!(config.config.get_ssl_mode(), SslMode::Prefer);
         assert_eq!(config.place(), "a,b:5432/c/tidegate");
+    }
+
+    #[test]
+    fn p5_without_a_word_tls_is_a_must_but_for_this_machine() {
+        for (place, mode, is_exposed) in [
+            ("db.internal/d", SslMode::Require, false),
+            ("db.internal/d?sslmode=prefer", SslMode::Prefer, true),
+            ("db.internal/d?sslmode=disable", SslMode::Disable, true),
+            ("db.internal/d?sslmode=verify-full", SslMode::Require, false),
+            ("10.0.0.1/d", SslMode::Require, false),
+            ("localhost/d", SslMode::Prefer, false),
+            ("127.0.0.1,127.0.0.2/d", SslMode::Prefer, false),
+            ("127.0.0.1/d?sslmode=disable", SslMode::Disable, false),
+            ("[::1]/d", SslMode::Prefer, false),
+            ("%2Frun%2Fpostgresql/d", SslMode::Prefer, false),
+            ("localhost,db.internal/d", SslMode::Require, false),
+            ("localhost/d?hostaddr=10.0.0.1", SslMode::Require, false),
+            ("db/d?hostaddr=127.0.0.1", SslMode::Prefer, false),
+        ] {
+            let config = parse(&format!("postgresql://u:hunter2@{place}"), "tidegate").unwrap();
+            assert_eq!(config.config.get_ssl_mode(), mode, "{place}");
+            assert_eq!(config.is_exposed(), is_exposed, "{place}");
+            assert_eq!(config.trusts_anybody(), mode == SslMode::Require, "{place}");
+        }
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The schema in PostgreSQL and its history. Migrations only go forward; one that was released is never edited.
 //!
 //! They are additive: nodes of the release before go on working with the schema while a cluster is replaced node by
-//! node. A migration that older nodes cannot work with raises `min_compatible`, and they say so.
+//! node. A migration that older nodes cannot work with raises `min_compatible`, and they say so. A migration may take
+//! minutes: it has a connection of its own, whose limits are not those of a call.
 
 use super::session::{Mode, Session};
 use crate::{
@@ -19,6 +20,9 @@ pub(in crate::store) struct Migration {
 
 /// Names the one migration that is under way in a database; two clusters in one database wait for each other.
 const MIGRATION_LOCK: i64 = 0x7464_6774;
+
+/// Longest wait of a migration for one table. Who waits for it is a backup or an operator's own transaction.
+const LOCK_TIMEOUT: &str = "30s";
 
 pub(in crate::store) const MIGRATIONS: &[Migration] = &[
     // 1: all that the file has. Text compares by its bytes, as there.
@@ -140,6 +144,29 @@ pub(in crate::store) const MIGRATIONS: &[Migration] = &[
     );
     "#,
     },
+    // 2: which state it is: a number that rises with every change, and a word that no other change has. A trigger sees
+    // to it, so that the changes of nodes of the release before count, too.
+    Migration {
+        min_compatible: 1,
+        sql: r#"
+    ALTER TABLE control
+        ADD COLUMN revision BIGINT NOT NULL DEFAULT 0,
+        ADD COLUMN change TEXT NOT NULL DEFAULT '';
+    CREATE FUNCTION make_revision() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            EXECUTE format(
+                'UPDATE %I.control SET revision = revision + 1, change = left(replace(gen_random_uuid()::text, ''-'', ''''), 16)',
+                TG_TABLE_SCHEMA
+            );
+            RETURN NULL;
+        END $$;
+    CREATE TRIGGER audit_makes_a_revision AFTER INSERT ON audit
+        FOR EACH STATEMENT EXECUTE FUNCTION make_revision();
+    UPDATE control SET
+        revision = (SELECT coalesce(max(id), 0) FROM audit),
+        change = left(replace(gen_random_uuid()::text, '-', ''), 16);
+    "#,
+    },
 ];
 
 /// What the database says of its schema.
@@ -149,8 +176,18 @@ struct Found {
     min_compatible: i64,
 }
 
+/// Whether there is something to do for [`migrate`].
+pub(super) fn is_behind(session: &Session, migrations: &[Migration]) -> Result<bool, OpenError> {
+    let known = number_of(migrations);
+    let Some(found) = find(session)? else {
+        return Ok(true);
+    };
+    check(found, known)?;
+    Ok(found.version < known)
+}
+
 /// Brings the database to the newest schema that this release knows; one that is newer is left alone, if nodes of
-/// this release may work with it.
+/// this release may work with it. The session is one for [`Purpose::Long`](super::session::Purpose::Long).
 pub(super) fn migrate(session: &Session, migrations: &[Migration]) -> Result<(), OpenError> {
     // A session that saw no schema may not see one that another node made since, before its next transaction.
     while let Turn::Again = try_migrate(session, migrations)? {}
@@ -166,7 +203,7 @@ enum Turn {
 }
 
 fn try_migrate(session: &Session, migrations: &[Migration]) -> Result<Turn, OpenError> {
-    let known = i64::try_from(migrations.len()).expect("there are few migrations");
+    let known = number_of(migrations);
     let before = find(session)?;
     if let Some(found) = before {
         check(found, known)?;
@@ -176,10 +213,13 @@ fn try_migrate(session: &Session, migrations: &[Migration]) -> Result<Turn, Open
     }
     session.begin(Mode::Change)?;
     let migrated = session.finish(|transaction| {
+        // For as long as another node's migration takes.
         transaction.query(
             "SELECT CAST(pg_advisory_xact_lock(?1) AS TEXT)",
             params![MIGRATION_LOCK],
         )?;
+        // Who waits for a table makes all others wait that come after.
+        session.batch(&format!("SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))?;
         if before.is_none() && is_there(session)? {
             return Ok(Turn::Again);
         }
@@ -236,6 +276,10 @@ pub(super) fn lock(transaction: &Transaction<'_>, known: usize) -> Result<(), St
              make changes on a node of the newer release, and replace this one"
         )))
     }
+}
+
+fn number_of(migrations: &[Migration]) -> i64 {
+    i64::try_from(migrations.len()).expect("there are few migrations")
 }
 
 fn check(found: Found, known: i64) -> Result<(), OpenError> {

@@ -1,7 +1,7 @@
 //! One connection to PostgreSQL, used like a connection to a file: a call waits for its answer.
 //!
-//! Owns the deadline of every call and the translation of rows and errors. Invariants: no call waits longer than
-//! [`CALL_TIMEOUT`]; a connection that missed a deadline, or whose transaction did not end in good order, is not used
+//! Owns the deadline of every call and the translation of rows and errors. Invariants: no call waits longer than its
+//! connection's [`Limits`] say; a connection that missed a deadline, or whose transaction did not end in good order, is not used
 //! again.
 
 use std::{
@@ -32,18 +32,36 @@ use crate::{
 /// Hosts of one address that are waited for.
 const MAX_HOSTS: u32 = 3;
 
-/// Longest wait for the answer to a query. The server gives up on it a little earlier, and says so.
-const CALL_TIMEOUT: Duration = Duration::from_secs(6);
+/// How long things may take on a connection.
+#[derive(Debug)]
+struct Limits {
+    /// Longest wait for the answer to a query. The server gives up on it a little earlier, and says so.
+    call: Duration,
+    /// Longest time from the begin of a transaction to its end.
+    transaction: Duration,
+    /// Longest work of the server on a query, waiting for other nodes' changes included.
+    statement: &'static str,
+    /// After so long without a word in the middle of a change, the server undoes it: a node that was stopped there
+    /// would keep the others from changing anything.
+    idle: &'static str,
+}
 
-/// Longest time from the begin of a transaction to its end.
-const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of calls, for which somebody waits.
+static CALL_LIMITS: Limits = Limits {
+    call: Duration::from_secs(6),
+    transaction: Duration::from_secs(10),
+    statement: "5s",
+    idle: "10s",
+};
 
-/// Longest work of the server on a query, waiting for other nodes' changes included.
-const STATEMENT_TIMEOUT: &str = "5s";
-
-/// After so long without a word in the middle of a change, the server undoes it: a node that was stopped there would
-/// keep the others from changing anything.
-const IDLE_TIMEOUT: &str = "10s";
+/// Of what is done once and cannot be done in parts: a migration that rewrites a large table, a store that is copied.
+/// The server's own limit is for a client that went away meanwhile.
+static LONG_LIMITS: Limits = Limits {
+    call: Duration::from_secs(900),
+    transaction: Duration::from_secs(900),
+    statement: "900s",
+    idle: "60s",
+};
 
 /// What nodes tell each other of changes on.
 const CHANNEL: &str = "tidegate_control";
@@ -52,6 +70,8 @@ const CHANNEL: &str = "tidegate_control";
 #[derive(Debug)]
 pub(super) enum Purpose {
     Queries,
+    /// Something that may take minutes.
+    Long,
     /// Hears of changes; told each time.
     Listening(Arc<Notify>),
 }
@@ -62,6 +82,7 @@ pub(in crate::store) struct Session {
     client: Client,
     runtime: Handle,
     schema: String,
+    limits: &'static Limits,
     /// Moves the bytes; ends with the session, also while an answer is outstanding.
     connection: JoinHandle<()>,
     /// When the transaction has to have ended.
@@ -93,9 +114,10 @@ impl Session {
                 .await
                 .map_err(away)?;
             let schema = config.schema.clone();
-            let listening = match &purpose {
-                Purpose::Queries => String::new(),
-                Purpose::Listening(_) => format!("LISTEN {CHANNEL};"),
+            let (limits, listening) = match &purpose {
+                Purpose::Queries => (&CALL_LIMITS, String::new()),
+                Purpose::Long => (&LONG_LIMITS, String::new()),
+                Purpose::Listening(_) => (&CALL_LIMITS, format!("LISTEN {CHANNEL};")),
             };
             let ours = schema.clone();
             let task = runtime.spawn(async move {
@@ -117,13 +139,17 @@ impl Session {
                 client,
                 runtime: runtime.clone(),
                 connection: task,
-                deadline: Flag::new(Instant::now() + TRANSACTION_TIMEOUT),
+                deadline: Flag::new(Instant::now() + limits.transaction),
                 is_broken: Flag::new(false),
                 schema,
+                limits,
             };
+            let Limits {
+                statement, idle, ..
+            } = limits;
             let settings = format!(
-                "SET search_path TO \"{}\"; SET statement_timeout = '{STATEMENT_TIMEOUT}';
-                 SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}';
+                "SET search_path TO \"{}\"; SET statement_timeout = '{statement}'; SET lock_timeout = 0;
+                 SET idle_in_transaction_session_timeout = '{idle}';
                  SET client_min_messages = 'warning'; {listening}",
                 session.schema
             );
@@ -162,7 +188,7 @@ impl Session {
 
     /// Starts a transaction.
     pub(super) fn begin(&self, mode: Mode) -> Result<(), StoreError> {
-        self.deadline.set(Instant::now() + TRANSACTION_TIMEOUT);
+        self.deadline.set(Instant::now() + self.limits.transaction);
         self.batch(match mode {
             Mode::Change => "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
             Mode::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
@@ -235,7 +261,7 @@ impl Session {
     }
 
     fn block_on<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
-        let deadline = self.deadline.get().min(Instant::now() + CALL_TIMEOUT);
+        let deadline = self.deadline.get().min(Instant::now() + self.limits.call);
         let answer = self
             .runtime
             .block_on(async { timeout_at(deadline, call).await });

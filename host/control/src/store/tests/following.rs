@@ -1,12 +1,10 @@
 //! What nodes follow: one state of one moment, and what each says of itself.
 
-use std::time::Duration;
-
 use super::*;
 
 pub(super) fn a_state_is_all_that_a_node_runs_by_and_its_revision_tells_every_change(on: Database) {
     let bench = Bench::new(on);
-    let mut revisions = BTreeSet::from([bench.store.revision().unwrap()]);
+    let mut revisions = HashSet::from([bench.store.revision().unwrap()]);
     let mut changed = || assert!(revisions.insert(bench.store.revision().unwrap()));
     bench.upload("filter", b"a", &[Hook::Filtering]);
     changed();
@@ -31,6 +29,26 @@ pub(super) fn a_state_is_all_that_a_node_runs_by_and_its_revision_tells_every_ch
         state.apps[0].token_secret.reveal(),
         made.token_secret.reveal()
     );
+}
+
+pub(super) fn states_that_are_equally_many_changes_old_have_different_revisions(on: Database) {
+    let bench = Bench::new(on);
+    let make = |name| {
+        let app = AppName::parse(name).unwrap();
+        bench.store.create_app(&actor(), &app).unwrap();
+        bench.store.revision().unwrap().to_string()
+    };
+    let before = bench.store.revision().unwrap().to_string();
+    let (number, word) = before.split_once('-').unwrap();
+    let lost = make("shop");
+    // What a backup puts back, or a replica that had not heard of the last change.
+    let restored = format!("UPDATE control SET revision = {number}, change = '{word}'");
+    bench.execute(&restored).unwrap();
+    assert_eq!(bench.store.revision().unwrap().to_string(), before);
+    let now = make("mall");
+    let number_of = |revision: &str| revision.split_once('-').unwrap().0.to_owned();
+    assert_eq!(number_of(&lost), number_of(&now));
+    assert_ne!(lost, now);
 }
 
 pub(super) fn a_node_says_what_it_runs_until_it_takes_it_back(on: Database) {

@@ -1,6 +1,6 @@
-//! What a store promises that nodes share: one order, no node that waits for ever, and a start without the database.
+//! What a store promises that nodes share: one order, no node that waits for ever, nodes of two releases at once.
 
-use std::{iter, time::Duration};
+use std::iter;
 
 use tidegate_test_redis::until;
 use tokio::runtime::Builder;
@@ -8,9 +8,13 @@ use tokio::runtime::Builder;
 use super::{postgres::Migration, *};
 
 /// The schema of a later release that nodes of this one work with.
-static LATER: [Migration; 2] = [
+static LATER: [Migration; 3] = [
     Migration {
         sql: postgres::MIGRATIONS[0].sql,
+        min_compatible: 1,
+    },
+    Migration {
+        sql: postgres::MIGRATIONS[1].sql,
         min_compatible: 1,
     },
     Migration {
@@ -20,18 +24,22 @@ static LATER: [Migration; 2] = [
 ];
 
 /// The schema of a release after which nodes of this one cannot go on.
-static BREAKING: [Migration; 2] = [
+static BREAKING: [Migration; 3] = [
     Migration {
         sql: postgres::MIGRATIONS[0].sql,
         min_compatible: 1,
     },
     Migration {
+        sql: postgres::MIGRATIONS[1].sql,
+        min_compatible: 1,
+    },
+    Migration {
         sql: "ALTER TABLE bindings RENAME COLUMN config TO settings",
-        min_compatible: 2,
+        min_compatible: 3,
     },
 ];
 
-fn is_away<T: std::fmt::Debug>(result: Result<T, StoreError>) -> bool {
+pub(super) fn is_away<T: std::fmt::Debug>(result: Result<T, StoreError>) -> bool {
     match result {
         Err(error) if error.is_away() => true,
         Err(error) => panic!("{error:?}"),
@@ -40,7 +48,7 @@ fn is_away<T: std::fmt::Debug>(result: Result<T, StoreError>) -> bool {
 }
 
 /// A store on a server of its own, for a test that ends it.
-fn alone() -> (PostgresServer, Store, TempDir) {
+pub(super) fn alone() -> (PostgresServer, Store, TempDir) {
     let server = PostgresServer::start();
     let dir = TempDir::new().unwrap();
     let store = Store::connect(postgres(&server.url(), "tidegate"), dir.path()).unwrap();
@@ -67,7 +75,7 @@ fn what_one_node_changes_another_hears_of_and_follows() {
         runtime.block_on(hint).expect("a change is told of");
         let state = there.store.follow().unwrap();
         let is_new = state.revision != seen && state.apps.len() == 1;
-        seen = state.revision;
+        seen = state.revision.clone();
         is_new.then_some(state)
     });
     assert_eq!(state.apps[0].name, shop);
@@ -129,7 +137,7 @@ fn nodes_that_start_at_once_make_one_schema_and_one_pair_of_first_keys() {
         "at_once",
         "SELECT version, min_compatible FROM tidegate.control",
     );
-    assert_eq!(rows, "1|1");
+    assert_eq!(rows, "2|1");
 }
 
 #[test]
@@ -168,113 +176,6 @@ fn a_database_that_does_not_answer_keeps_nobody_waiting_for_ever() {
 }
 
 #[test]
-fn a_node_starts_from_its_copy_while_the_database_is_away() {
-    let (mut server, store, dir) = alone();
-    let app = AppName::default_app();
-    let shop = store.create_app(&actor(), &AppName::parse("shop").unwrap());
-    let key = store
-        .create_key(
-            &actor(),
-            KeyRole::Api,
-            Some(&app),
-            &["publish".to_owned()],
-            "",
-        )
-        .unwrap();
-    let bench = Bench {
-        store: Arc::new(store),
-        app,
-        dir,
-        schema: None,
-    };
-    let uploaded = bench.upload("filter", b"component", &[Hook::Filtering]);
-    bench.activate("filter", 1).unwrap();
-    bench.bind("filter", Hook::Filtering, None).unwrap();
-    let digest = uploaded.version.digest;
-    let state = bench.store.follow().unwrap();
-    bench.store.artifact(&digest).unwrap();
-    bench.store.remember(&state);
-    let Bench { store, dir, .. } = bench;
-    drop(store);
-    let copy = dir.path().join("control-copy");
-    for entry in std::fs::read_dir(&copy).unwrap() {
-        let mode = entry.unwrap().metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o077, 0, "the copy is the owner's alone");
-    }
-
-    server.kill();
-    let store = Store::connect(postgres(&server.url(), "tidegate"), dir.path()).unwrap();
-    let verified = store.verify(key.secret.reveal()).unwrap();
-    assert_eq!((&*verified.id, verified.methods.len()), (&*key.key.id, 1));
-    let kept = store.remembered().unwrap();
-    assert_eq!(
-        (kept.revision, &kept.desired),
-        (state.revision, &state.desired)
-    );
-    assert_eq!(
-        kept.apps[0].token_secret.reveal(),
-        shop.unwrap().token_secret.reveal()
-    );
-    assert_eq!(&*store.artifact(&digest).unwrap(), b"component");
-    assert!(is_away(store.follow()));
-    server.restart();
-    until("the store to be back", || store.follow().ok());
-    drop(store);
-
-    // A copy with a damaged artifact has none; one of another database is no copy.
-    std::fs::write(copy.join(format!("{digest}.wasm")), b"other").unwrap();
-    server.kill();
-    let store = Store::connect(postgres(&server.url(), "tidegate"), dir.path()).unwrap();
-    assert!(is_away(store.artifact(&digest)));
-    drop(store);
-    let refused = Store::connect(postgres(&server.url(), "elsewhere"), dir.path());
-    match refused {
-        Err(OpenError::Store(error)) => assert!(error.is_away(), "{error:?}"),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[test]
-fn the_store_of_one_node_moves_into_the_database_of_many_with_everything() {
-    let file = Bench::new(Database::Sqlite);
-    let first = file.store.ensure_first_keys(&actor()).unwrap().unwrap();
-    let shop = AppName::parse("shop").unwrap();
-    let made = file.store.create_app(&actor(), &shop).unwrap();
-    for artifact in [b"a", b"b", b"c"] {
-        file.upload("filter", artifact, &[Hook::Filtering]);
-    }
-    file.activate("filter", 1).unwrap();
-    file.activate("filter", 2).unwrap();
-    file.bind("filter", Hook::Filtering, None).unwrap();
-
-    let many = Bench::new(Database::Postgres);
-    let copied = file.store.copy_into(&many.store, &actor()).unwrap();
-    assert_eq!(copied.artifacts, 3);
-    many.store.check().unwrap();
-    assert!(many.store.verify(first.api.secret.reveal()).is_some());
-    assert!(many.store.ensure_first_keys(&actor()).unwrap().is_none());
-    let state = many.store.follow().unwrap();
-    assert_eq!(state.desired, file.store.desired_state().unwrap());
-    assert_eq!(
-        state.apps[0].token_secret.reveal(),
-        made.token_secret.reveal()
-    );
-    let mut actions = many.actions();
-    assert_eq!(actions.pop().unwrap(), "store.copy store ok");
-    assert_eq!(actions, file.actions());
-    // And it goes on from there.
-    assert_eq!(many.rollback("filter").unwrap(), 1);
-    let next = many.upload("filter", b"d", &[Hook::Filtering]);
-    assert_eq!(next.version.number, 4);
-    many.activate("filter", 4).unwrap();
-    many.upload("other", b"e", &[Hook::Filtering]);
-    is_conflict(
-        file.store.copy_into(&many.store, &actor()),
-        "an empty database",
-    );
-}
-
-#[test]
 fn an_older_node_works_on_with_a_newer_schema_that_says_it_may() {
     let old = Bench::new(Database::Postgres);
     old.upload("filter", b"a", &[Hook::Filtering]);
@@ -306,7 +207,7 @@ fn an_older_node_is_told_when_a_newer_schema_is_not_for_it() {
     let dir = TempDir::new().unwrap();
     let refused = Store::connect(config(), dir.path());
     assert!(
-        matches!(refused, Err(OpenError::TooNew { found: 2, known: 1 })),
+        matches!(refused, Err(OpenError::TooNew { found: 3, known: 2 })),
         "{refused:?}"
     );
 }
@@ -362,4 +263,24 @@ fn a_role_that_may_only_work_with_the_rows_is_enough_once_the_schema_is_there() 
         .delete_plugin(&actor(), &bench.app, &name("filter"))
         .unwrap();
     bench.store.report("node", "{}").unwrap();
+}
+
+#[test]
+fn changes_of_nodes_of_the_release_before_have_revisions_too() {
+    let url = SERVER.create_database("before");
+    let dirs = [(); 2].map(|()| TempDir::new().unwrap());
+    let config = || postgres(&url, "tidegate");
+    let known = &postgres::MIGRATIONS[..1];
+    let old = Store::connect_with(config(), dirs[0].path(), known).unwrap();
+    let make = |name| {
+        let app = AppName::parse(name).unwrap();
+        old.create_app(&actor(), &app).unwrap();
+    };
+    make("shop");
+    let new = Store::connect(config(), dirs[1].path()).unwrap();
+    let before = new.follow().unwrap();
+    make("mall");
+    let after = new.follow().unwrap();
+    assert_eq!((before.apps.len(), after.apps.len()), (1, 2));
+    assert_ne!(before.revision, after.revision);
 }

@@ -70,6 +70,11 @@ impl Default for FakeHost {
 }
 
 impl FakeHost {
+    /// Runs what is unfit from now on.
+    pub(super) fn forget_artifacts(&self) {
+        self.artifacts.lock().clear();
+    }
+
     /// Takes its time for `slow` versions.
     fn compile(&self, text: &str) -> impl Future<Output = ()> + Send + 'static {
         let compiler = text.contains("slow").then(|| self.compiler.clone());
@@ -310,7 +315,7 @@ pub(super) struct Bench {
     pub(super) store: Arc<Store>,
     /// An operator's.
     pub(super) key: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 pub(super) struct Got {
@@ -323,7 +328,13 @@ pub(super) struct Got {
 impl Bench {
     pub(super) fn new() -> Self {
         let dir = TempDir::new().unwrap();
-        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let store = Store::open(dir.path()).unwrap();
+        Self::on(store, dir)
+    }
+
+    /// On a store that has no keys yet, whose data directory this is.
+    pub(super) fn on(store: Store, dir: TempDir) -> Self {
+        let store = Arc::new(store);
         let first = store.ensure_first_keys(&Actor::node()).unwrap().unwrap();
         let host = Arc::new(FakeHost::default());
         let apps = Arc::new(FakeApps::default());
@@ -343,8 +354,13 @@ impl Bench {
             apps,
             store,
             key: first.operator.secret.reveal().to_owned(),
-            _dir: dir,
+            dir,
         }
+    }
+
+    /// The data directory, after the end of the node.
+    pub(super) fn into_data_dir(self) -> TempDir {
+        self.dir
     }
 
     /// A second app with a key of its own.

@@ -2,16 +2,18 @@
 //!
 //! Problems do not repeat the address of the database, which holds a password.
 
-use tidegate_control::{BadPostgres, PostgresConfig, PostgresSettings, Secret, TlsFiles};
+use tidegate_control::{BadPostgres, PostgresConfig, PostgresSettings, Secret};
 
 use super::{
     super::{ControlConfig, settings::Scope, tree::Problem},
-    engine::read_pem,
+    tls,
 };
+use crate::causes::in_one_line;
 
 const URL: &str = "control.postgres.url";
 const SCHEMA: &str = "control.postgres.schema";
 const TLS: &str = "control.postgres.tls";
+const MAX_COPY_AGE: &str = "control.postgres.max_copy_age";
 
 pub(super) fn control(root: &Scope, problems: &mut Vec<Problem>) -> ControlConfig {
     let store = root.text("control.store");
@@ -36,26 +38,7 @@ pub(super) fn control(root: &Scope, problems: &mut Vec<Problem>) -> ControlConfi
 }
 
 fn postgres(root: &Scope, problems: &mut Vec<Problem>) -> Option<PostgresConfig> {
-    let name = |key: &str| format!("{TLS}.{key}");
-    let mut text = |key: &str, value: Option<String>| {
-        let read = read_pem(&value?);
-        if let Err(message) = &read {
-            problems.push(root.problem(&name(key), message.clone()));
-        }
-        read.ok()
-    };
-    let tls = TlsFiles {
-        server_ca_pem: text("server_ca_pem", root.filled_text(&name("server_ca_pem"))),
-        cert_pem: text("cert_pem", root.filled_text(&name("cert_pem"))),
-        key_pem: text(
-            "key_pem",
-            root.secret(&name("key_pem"))
-                .map(|key| key.expose().to_owned()),
-        )
-        .map(Secret::stored),
-        server_name: root.filled_text(&name("server_name")),
-        insecure_skip_verify: root.flag(&name("insecure_skip_verify")),
-    };
+    let tls = tls::files(root, TLS, problems);
     let Some(url) = root.secret(URL) else {
         let message = "name the database, as in \"postgresql://tidegate:password@db.example.com:5432/tidegate?sslmode=verify-full\"";
         problems.push(root.problem(URL, message));
@@ -65,6 +48,7 @@ fn postgres(root: &Scope, problems: &mut Vec<Problem>) -> Option<PostgresConfig>
         url: Secret::stored(url.expose().to_owned()),
         schema: root.text(SCHEMA),
         tls,
+        max_copy_age: Some(root.duration(MAX_COPY_AGE)).filter(|age| !age.is_zero()),
     });
     match parsed {
         Ok(config) => Some(config),
@@ -83,7 +67,7 @@ fn postgres(root: &Scope, problems: &mut Vec<Problem>) -> Option<PostgresConfig>
 /// Without the name of the setting, which the problem has.
 fn what(error: &BadPostgres) -> String {
     match error {
-        BadPostgres::Tls(bad) => bad.to_string(),
+        BadPostgres::Tls(bad) => in_one_line(bad),
         BadPostgres::Url | BadPostgres::Missing(_) | BadPostgres::SslMode | BadPostgres::Schema => {
             let text = error.to_string();
             match text.split_once(": ") {

@@ -3,21 +3,21 @@
 //! Addresses are URLs as in the reference, `redis://user:password@host:port/db`, or a bare `host:port`. Problems do not
 //! repeat an address, which may hold a password.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
 use percent_encoding::percent_decode_str;
 use tidegate_redis::{
     RedisConfig, Topology,
-    config::{Ack, Address, Login, MAX_CONNECT_TIMEOUT, MAX_IN_FLIGHT, MAX_IO_TIMEOUT, Tls},
-    connect::{BadTls, TlsFiles},
+    config::{Ack, Address, Login, MAX_CONNECT_TIMEOUT, MAX_IN_FLIGHT, MAX_IO_TIMEOUT},
     keys::Prefix,
 };
+use tidegate_tls::{BadTls, Tls};
 
 use super::{
     super::{EngineConfig, settings::Scope, tree::Problem},
-    at_least,
+    at_least, tls,
 };
+use crate::causes::in_one_line;
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -111,7 +111,7 @@ fn bounded(root: &Scope, name: &str, most: Duration, problems: &mut Vec<Problem>
 }
 
 fn shards(root: &Scope, problems: &mut Vec<Problem>) -> Option<Vec<Topology>> {
-    let tls = tls(root, "engine.redis.tls", problems);
+    let tls = tls_setting(root, "engine.redis.tls", problems);
     let sentinel_tls = tls_if(root, "engine.redis.sentinel_tls", problems);
     let (sentinels, seeds) = (
         root.texts("engine.redis.sentinel_address"),
@@ -194,7 +194,7 @@ fn login(
         (false, _) => None,
         (true, Ok(tls)) => Some(tls.clone()),
         (true, Err(error)) => {
-            problems.push(root.problem("engine.redis.tls", describe(error)));
+            problems.push(root.problem("engine.redis.tls", in_one_line(error)));
             return None;
         }
     };
@@ -308,70 +308,22 @@ struct TlsSetting {
 }
 
 fn tls_if(root: &Scope, section: &str, problems: &mut Vec<Problem>) -> Option<Tls> {
-    let setting = tls(root, section, problems);
+    let setting = tls_setting(root, section, problems);
     match (setting.is_enabled, setting.built) {
         (false, _) => None,
         (true, Ok(tls)) => Some(tls),
         (true, Err(error)) => {
-            problems.push(root.problem(section, describe(&error)));
+            problems.push(root.problem(section, in_one_line(&error)));
             None
         }
     }
 }
 
-fn tls(root: &Scope, section: &str, problems: &mut Vec<Problem>) -> TlsSetting {
-    let name = |key: &str| format!("{section}.{key}");
-    let mut text = |key: &str, value: Option<String>| {
-        let read = read_pem(&value?);
-        if let Err(message) = &read {
-            problems.push(root.problem(&name(key), message.clone()));
-        }
-        read.ok()
-    };
-    let files = TlsFiles {
-        server_ca_pem: text("server_ca_pem", root.filled_text(&name("server_ca_pem"))),
-        cert_pem: text("cert_pem", root.filled_text(&name("cert_pem"))),
-        key_pem: text(
-            "key_pem",
-            root.secret(&name("key_pem"))
-                .map(|key| key.expose().to_owned()),
-        ),
-        server_name: root.filled_text(&name("server_name")),
-        insecure_skip_verify: root.flag(&name("insecure_skip_verify")),
-    };
+fn tls_setting(root: &Scope, section: &str, problems: &mut Vec<Problem>) -> TlsSetting {
     TlsSetting {
-        is_enabled: root.flag(&name("enabled")),
-        built: Tls::build(files),
+        is_enabled: root.flag(&format!("{section}.enabled")),
+        built: Tls::build(tls::files(root, section, problems)),
     }
-}
-
-/// PEM as it is, in base64, or in a file; as in the reference.
-pub(super) fn read_pem(text: &str) -> Result<String, String> {
-    const BEGIN: &str = "-----BEGIN ";
-    if text.contains(BEGIN) {
-        return Ok(text.to_owned());
-    }
-    let decoded = STANDARD.decode(text).ok();
-    let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
-    if let Some(decoded) = decoded.filter(|decoded| decoded.contains(BEGIN)) {
-        return Ok(decoded);
-    }
-    let read = fs::read_to_string(text);
-    read.map_err(|error| {
-        format!("is neither PEM, nor PEM in base64, nor a file that can be read ({error})")
-    })
-}
-
-/// The whole chain in one line.
-fn describe(error: &BadTls) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -308,6 +308,13 @@ pub(super) const CONTROL_POSTGRES: &[Row] = &[
         Supported,
         "The schema that holds the tables, made at the first start; `[a-z0-9_]`.",
     ),
+    (
+        "max_copy_age",
+        Duration,
+        "\"72h\"",
+        Supported,
+        "How old the copy of what ran last may be for a node to start from it while the database is away: keys that were revoked since count again; `0s` is any age.",
+    ),
 ];
 
 pub(super) const CONTROL_TLS: &[Row] = &[

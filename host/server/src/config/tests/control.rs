@@ -49,3 +49,36 @@ fn what_is_wrong_with_the_database_is_told_without_its_password() {
         &[(6, "control.postgres.tls.server_ca_pem", "nor a file")],
     );
 }
+
+#[test]
+fn a_copy_may_be_three_days_old_unless_told_otherwise() {
+    let url = (
+        "TIDEGATE_CONTROL_POSTGRES_URL",
+        "postgresql://u@localhost/d",
+    );
+    let age = |line: &str| match good(&format!("{POSTGRES}{line}"), &[url]).control {
+        ControlConfig::Postgres(postgres) => postgres.max_copy_age(),
+        ControlConfig::Sqlite => panic!("a file"),
+    };
+    let hours = |hours: u64| Some(Duration::from_secs(hours * 3_600));
+    assert_eq!(age(""), hours(72));
+    assert_eq!(age("max_copy_age = \"2h\""), hours(2));
+    assert_eq!(age("max_copy_age = \"0s\""), None);
+}
+
+#[test]
+fn p5_a_database_elsewhere_without_checked_tls_is_an_insecure_switch() {
+    let keys = |url: &str, tls: &str| -> Vec<_> {
+        let text = format!("{POSTGRES}url = \"postgresql://u@{url}\"\n{tls}");
+        let switches = good(&text, &[]).insecure_switches().into_iter();
+        switches.map(|switch| switch.key).collect()
+    };
+    let skip = "tls.insecure_skip_verify = true";
+    assert_eq!(keys("db/d?sslmode=prefer", ""), ["control.postgres.url"]);
+    assert_eq!(keys("db/d?sslmode=disable", skip), ["control.postgres.url"]);
+    let switch = ["control.postgres.tls.insecure_skip_verify"];
+    assert_eq!(keys("db/d", skip), switch);
+    assert_eq!(keys("db/d?sslmode=verify-full", skip), switch);
+    assert!(keys("localhost/d", "").is_empty());
+    assert!(keys("127.0.0.1/d?sslmode=disable", "").is_empty());
+}

@@ -91,7 +91,8 @@ fn sentinels_and_clusters_are_configured_as_in_the_reference() {
         panic!("{config:?}");
     };
     assert_eq!(seeds.len(), 2);
-    assert!(login.tls.is_some());
+    assert!(login.tls.as_ref().is_some_and(|tls| !tls.is_checked()));
+    assert!(config.trusts_anybody(), "which the node warns of");
 }
 
 #[test]
