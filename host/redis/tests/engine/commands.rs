@@ -12,26 +12,19 @@ use tidegate_redis::{
 use tidegate_test_redis::{
     ClusterOptions, PATIENCE, RedisCluster, RedisOptions, RedisServer, SentinelOptions, Sentinels,
 };
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::common::{cluster, connected, sentinel, standalone, within};
+use crate::common::{Kept, cluster, sentinel, standalone, within};
 
-/// A pipe and the tasks that keep it; they end with it.
-struct Kept {
-    pipe: Pipe,
-    _stops: DropGuard,
+/// A pipe to one shard.
+struct World {
+    pipe: Kept<Pipe>,
 }
 
-impl Kept {
+impl World {
     async fn connected(config: &RedisConfig) -> Self {
-        let parts = connected(config).await;
-        Self {
-            pipe: parts.shards.first().clone(),
-            _stops: parts.stops,
-        }
+        let kept = Kept::connected(config, |shards, _, _| shards.first().clone());
+        Self { pipe: kept.await }
     }
 
     async fn set(&self, key: &str, value: &str) -> Result<Value, RedisFailure> {
@@ -61,12 +54,12 @@ impl Kept {
 #[tokio::test]
 async fn a_command_is_answered_and_a_refusal_says_why() {
     let server = RedisServer::start(&RedisOptions::default());
-    let kept = Kept::connected(&RedisConfig::new(standalone(server.port()))).await;
-    kept.set("k", "v").await.unwrap();
-    assert_eq!(text(&kept.get("k").await.unwrap()), Some("v"));
+    let world = World::connected(&RedisConfig::new(standalone(server.port()))).await;
+    world.set("k", "v").await.unwrap();
+    assert_eq!(text(&world.get("k").await.unwrap()), Some("v"));
     let mut wrong = redis::cmd("LPUSH");
     wrong.arg("k").arg("x");
-    match kept.pipe.run(&wrong, Route::Key("k")).await {
+    match world.pipe.run(&wrong, Route::Key("k")).await {
         Err(RedisFailure::Refused { code, .. }) => assert_eq!(&*code, "WRONGTYPE"),
         other => panic!("{other:?}"),
     }
@@ -75,10 +68,10 @@ async fn a_command_is_answered_and_a_refusal_says_why() {
 #[tokio::test]
 async fn a_script_that_redis_forgot_is_loaded_again() {
     let server = RedisServer::start(&RedisOptions::default());
-    let kept = Kept::connected(&RedisConfig::new(standalone(server.port()))).await;
+    let world = World::connected(&RedisConfig::new(standalone(server.port()))).await;
     let script = Script::new("return KEYS[1] .. ARGV[1]");
     for _ in 0..2 {
-        let answer = kept
+        let answer = world
             .pipe
             .invoke(&script, Route::Key("k"), |command, generation| {
                 assert_eq!(generation.as_str().len(), 16);
@@ -96,25 +89,25 @@ async fn r2_commands_to_a_stalled_redis_end_and_it_is_found_again() {
         io_timeout: Duration::from_secs(2),
         ..RedisConfig::new(standalone(server.port()))
     };
-    let kept = Kept::connected(&config).await;
+    let world = World::connected(&config).await;
     server.pause();
-    let stalled = within(kept.set("k", "v")).await;
+    let stalled = within(world.set("k", "v")).await;
     assert_eq!(stalled, Err(RedisFailure::Unanswered));
     // The connection is given up; a new one is not to be had, so that the next command is not sent at all.
-    assert_eq!(kept.set("k", "v").await, Err(RedisFailure::Away));
+    assert_eq!(world.set("k", "v").await, Err(RedisFailure::Away));
     server.resume();
-    kept.set_at_last("k", "w").await;
+    world.set_at_last("k", "w").await;
 }
 
 #[tokio::test]
 async fn a_redis_that_is_away_fails_commands_and_comes_back() {
     let mut server = RedisServer::start(&RedisOptions::default());
-    let kept = Kept::connected(&RedisConfig::new(standalone(server.port()))).await;
+    let world = World::connected(&RedisConfig::new(standalone(server.port()))).await;
     server.kill();
-    assert!(within(kept.set("k", "v")).await.is_err());
-    assert_eq!(within(kept.set("k", "v")).await, Err(RedisFailure::Away));
+    assert!(within(world.set("k", "v")).await.is_err());
+    assert_eq!(within(world.set("k", "v")).await, Err(RedisFailure::Away));
     server.restart();
-    kept.set_at_last("k", "v").await;
+    world.set_at_last("k", "v").await;
 }
 
 #[tokio::test]
@@ -128,20 +121,20 @@ async fn a_redis_that_loads_is_away_and_keeps_its_connection() {
         ],
         ..RedisOptions::default()
     });
-    let kept = Kept::connected(&RedisConfig::new(standalone(server.port()))).await;
+    let world = World::connected(&RedisConfig::new(standalone(server.port()))).await;
     server.command(&["DEBUG", "POPULATE", "5000", "loaded", "64"]);
-    kept.set("k", "v").await.unwrap();
+    world.set("k", "v").await.unwrap();
     let id = async || {
         let mut command = redis::cmd("CLIENT");
         command.arg("ID");
-        kept.pipe.run(&command, Route::Any).await
+        world.pipe.run(&command, Route::Any).await
     };
     let before = id().await.unwrap();
     let mut loader = server.connect().unwrap();
     let loading = tokio::task::spawn_blocking(move || loader.call(&["DEBUG", "RELOAD"]));
     let refused = within(async {
         loop {
-            match kept.set("k", "w").await {
+            match world.set("k", "w").await {
                 Ok(_) => tokio::task::yield_now().await,
                 Err(failure) => return failure,
             }
@@ -149,7 +142,7 @@ async fn a_redis_that_loads_is_away_and_keeps_its_connection() {
     });
     assert_eq!(refused.await, RedisFailure::Away, "it was not executed");
     within(async {
-        while kept.pipe.is_connected() {
+        while world.pipe.is_connected() {
             tokio::task::yield_now().await;
         }
     })
@@ -157,7 +150,7 @@ async fn a_redis_that_loads_is_away_and_keeps_its_connection() {
     // Whatever is sent until it serves again was not executed.
     within(async {
         loop {
-            match kept.set("k", "x").await {
+            match world.set("k", "x").await {
                 Ok(_) => return,
                 Err(failure) => assert_eq!(failure, RedisFailure::Away),
             }
@@ -175,17 +168,18 @@ async fn r2_one_command_too_many_is_refused() {
         max_in_flight: 2,
         ..RedisConfig::new(standalone(server.port()))
     };
-    let kept = Kept::connected(&config).await;
+    let world = World::connected(&config).await;
     server.pause();
-    let sent =
-        Box::pin(async { tokio::join!(kept.set("a", ""), kept.set("b", ""), kept.set("c", "")) });
+    let sent = Box::pin(async {
+        tokio::join!(world.set("a", ""), world.set("b", ""), world.set("c", ""))
+    });
     let (a, b, c) = within(sent).await;
     assert_eq!(c, Err(RedisFailure::Overloaded));
     assert_eq!(
         (a, b),
         (Err(RedisFailure::Unanswered), Err(RedisFailure::Unanswered))
     );
-    assert_eq!(kept.pipe.in_flight().num(), 0);
+    assert_eq!(world.pipe.in_flight().num(), 0);
 }
 
 #[tokio::test]
@@ -248,11 +242,11 @@ async fn a_restart_is_a_new_generation() {
 async fn commands_follow_a_failover_of_sentinels() {
     let mut sentinels = Sentinels::start(&SentinelOptions::default());
     let config = RedisConfig::new(sentinel(&sentinels));
-    let kept = Kept::connected(&config).await;
-    kept.set("k", "v").await.unwrap();
+    let world = World::connected(&config).await;
+    world.set("k", "v").await.unwrap();
     let port = sentinels.kill_primary();
-    assert!(kept.set("k", "v").await.is_err());
-    kept.set_at_last("k", "w").await;
+    assert!(world.set("k", "v").await.is_err());
+    world.set_at_last("k", "w").await;
     assert_ne!(sentinels.failed_over_from(port), port);
 }
 
@@ -260,10 +254,10 @@ async fn commands_follow_a_failover_of_sentinels() {
 async fn commands_follow_slots_and_a_failover_of_a_cluster() {
     let nodes = RedisCluster::start(&ClusterOptions::default());
     let config = RedisConfig::new(cluster(&nodes));
-    let kept = Kept::connected(&config).await;
+    let world = World::connected(&config).await;
     let keys: Vec<String> = (0..64).map(|number| format!("key:{{{number}}}")).collect();
     for key in &keys {
-        kept.set(key, "v").await.unwrap();
+        world.set(key, "v").await.unwrap();
     }
     // Slots that move under load cost nobody an error.
     let moving = {
@@ -276,18 +270,18 @@ async fn commands_follow_slots_and_a_failover_of_a_cluster() {
     let mut writes = 0;
     while !moving.is_finished() {
         for key in &keys {
-            kept.set(key, "w").await.unwrap();
+            world.set(key, "w").await.unwrap();
             writes += 1;
         }
     }
     assert!(writes > 0);
     let mut nodes = moving.await.unwrap();
     let port = nodes.kill_primary_of(&keys[0]);
-    kept.set_at_last(&keys[0], "x").await;
+    world.set_at_last(&keys[0], "x").await;
     assert_ne!(nodes.primary_port_of(&keys[0]), port);
     for key in &keys {
-        kept.set_at_last(key, "y").await;
-        assert_eq!(text(&kept.get(key).await.unwrap()), Some("y"));
+        world.set_at_last(key, "y").await;
+        assert_eq!(text(&world.get(key).await.unwrap()), Some("y"));
     }
 }
 

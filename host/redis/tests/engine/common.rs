@@ -5,7 +5,7 @@ mod servers;
 mod session;
 
 pub(crate) use self::{
-    engine::{Engine, Parts, connected, history_query, request},
+    engine::{Engine, Kept, history_query, request},
     servers::{
         as_tidegate, cluster, documented_acl, documented_server, sentinel, shards, standalone,
         within,

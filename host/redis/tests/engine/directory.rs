@@ -9,38 +9,21 @@ use tidegate_realtime::{
 };
 use tidegate_redis::{Keys, RedisConfig, RedisDirectory, Topology};
 use tidegate_test_redis::{ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply};
-use tokio_util::sync::DropGuard;
 
-use crate::common::{Parts, cluster, connected, documented_server, shards, standalone, within};
+use crate::common::{Kept, cluster, documented_server, shards, standalone, within};
 
 /// Long enough for a machine that has no time for us now and then.
 const SILENT_FOR: Duration = Duration::from_secs(2);
 
-/// A node's directory, and the tasks that keep its connection; they end with it.
-struct Member {
-    directory: RedisDirectory,
-    _stops: DropGuard,
-}
-
-impl Member {
-    async fn connected(config: &RedisConfig) -> Self {
-        let Parts {
-            shards,
-            keys,
-            metrics,
-            stops,
-        } = connected(config).await;
-        Self {
-            directory: RedisDirectory::new(shards, keys, metrics),
-            _stops: stops,
-        }
-    }
+/// A node's directory.
+async fn connected(config: &RedisConfig) -> Kept<RedisDirectory> {
+    Kept::connected(config, RedisDirectory::new).await
 }
 
 async fn check(topology: Topology) {
     let config = RedisConfig::new(topology);
-    let member = Member::connected(&config).await;
-    contract::check_all(&member.directory, SILENT_FOR, "one").await;
+    let directory = connected(&config).await;
+    contract::check_all(&*directory, SILENT_FOR, "one").await;
 }
 
 #[tokio::test]
@@ -64,17 +47,17 @@ async fn a_directory_in_a_cluster_keeps_the_contract() {
 #[tokio::test]
 async fn a_directory_over_two_shards_keeps_the_contract() {
     let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
-    let member = Member::connected(&shards(&servers)).await;
-    contract::check_all(&member.directory, SILENT_FOR, "shards").await;
+    let directory = connected(&shards(&servers)).await;
+    contract::check_all(&*directory, SILENT_FOR, "shards").await;
 }
 
 #[tokio::test]
 async fn r7_what_somebody_else_wrote_is_no_node_and_no_line_and_can_be_erased() {
     let server = RedisServer::start(&RedisOptions::default());
     let config = RedisConfig::new(standalone(server.port()));
-    let member = Member::connected(&config).await;
+    let directory = connected(&config).await;
     let keys = Keys::new(config.prefix.clone());
-    let (directory, node) = (&member.directory, NodeUid::random());
+    let node = NodeUid::random();
     server.command(&["ZADD", &keys.nodes(), "1", "no node", "2", "\u{0}"]);
     let beat = within(directory.beat(&node, SILENT_FOR).wait()).await;
     assert_eq!(beat.unwrap().overdue, []);
@@ -108,8 +91,8 @@ async fn r7_what_somebody_else_wrote_is_no_node_and_no_line_and_can_be_erased() 
 async fn everything_that_is_kept_ends_by_itself() {
     let server = RedisServer::start(&RedisOptions::default());
     let config = RedisConfig::new(standalone(server.port()));
-    let member = Member::connected(&config).await;
-    let (directory, node) = (&member.directory, NodeUid::random());
+    let directory = connected(&config).await;
+    let node = NodeUid::random();
     let client = ClientId::random();
     let user = User {
         app: AppId::default_app(),
@@ -129,10 +112,10 @@ async fn everything_that_is_kept_ends_by_itself() {
     };
     // Also without a heartbeat: its node may have been taken for dead.
     ends(&keys.book(&node));
-    change(directory, &user, came(client)).await;
+    change(&directory, &user, came(client)).await;
     let place = ChannelKey::new(&user.app, &user.name);
     let here = ends(&keys.user(&place));
-    change(directory, &user, Change::Left { client }).await;
+    change(&directory, &user, Change::Left { client }).await;
     assert!(
         ends(&keys.user(&place)) < here,
         "of who has gone less is kept"
@@ -160,19 +143,19 @@ async fn change(directory: &RedisDirectory, user: &User, change: Change) -> Turn
 async fn a_session_that_nobody_enters_anew_keeps_no_user_online() {
     let server = RedisServer::start(&RedisOptions::default());
     let config = RedisConfig::new(standalone(server.port()));
-    let member = Member::connected(&config).await;
-    let (directory, keys) = (&member.directory, Keys::new(config.prefix.clone()));
+    let directory = connected(&config).await;
+    let keys = Keys::new(config.prefix.clone());
     let user = User {
         app: AppId::default_app(),
         name: "ann".into(),
     };
     let key = keys.user(&ChannelKey::new(&user.app, &user.name));
     let client = ClientId::random();
-    change(directory, &user, came(client)).await;
+    change(&directory, &user, came(client)).await;
     // Its departure was lost in a failover more than a life ago.
     let ghost = ClientId::random().to_string();
     server.command(&["HSET", &key, &ghost, "1600000000000 x"]);
-    let turn = change(directory, &user, Change::Left { client }).await;
+    let turn = change(&directory, &user, Change::Left { client }).await;
     assert!(matches!(turn, Turn::Last(_)), "{turn:?}");
     let found = within(directory.sessions(&user, 10).wait()).await;
     assert_eq!(found.unwrap().len(), 0);
@@ -182,8 +165,8 @@ async fn a_session_that_nobody_enters_anew_keeps_no_user_online() {
 async fn a_closed_book_that_gets_a_line_is_opened_again() {
     let server = RedisServer::start(&RedisOptions::default());
     let config = RedisConfig::new(standalone(server.port()));
-    let member = Member::connected(&config).await;
-    let (directory, keys) = (&member.directory, Keys::new(config.prefix.clone()));
+    let directory = connected(&config).await;
+    let keys = Keys::new(config.prefix.clone());
     let (dead, other) = (NodeUid::random(), NodeUid::random());
     within(directory.beat(&dead, SILENT_FOR).wait())
         .await

@@ -8,32 +8,24 @@ use tidegate_realtime::{
 };
 use tidegate_redis::{Keys, RedisConfig, RedisPresence, Topology};
 use tidegate_test_redis::{ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply};
-use tokio_util::sync::DropGuard;
 
-use crate::common::{
-    Parts, cluster, connected, documented_server, key, shards, standalone, within,
-};
+use crate::common::{Kept, cluster, documented_server, key, shards, standalone, within};
 
 /// Long enough for a machine that has no time for us now and then.
 const TTL: Duration = Duration::from_secs(3);
 
-/// A node's presence, and the tasks that keep its connection; they end with it.
+/// A node's presence.
 struct Node {
-    presence: RedisPresence,
-    _stops: DropGuard,
+    presence: Kept<RedisPresence>,
 }
 
 impl Node {
     async fn connected(config: &RedisConfig) -> Self {
-        let Parts {
-            shards,
-            keys,
-            metrics,
-            stops,
-        } = connected(config).await;
+        let kept = Kept::connected(config, |shards, keys, metrics| {
+            RedisPresence::new(shards, keys, config.presence_ttl, metrics)
+        });
         Self {
-            presence: RedisPresence::new(shards, keys, config.presence_ttl, metrics),
-            _stops: stops,
+            presence: kept.await,
         }
     }
 
@@ -76,14 +68,14 @@ fn member(user: &str) -> Arc<Member> {
 async fn presence_in_one_redis_keeps_the_contract() {
     let server = RedisServer::start(&RedisOptions::default());
     let node = Node::connected(&config(standalone(server.port()))).await;
-    contract::check_all(&node.presence, TTL, "one").await;
+    contract::check_all(&*node.presence, TTL, "one").await;
 }
 
 #[tokio::test]
 async fn r1_the_documented_user_is_enough_for_presence() {
     let (_server, topology) = documented_server();
     let node = Node::connected(&config(topology)).await;
-    contract::check_all(&node.presence, TTL, "acl").await;
+    contract::check_all(&*node.presence, TTL, "acl").await;
 }
 
 #[tokio::test]
@@ -94,14 +86,14 @@ async fn presence_over_two_shards_keeps_the_contract() {
         ..shards(&servers)
     };
     let node = Node::connected(&config).await;
-    contract::check_all(&node.presence, TTL, "shards").await;
+    contract::check_all(&*node.presence, TTL, "shards").await;
 }
 
 #[tokio::test]
 async fn presence_in_a_cluster_keeps_the_contract() {
     let nodes = RedisCluster::start(&ClusterOptions::default());
     let node = Node::connected(&config(cluster(&nodes))).await;
-    contract::check_all(&node.presence, TTL, "cluster").await;
+    contract::check_all(&*node.presence, TTL, "cluster").await;
 }
 
 #[tokio::test]

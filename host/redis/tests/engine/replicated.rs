@@ -11,9 +11,9 @@ use tidegate_realtime::{
 };
 use tidegate_redis::{Listening, RedisBroker, RedisConfig, Shards, config::Ack};
 use tidegate_test_redis::{RedisOptions, RedisServer, free_port};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::common::{self, Engine, Parts, connected, key, standalone, within};
+use crate::common::{self, Engine, Kept, key, standalone, within};
 
 /// As many as a busy node has on their way.
 const IN_FLIGHT: usize = 64;
@@ -225,16 +225,13 @@ impl Listening for Able {
 #[tokio::test]
 async fn i9_a_node_that_cannot_publish_as_it_is_told_to_is_not_ready() {
     let server = RedisServer::start(&RedisOptions::default());
-    let Parts {
-        shards,
-        keys,
-        metrics,
-        stops,
-    } = connected(&config(server.port())).await;
-    let (tracker, stop) = (TaskTracker::new(), stops.disarm());
+    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
     let _stops = stop.clone().drop_guard();
     let replicated = Shards::start(&config(free_port()), &tracker, &stop);
-    let broker = RedisBroker::new(shards, Some(replicated), keys, Arc::new(Able), metrics);
+    let broker = Kept::connected(&config(server.port()), |shards, keys, metrics| {
+        RedisBroker::new(shards, Some(replicated), keys, Arc::new(Able), metrics)
+    })
+    .await;
     assert_eq!(broker.health(), EngineHealth::Able, "it may be on its way");
     let waiting = async {
         while broker.health() == EngineHealth::Able {

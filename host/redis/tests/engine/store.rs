@@ -13,17 +13,15 @@ use tidegate_realtime::{
 };
 use tidegate_redis::{Keys, RedisConfig, RedisStore};
 use tidegate_test_redis::{ClusterOptions, RedisCluster, RedisOptions, RedisServer, Reply};
-use tokio_util::sync::DropGuard;
 
-use crate::common::{Parts, cluster, connected, documented_server, shards, standalone, within};
+use crate::common::{Kept, cluster, documented_server, shards, standalone, within};
 
 /// Long enough for a machine that has no time for us now and then.
 const LIFE: Duration = Duration::from_secs(3);
 
-/// A node's store, and the tasks that keep its connection; they end with it.
+/// A node's store.
 struct Node {
-    store: RedisStore,
-    _stops: DropGuard,
+    store: Kept<RedisStore>,
 }
 
 impl Node {
@@ -32,16 +30,10 @@ impl Node {
     }
 
     async fn with_quotas(config: &RedisConfig, quotas: StoreQuotas) -> Self {
-        let Parts {
-            shards,
-            keys,
-            metrics,
-            stops,
-        } = connected(config).await;
-        Self {
-            store: RedisStore::new(shards, keys, quotas, metrics),
-            _stops: stops,
-        }
+        let kept = Kept::connected(config, |shards, keys, metrics| {
+            RedisStore::new(shards, keys, quotas, metrics)
+        });
+        Self { store: kept.await }
     }
 
     async fn set(&self, name: &str, life: Life) -> Result<(), StoreError> {
@@ -77,7 +69,7 @@ fn names() -> [String; 2] {
 async fn the_store_in_one_redis_keeps_the_contract_and_leaves_nothing() {
     let server = RedisServer::start(&RedisOptions::default());
     let node = Node::connected(&config(&server)).await;
-    contract::check_all(&node.store, LIFE, "one").await;
+    contract::check_all(&*node.store, LIFE, "one").await;
     assert_eq!(server.command(&["DBSIZE"]), Reply::Integer(0));
 }
 
@@ -85,21 +77,21 @@ async fn the_store_in_one_redis_keeps_the_contract_and_leaves_nothing() {
 async fn r1_the_documented_user_is_enough_for_the_store() {
     let (_server, topology) = documented_server();
     let node = Node::connected(&RedisConfig::new(topology)).await;
-    contract::check_all(&node.store, LIFE, "acl").await;
+    contract::check_all(&*node.store, LIFE, "acl").await;
 }
 
 #[tokio::test]
 async fn the_store_over_two_shards_keeps_the_contract() {
     let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
     let node = Node::connected(&shards(&servers)).await;
-    contract::check_all(&node.store, LIFE, "shards").await;
+    contract::check_all(&*node.store, LIFE, "shards").await;
 }
 
 #[tokio::test]
 async fn the_store_in_a_cluster_keeps_the_contract() {
     let nodes = RedisCluster::start(&ClusterOptions::default());
     let node = Node::connected(&RedisConfig::new(cluster(&nodes))).await;
-    contract::check_all(&node.store, LIFE, "cluster").await;
+    contract::check_all(&*node.store, LIFE, "cluster").await;
 }
 
 #[tokio::test]

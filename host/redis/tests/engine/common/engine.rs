@@ -1,6 +1,6 @@
 //! An engine, or a part of one, against servers of the test.
 
-use std::sync::Arc;
+use std::{ops::Deref, sync::Arc};
 
 use prometheus_client::registry::Registry;
 use tidegate_protocol::{Publication, Raw};
@@ -16,32 +16,43 @@ use tidegate_redis::{
     EngineMetrics, EngineParts, Keys, RedisBroker, RedisConfig, RedisEngine, Route, Shards,
 };
 use tokio::time::Duration;
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::within;
 
-/// What each part of an engine is made of.
-pub(crate) struct Parts {
-    pub(crate) shards: Shards,
-    pub(crate) keys: Keys,
-    pub(crate) metrics: EngineMetrics,
-    /// The tasks that keep the connections end with it.
-    pub(crate) stops: DropGuard,
+/// A part of an engine over connections of its own, and the tasks that keep them; they end with it.
+pub(crate) struct Kept<T> {
+    part: T,
+    stop: CancellationToken,
 }
 
-/// Connections to every shard, which stand.
-pub(crate) async fn connected(config: &RedisConfig) -> Parts {
-    let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
-    let shards = Shards::start(config, &tracker, &stop);
-    all_connected(&shards).await;
-    Parts {
-        shards,
-        keys: Keys::new(config.prefix.clone()),
-        metrics: EngineMetrics::register(&mut Registry::default()),
-        stops: stop.drop_guard(),
+impl<T> Kept<T> {
+    /// Made of connections to every shard, which stand.
+    pub(crate) async fn connected(
+        config: &RedisConfig,
+        make: impl FnOnce(Shards, Keys, EngineMetrics) -> T,
+    ) -> Self {
+        let (tracker, stop) = (TaskTracker::new(), CancellationToken::new());
+        let shards = Shards::start(config, &tracker, &stop);
+        all_connected(&shards).await;
+        let keys = Keys::new(config.prefix.clone());
+        let metrics = EngineMetrics::register(&mut Registry::default());
+        let part = make(shards, keys, metrics);
+        Self { part, stop }
+    }
+}
+
+impl<T> Deref for Kept<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.part
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        self.stop.cancel();
     }
 }
 
