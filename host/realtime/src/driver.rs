@@ -9,6 +9,7 @@
 mod budget;
 mod flows;
 mod presence;
+mod sink;
 #[cfg(test)]
 mod tests;
 
@@ -21,14 +22,13 @@ use std::{
 };
 
 use tidegate_protocol::{
-    Command, DecodeError, DisconnectCode, EncodeError, Frame, Limits, Publication, Reply,
-    UnsubscribeCode,
+    Command, DecodeError, DisconnectCode, Limits, UnsubscribeCode,
     codec::{Commands, DecodeReason},
-    frame,
 };
 use tokio::time::Instant;
 
 pub use self::budget::Budget;
+use self::sink::LinkSink;
 pub use crate::session::Closing;
 use crate::{
     app::{App, Open, Registration},
@@ -38,7 +38,6 @@ use crate::{
     hooks::{Peer, Progress},
     hub::Membership,
     link::{Link, Signal},
-    metrics::RealtimeMetrics,
     node::Node,
     publish::{self, Publishing},
     session::{
@@ -581,69 +580,5 @@ impl std::fmt::Debug for Driver {
             .field("is_waiting", &self.is_waiting())
             .field("open", &self.open)
             .finish_non_exhaustive()
-    }
-}
-
-/// Frames replies onto a link.
-struct LinkSink<'a> {
-    link: &'a Link,
-    metrics: &'a RealtimeMetrics,
-    /// The first message that could not be encoded.
-    fault: Option<EncodeError>,
-}
-
-impl<'a> LinkSink<'a> {
-    fn new(link: &'a Link, metrics: &'a RealtimeMetrics) -> Self {
-        Self {
-            link,
-            metrics,
-            fault: None,
-        }
-    }
-
-    fn push(&mut self, frame: Result<Frame, EncodeError>) {
-        match frame {
-            Ok(frame) => {
-                // An overflow comes back as a signal.
-                let _ = self.link.push(frame);
-            }
-            Err(error) => self.fault = self.fault.or(Some(error)),
-        }
-    }
-}
-
-impl Sink for LinkSink<'_> {
-    fn reply(&mut self, reply: &Reply) {
-        if let Some(error) = &reply.error {
-            self.metrics.count_error(error.code);
-        }
-        let of_connect = reply.connect.iter().flat_map(|result| result.subs.values());
-        for result in reply.subscribe.as_deref().into_iter().chain(of_connect) {
-            if result.was_recovering {
-                self.metrics.recoveries.count(result.recovered);
-            }
-        }
-        self.push(Frame::reply(self.link.codec(), self.link.framing(), reply));
-    }
-
-    fn publication(&mut self, channel: &str, publication: &Publication) {
-        let link = self.link;
-        self.push(Frame::publication(
-            link.codec(),
-            link.framing(),
-            channel,
-            publication,
-        ));
-    }
-
-    fn ping(&mut self) {
-        self.push(Ok(Frame::ping(self.link.codec(), self.link.framing())));
-    }
-
-    fn native_ping(&mut self) {
-        // An overflow comes back as a signal.
-        let _ = self
-            .link
-            .push_raw(bytes::Bytes::from_static(frame::NATIVE_PING));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use tidegate_protocol::StreamPosition;
+use tidegate_protocol::{Publication, StreamPosition};
 
 use super::*;
 use crate::{
