@@ -9,19 +9,20 @@
 pub mod asks;
 mod commands;
 mod connect;
+mod context;
 mod deadlines;
 mod enlist;
 mod subscribe;
+mod subscription;
 pub mod terms;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 use tidegate_protocol::{
-    Command, DisconnectCode, Error, ErrorCode, Publication, Push, Raw, Reply, Request,
+    Command, DisconnectCode, Error, ErrorCode, Publication, Push, Reply, Request,
     SubRefreshRequest, Unsubscribe, UnsubscribeCode, UnsubscribeResult,
 };
 use tokio::time::Instant;
@@ -30,16 +31,19 @@ pub use self::asks::{
     Admission, Answer, Ask, Closing, ConnectAsk, EnlistAsk, Failure, HistoryAsk, MadeBy,
     PublishAsk, Requested, Seated, Step, SubscribeAsk, Terms, Wishes,
 };
+pub use self::context::{Context, Now, SessionAddress};
 pub use self::enlist::Enlistment;
-use self::{deadlines::Expiry, enlist::Enlistments};
+use self::{
+    deadlines::Expiry,
+    enlist::Enlistments,
+    subscription::{Rare, Subscription},
+};
 use crate::{
-    config::RealtimeConfig,
     hooks::Peer,
     hub::{Activation, Buffered, Membership},
-    ids::{ChannelKey, SessionId},
+    ids::ChannelKey,
     link::Signal,
     namespace::Applicant,
-    presence::Attendance,
     rate::{Bucket, ErrorWindow, RateVerdict},
 };
 
@@ -96,56 +100,6 @@ impl Seat for Membership {
     fn go_live(&self, activation: &Activation) {
         Self::go_live(self, activation);
     }
-}
-
-/// The present time on both clocks: durations by the monotonic one, claims by the wall clock.
-#[derive(Debug, Clone, Copy)]
-pub struct Now {
-    pub instant: Instant,
-    /// Unix milliseconds.
-    pub unix_millis: u64,
-}
-
-impl Now {
-    pub fn read() -> Self {
-        let unix = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        Self {
-            instant: Instant::now(),
-            unix_millis: u64::try_from(unix.as_millis()).unwrap_or(u64::MAX),
-        }
-    }
-
-    pub fn unix(&self) -> u64 {
-        self.unix_millis / 1000
-    }
-
-    /// When the wall clock will show `unix` seconds; now for the past.
-    fn instant_of(&self, unix: u64) -> Instant {
-        /// The longest life a connection may have, so that no arithmetic overflows.
-        const YEAR: u64 = 366 * 24 * 3600;
-        let seconds = unix.saturating_sub(self.unix()).min(YEAR);
-        self.instant + std::time::Duration::from_secs(seconds)
-    }
-}
-
-/// What a session is told with every call.
-#[derive(Debug, Clone, Copy)]
-pub struct Context<'a> {
-    pub now: Now,
-    pub settings: &'a RealtimeConfig,
-    /// Shown to clients as the server's version.
-    pub version: &'a str,
-    /// Where an emulated session is to be found; `None` for sessions with a socket of their own.
-    pub address: Option<&'a SessionAddress<'a>>,
-}
-
-/// What a client says with every request of its own, so that the request finds its session.
-#[derive(Debug, Clone, Copy)]
-pub struct SessionAddress<'a> {
-    pub session: SessionId,
-    pub node: &'a str,
 }
 
 /// One connection's state. `S` is the seat in a channel: [`Membership`] but for tests.
@@ -212,46 +166,6 @@ struct Joining {
     channel: Arc<str>,
     /// The server API has taken it away before it was there, with this code and reason.
     taken: Option<Box<(u32, Arc<str>)>>,
-}
-
-#[derive(Debug)]
-struct Subscription<S> {
-    seat: S,
-    made_by: MadeBy,
-    /// What few subscriptions have.
-    rare: Option<Box<Rare>>,
-}
-
-#[derive(Debug, Default)]
-struct Rare {
-    expiry: Option<Expiry>,
-    /// Shown to others with this client's publications.
-    info: Raw,
-    /// Dropped after the seat: a session does not hear of its own leave.
-    attendance: Option<Attendance>,
-}
-
-impl<S> Subscription<S> {
-    /// Whether the connection ends with it; the client cannot unsubscribe it.
-    fn is_server_side(&self) -> bool {
-        match self.made_by {
-            MadeBy::Client => false,
-            MadeBy::Identity | MadeBy::Request | MadeBy::Node => true,
-        }
-    }
-
-    fn expiry_mut(&mut self) -> Option<&mut Expiry> {
-        self.rare.as_mut()?.expiry.as_mut()
-    }
-
-    /// Shows others this of the session, where they see the subscription.
-    fn show(&mut self, conn_info: &Bytes) {
-        if let Some(rare) = &mut self.rare
-            && let Some(attendance) = &mut rare.attendance
-        {
-            attendance.show(conn_info, rare.info.as_bytes());
-        }
-    }
 }
 
 impl<S: Seat> Session<S> {

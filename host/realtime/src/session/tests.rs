@@ -14,7 +14,7 @@ use tokio::time::Duration;
 use super::*;
 use crate::{
     broker::HistoryPage,
-    config::{HistoryConfig, HmacSecret, NamespaceOptions, Permission},
+    config::{HistoryConfig, HmacSecret, NamespaceOptions, Permission, RealtimeConfig},
     hooks::{AuthenticationVerdict, AuthorizationVerdict, Grant, Identity, RpcVerdict},
     hub::BufferedPublication,
     ids::AppId,
