@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::steps::Steps;
 use crate::workspace::Workspace;
-use crate::{dependencies, guests, licence, test, toolchain};
+use crate::{dependencies, guests, lengths, licence, test, toolchain};
 
 pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) -> Result<()> {
     let lint_only = match options {
@@ -27,6 +27,11 @@ pub(crate) fn run(steps: &mut Steps, workspace: &Workspace, options: &[String]) 
         "checking the direction of dependencies",
         "move the code, or the rule in xtask/src/dependencies.rs and ARCHITECTURE.md",
         || dependencies::check(workspace),
+    )?;
+    steps.step(
+        "checking that no file is too long",
+        "move one of its ideas into a file of its own",
+        || lengths::check(workspace),
     )?;
     steps.step(
         "checking licences, bans and sources",

@@ -21,6 +21,7 @@ mod demo;
 mod dependencies;
 mod faults;
 mod guests;
+mod lengths;
 mod licence;
 mod server;
 mod steps;
