@@ -181,6 +181,10 @@ pub trait Directory: Send + Sync + 'static {
     /// Makes changes, at most [`BATCH`]; those of one user in their order. Each has an answer of its own.
     fn change(&self, changes: Vec<(User, Change)>) -> Progress<Vec<Result<Turn, BrokerError>>>;
 
-    /// The values of a user's sessions; at most so many.
+    /// How often the store may have lost what was written: it came back as another one, or with less. Nodes that see it
+    /// rise enter their sessions anew.
+    fn num_lapses(&self) -> u64;
+
+    /// The values of a user's sessions; at most so many, no matter which.
     fn sessions(&self, user: &User, most: usize) -> Progress<Result<Vec<Bytes>, BrokerError>>;
 }

@@ -10,6 +10,7 @@ mod budget;
 mod flows;
 mod presence;
 mod sink;
+mod tellings;
 #[cfg(test)]
 mod tests;
 
@@ -22,7 +23,7 @@ use std::{
 };
 
 use tidegate_protocol::{
-    Command, DecodeError, DisconnectCode, Limits, UnsubscribeCode,
+    Command, DecodeError, DisconnectCode, Limits,
     codec::{Commands, DecodeReason},
 };
 use tokio::time::Instant;
@@ -34,15 +35,13 @@ use crate::{
     app::{App, Open, Registration},
     cluster::Order,
     entrance::{Entering, Selection},
-    events::{Event, EventId, EventKind, OF_SUBSCRIPTIONS},
+    events::{EventKind, OF_SUBSCRIPTIONS},
     hooks::{Peer, Progress},
     hub::Membership,
     link::{Link, Signal},
     node::Node,
     publish::{self, Publishing},
-    session::{
-        Answer, Ask, Context, Note, Now, Pings, PublishAsk, Session, SessionAddress, Sink, Step,
-    },
+    session::{Answer, Ask, Context, Now, Pings, PublishAsk, Session, SessionAddress, Sink, Step},
 };
 
 /// What the transport does next.
@@ -458,69 +457,6 @@ impl Driver {
             Turn::Read | Turn::Wait => self.schedule(),
         }
         turn
-    }
-
-    /// Tells plugins of something about this session, if any of them wants to know.
-    fn tell(&self, kind: EventKind, complete: impl FnOnce(Event) -> Event) {
-        let desk = self.app.desk();
-        if desk.wants(kind) {
-            desk.offer(complete(Event::of_peer(kind, self.session.peer())));
-        }
-    }
-
-    /// Tells plugins of the subscriptions that came and went.
-    fn tell_notes(&mut self) {
-        // Those of the connect command come after the word that somebody connected.
-        if self.registration.is_none() {
-            return;
-        }
-        for note in self.session.notes() {
-            let Note { key, ended } = note;
-            let kind = match ended {
-                None => EventKind::Subscribed,
-                Some(_) => EventKind::Unsubscribed,
-            };
-            let (code, reason) = ended.unwrap_or_default();
-            self.tell(kind, |event| Event {
-                channel: key.channel().into(),
-                code,
-                reason,
-                ..event
-            });
-        }
-    }
-
-    /// Tells plugins that the session is over, and with it its subscriptions.
-    fn tell_end(&self) {
-        if self.registration.is_none() {
-            return;
-        }
-        if self.app.desk().wants(EventKind::Unsubscribed) {
-            let code = UnsubscribeCode::Disconnected;
-            let reason: Arc<str> = code.text().into();
-            for key in self.session.channels() {
-                self.tell(EventKind::Unsubscribed, |event| Event {
-                    channel: key.channel().into(),
-                    code: code.code(),
-                    reason: Arc::clone(&reason),
-                    ..event
-                });
-            }
-        }
-        self.tell(EventKind::Disconnected, |event| {
-            let closed = DisconnectCode::ConnectionClosed;
-            let (code, reason) = match &self.closing {
-                Some(closing) => (closing.code, Arc::clone(&closing.reason)),
-                // The client went, or its connection broke.
-                None => (closed.code(), closed.text().into()),
-            };
-            Event {
-                id: EventId::of_disconnect(self.link.client()),
-                code,
-                reason,
-                ..event
-            }
-        });
     }
 
     /// Counts and logs that the transport ends the session for what the peer sent. `reason` is of a closed set.

@@ -196,6 +196,12 @@ impl EventId {
         Self(rand::random())
     }
 
+    /// Reads the text form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_ours = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_ours.then(|| u128::from_str_radix(text, 16).ok().map(Self))?
+    }
+
     /// The id of what these words name, for an event that more than one node may tell.
     pub fn of(words: &[&str]) -> Self {
         let mut digest = Sha256::new();

@@ -10,6 +10,7 @@
 
 #[cfg(any(test, feature = "testing"))]
 pub mod contract;
+mod tenure;
 
 use std::{fmt, sync::Arc};
 
@@ -17,6 +18,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
+pub(crate) use self::tenure::Tenure;
 use crate::{broker::BrokerError, cluster::NodeUid, hooks::Progress, ids::AppId};
 
 /// What is leased.

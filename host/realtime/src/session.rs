@@ -39,6 +39,7 @@ use self::{
     subscription::{Rare, Subscription},
 };
 use crate::{
+    events::EventId,
     hooks::Peer,
     hub::{Activation, Buffered, Membership},
     ids::ChannelKey,
@@ -59,6 +60,8 @@ pub struct Note {
     pub key: ChannelKey,
     /// The code and reason of an end; `None` for a beginning.
     pub ended: Option<(u32, Arc<str>)>,
+    /// The event of the end, where it may be another node's to tell.
+    pub(crate) end: Option<EventId>,
 }
 
 /// Where replies and pushes go, in order.
@@ -213,11 +216,12 @@ impl<S: Seat> Session<S> {
         self.subscriptions.len()
     }
 
-    /// The channels that the session is subscribed to.
-    pub fn channels(&self) -> impl Iterator<Item = &ChannelKey> {
+    /// The channels that the session is subscribed to, with the events of their ends where those may be another node's
+    /// to tell.
+    pub(crate) fn channels(&self) -> impl Iterator<Item = (&ChannelKey, Option<EventId>)> {
         self.subscriptions
             .iter()
-            .map(|subscription| subscription.seat.key())
+            .map(|subscription| (subscription.seat.key(), subscription.end()))
     }
 
     /// Has what follows noted, for [`Session::notes`].
@@ -231,10 +235,10 @@ impl<S: Seat> Session<S> {
         notes.map(std::mem::take).unwrap_or_default()
     }
 
-    fn note(&mut self, key: &ChannelKey, ended: Option<(u32, Arc<str>)>) {
+    fn note(&mut self, key: &ChannelKey, ended: Option<(u32, Arc<str>)>, end: Option<EventId>) {
         if let Some(notes) = &mut self.notes {
             let key = key.clone();
-            notes.push(Note { key, ended });
+            notes.push(Note { key, ended, end });
         }
     }
 
@@ -242,8 +246,9 @@ impl<S: Seat> Session<S> {
     fn leave(&mut self, index: usize, code: u32, reason: &Arc<str>) -> ChannelKey {
         let subscription = self.subscriptions.swap_remove(index);
         let key = subscription.seat.key().clone();
+        let end = subscription.end();
         drop(subscription);
-        self.note(&key, Some((code, Arc::clone(reason))));
+        self.note(&key, Some((code, Arc::clone(reason))), end);
         key
     }
 
@@ -251,9 +256,10 @@ impl<S: Seat> Session<S> {
     fn leave_for(&mut self, index: usize, code: UnsubscribeCode) -> ChannelKey {
         let subscription = self.subscriptions.swap_remove(index);
         let key = subscription.seat.key().clone();
+        let end = subscription.end();
         drop(subscription);
         if self.notes.is_some() {
-            self.note(&key, Some((code.code(), code.text().into())));
+            self.note(&key, Some((code.code(), code.text().into())), end);
         }
         key
     }

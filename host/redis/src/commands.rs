@@ -314,6 +314,11 @@ impl Pipe {
         }
     }
 
+    /// How often what was written may have been lost: the server is of another generation, or another one has its place.
+    pub fn num_lapses(&self) -> u64 {
+        self.connector().num_renewals() + self.num_changes()
+    }
+
     /// For connections of one's own: pub/sub.
     pub fn connector(&self) -> &Connector {
         &self.shared.connector

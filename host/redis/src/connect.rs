@@ -8,7 +8,15 @@ mod sentinel;
 mod server;
 mod watch;
 
-use std::{fmt, io, pin::Pin, time::Duration};
+use std::{
+    fmt, io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use redis::{
     AsyncConnectionConfig, Cmd, RedisConnectionInfo, RedisError, Value,
@@ -100,6 +108,8 @@ impl ConnectError {
 pub struct Connector {
     topology: Topology,
     connect_timeout: Duration,
+    /// How often a server was found to be of another generation than before; all clones count together.
+    num_renewals: Arc<AtomicU64>,
 }
 
 /// What moves the bytes of a connection: has to be polled for anything to happen, and ends with the connection.
@@ -127,7 +137,18 @@ impl Connector {
         Self {
             topology,
             connect_timeout,
+            num_renewals: Arc::default(),
         }
+    }
+
+    /// A server is of another generation than before: what was written to it may be lost.
+    pub(crate) fn count_renewal(&self) {
+        // Relaxed: a counter that is looked at now and then.
+        self.num_renewals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn num_renewals(&self) -> u64 {
+        self.num_renewals.load(Ordering::Relaxed)
     }
 
     pub fn topology(&self) -> &Topology {

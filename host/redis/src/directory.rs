@@ -484,6 +484,10 @@ impl Directory for RedisDirectory {
         Progress::Pending(Box::pin(async move { shared.change_all(changes).await }))
     }
 
+    fn num_lapses(&self) -> u64 {
+        self.shared.shards.all().iter().map(Pipe::num_lapses).sum()
+    }
+
     fn sessions(&self, user: &User, most: usize) -> Progress<Result<Vec<Bytes>, BrokerError>> {
         let user = user.clone();
         self.run(|shared| async move { shared.sessions(&user, most).await })

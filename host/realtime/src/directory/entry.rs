@@ -11,10 +11,14 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     cluster::Blob,
+    events::EventId,
     hooks::Peer,
     ids::{AppId, ChannelKey, ClientId},
     node::SessionPlace,
-    presence::{Member, roster::Visibility},
+    presence::{
+        Member,
+        roster::{Attending, Visibility},
+    },
 };
 
 /// More than a token or a plugin may say of a client; what is larger was not written by a node.
@@ -74,6 +78,8 @@ struct SessionForm {
 pub struct SeatEntry {
     pub member: Member,
     pub visibility: Visibility,
+    /// The event of its end.
+    pub end: EventId,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,6 +92,7 @@ struct SeatForm {
     chan_info: Blob,
     present: bool,
     announced: bool,
+    end: String,
 }
 
 pub(crate) fn encode_session(
@@ -114,7 +121,12 @@ pub(crate) fn decode_session(value: &[u8]) -> Option<SessionEntry> {
     })
 }
 
-pub(crate) fn encode_seat(member: &Member, visibility: Visibility, term: u64) -> Bytes {
+pub(crate) fn encode_seat(attending: &Attending, term: u64) -> Bytes {
+    let Attending {
+        member,
+        visibility,
+        end,
+    } = attending;
     encode(&SeatForm {
         term,
         user: member.user.as_ref().to_owned(),
@@ -122,6 +134,7 @@ pub(crate) fn encode_seat(member: &Member, visibility: Visibility, term: u64) ->
         chan_info: Blob(member.chan_info.clone()),
         present: visibility.is_present,
         announced: visibility.is_announced,
+        end: end.to_string(),
     })
 }
 
@@ -133,6 +146,7 @@ pub(crate) fn decode_seat(client: ClientId, value: &[u8]) -> Option<SeatEntry> {
         chan_info,
         present,
         announced,
+        end,
     } = decode(value)?;
     Some(SeatEntry {
         member: Member {
@@ -145,6 +159,7 @@ pub(crate) fn decode_seat(client: ClientId, value: &[u8]) -> Option<SeatEntry> {
             is_present: present,
             is_announced: announced,
         },
+        end: EventId::parse(&end)?,
     })
 }
 
@@ -208,10 +223,12 @@ mod tests {
         ) {
             let member = member(&user, &conn);
             let visibility = Visibility { is_present, is_announced };
-            let value = encode_seat(&member, visibility, 1);
-            prop_assert_ne!(&value, &encode_seat(&member, visibility, 2));
+            let end = EventId::random();
+            let attending = Attending { member: Arc::new(member.clone()), visibility, end };
+            let value = encode_seat(&attending, 1);
+            prop_assert_ne!(&value, &encode_seat(&attending, 2));
             let client = member.client;
-            prop_assert_eq!(decode_seat(client, &value), Some(SeatEntry { member, visibility }));
+            prop_assert_eq!(decode_seat(client, &value), Some(SeatEntry { member, visibility, end }));
         }
 
         #[test]

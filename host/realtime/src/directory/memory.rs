@@ -33,6 +33,7 @@ struct State {
     nodes: HashMap<NodeUid, Known>,
     books: HashMap<NodeUid, BTreeMap<Slot, Bytes>>,
     users: HashMap<User, OfUser>,
+    num_lapses: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +90,16 @@ impl MemoryDirectory {
     /// Loses everything.
     pub fn clear(&self) {
         *self.state.lock() = State::default();
+    }
+
+    /// Forgets all users, as when one of several stores comes back empty.
+    pub fn clear_users(&self) {
+        self.state.lock().users.clear();
+    }
+
+    /// Says that something may have been lost.
+    pub fn lapse(&self) {
+        self.state.lock().num_lapses += 1;
     }
 
     /// How many lines there are in the books of all nodes, and users who are there.
@@ -321,6 +332,10 @@ impl Directory for MemoryDirectory {
             }
         });
         Progress::Ready(turns.collect())
+    }
+
+    fn num_lapses(&self) -> u64 {
+        self.state.lock().num_lapses
     }
 
     fn sessions(&self, user: &User, most: usize) -> Progress<Result<Vec<Bytes>, BrokerError>> {

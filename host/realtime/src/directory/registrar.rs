@@ -5,11 +5,13 @@
 //! tried again. Owns also the moment of grace in which a user whose last session went is still there: who reconnects
 //! within it was never gone.
 //!
-//! Invariants. Notes are bounded in number; one that finds no room is counted, and what it said of a session that
-//! lives is entered with the next round. A session is in the node's book before it is among its user's, and out of it
-//! after: whatever moment the node dies in, a survivor finds it.
+//! Invariants. Notes are bounded in number; one that finds no room is counted, and what it said is found out with the
+//! next round (`orphans`). A session is in the node's book before it is among its user's, and out of it after, and after
+//! whoever is told of its end has heard of it (`holds`): whatever moment the node dies in, a survivor finds it.
 
 mod heartbeat;
+mod holds;
+mod orphans;
 mod writing;
 
 use std::{
@@ -30,7 +32,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::heartbeat::ANEW_PAUSE;
-use self::heartbeat::Overdue;
+use self::{heartbeat::Overdue, holds::Holds};
 use super::{Directory, Slot, User, survivor};
 use crate::{
     app::App,
@@ -40,7 +42,7 @@ use crate::{
     ids::{AppId, ChannelKey, ClientId},
     metrics::DirectoryMetrics,
     node::Node,
-    presence::{Member, roster::Visibility},
+    presence::roster::Attending,
 };
 
 /// Notes that wait: every session of a large node with a seat.
@@ -64,6 +66,14 @@ pub struct Registrar {
     awaited: Mutex<VecDeque<Awaited>>,
     /// Nothing is noted and nobody awaited.
     idle: Notify,
+    /// Lines whose ends are being told.
+    holds: Holds,
+    /// Held while notes are on their way, so that whoever holds it finds each where it belongs.
+    writing: tokio::sync::Mutex<()>,
+    /// The book may have lines that nobody has in hand.
+    orphaned: Notify,
+    /// Who went lately, for a store that turns out to have forgotten it.
+    departed: Mutex<VecDeque<Departed>>,
     overdue: Mutex<Overdue>,
     overdue_told: Notify,
     /// Everybody is to be entered anew.
@@ -85,11 +95,19 @@ enum Note {
     SessionGone {
         user: User,
     },
-    Seat {
-        member: Arc<Member>,
-        visibility: Visibility,
-    },
-    SeatGone,
+    Seat(Attending),
+    SeatGone(Attending),
+    /// All else that the end means is done.
+    LineGone,
+}
+
+impl Note {
+    fn is_of_an_end(&self) -> bool {
+        match self {
+            Self::Session { .. } | Self::Seat(_) => false,
+            Self::SessionGone { .. } | Self::SeatGone(_) | Self::LineGone => true,
+        }
+    }
 }
 
 /// Why a session is entered.
@@ -97,6 +115,8 @@ enum Note {
 enum Entry {
     /// It came, and nothing of it was ever written.
     Fresh,
+    /// It came, and nothing of it but perhaps its line.
+    Booked,
     /// It is in the directory, unless that has lost it.
     Anew,
     /// It may be in, and what that came to was not answered.
@@ -109,6 +129,13 @@ type Notes = Vec<(Slot, Note)>;
 /// A user whose last session went, until the grace is over.
 struct Awaited {
     until: Instant,
+    user: User,
+    client: ClientId,
+}
+
+/// A session of a user that went.
+struct Departed {
+    at: Instant,
     user: User,
     client: ClientId,
 }
@@ -127,6 +154,10 @@ impl Registrar {
             noted: Notify::new(),
             awaited: Mutex::default(),
             idle: Notify::new(),
+            holds: Holds::default(),
+            writing: tokio::sync::Mutex::default(),
+            orphaned: Notify::new(),
+            departed: Mutex::default(),
             overdue: Mutex::default(),
             overdue_told: Notify::new(),
             anew: Notify::new(),
@@ -137,6 +168,10 @@ impl Registrar {
 
     pub(crate) fn store(&self) -> &Arc<dyn Directory> {
         &self.store
+    }
+
+    pub(super) fn uid(&self) -> &NodeUid {
+        &self.uid
     }
 
     pub(super) fn metrics(&self) -> &DirectoryMetrics {
@@ -194,44 +229,62 @@ impl Registrar {
     }
 
     /// A session has a seat in which others see it, or shows something else of itself there.
-    pub(crate) fn seat(&self, key: &ChannelKey, member: &Arc<Member>, visibility: Visibility) {
-        let note = Note::Seat {
-            member: Arc::clone(member),
-            visibility,
-        };
-        self.note(Slot::Seat(key.clone(), member.client), note);
+    pub(crate) fn seat(&self, key: &ChannelKey, attending: Attending) {
+        let slot = Slot::Seat(key.clone(), attending.member.client);
+        self.note(slot, Note::Seat(attending));
     }
 
-    /// A session gave its seat up; the roster does not have it any more.
-    pub(crate) fn leave_seat(&self, key: &ChannelKey, client: ClientId) {
-        self.note(Slot::Seat(key.clone(), client), Note::SeatGone);
+    /// A session gave its seat up, and the others were told so; the roster does not have it any more.
+    pub(crate) fn leave_seat(&self, key: &ChannelKey, attending: Attending) {
+        let slot = Slot::Seat(key.clone(), attending.member.client);
+        self.note(slot, Note::SeatGone(attending));
+    }
+
+    /// The others could not be told that a session gave its seat up: the line stays.
+    pub(crate) fn leave_seat_untold(&self, key: &ChannelKey, client: ClientId) {
+        if !self.holds.fail(&Slot::Seat(key.clone(), client)) {
+            self.note_untold();
+        }
+    }
+
+    /// Somebody could not be told of an end: the book is looked through soon.
+    fn note_untold(&self) {
+        self.orphaned.notify_one();
     }
 
     fn note(&self, slot: Slot, mut note: Note) {
         let mut notes = self.notes.lock();
-        let is_known = match (notes.get(&slot), &mut note) {
-            (Some(Note::Session { entry: before, .. }), Note::Session { entry, .. }) => {
-                *entry = *before;
-                true
-            }
+        let before = match notes.get(&slot) {
+            Some(Note::Session { entry, .. }) => Some(*entry),
+            Some(_) | None => None,
+        };
+        match (&mut note, before) {
+            (Note::Session { entry, .. }, Some(before)) => *entry = before,
             // It came and went before anything of it was written: there is nothing to take out.
-            (
-                Some(Note::Session {
-                    entry: Entry::Fresh,
-                    ..
-                }),
-                Note::SessionGone { .. },
-            ) => {
+            (Note::SessionGone { .. }, Some(Entry::Fresh)) => {
                 notes.remove(&slot);
                 drop(notes);
+                self.holds.forget(&slot);
                 self.noted.notify_one();
                 return;
             }
-            (before, _) => before.is_some(),
-        };
-        if notes.len() >= MAX_NOTES && !is_known {
+            (Note::SessionGone { .. }, Some(Entry::Booked)) => note = Note::LineGone,
+            (
+                Note::Session { .. }
+                | Note::SessionGone { .. }
+                | Note::Seat(_)
+                | Note::SeatGone(_)
+                | Note::LineGone,
+                _,
+            ) => {}
+        }
+        if notes.len() >= MAX_NOTES && !notes.contains_key(&slot) {
             drop(notes);
             self.metrics.dropped.inc();
+            // What comes is entered with the next round; of what went only the book knows.
+            if note.is_of_an_end() {
+                self.note_untold();
+            }
             return;
         }
         notes.insert(slot, note);
@@ -239,9 +292,9 @@ impl Registrar {
         self.noted.notify_one();
     }
 
-    /// A session whose end everybody was told of; its line can go.
-    fn note_told(&self, slot: Slot) {
-        self.notes.lock().entry(slot).or_insert(Note::SeatGone);
+    /// The line of something whose end everybody was told of.
+    fn note_over(&self, slot: Slot) {
+        self.notes.lock().entry(slot).or_insert(Note::LineGone);
         self.noted.notify_one();
     }
 
@@ -262,17 +315,17 @@ impl Registrar {
         }
     }
 
-    /// Notes that were not written, unless there are newer ones. They may be written all the same: the answer is what
-    /// is missing.
-    fn put_back(&self, unwritten: Notes) {
+    /// Notes that were not written, unless there are newer ones. What came is entered as `entry_of` makes of what it
+    /// was entered as.
+    fn put_back(&self, unwritten: Notes, entry_of: impl Fn(Entry) -> Entry) {
         let mut notes = self.notes.lock();
         for (slot, note) in unwritten {
-            let was_coming = matches!(note, Note::Session { .. });
+            let was_entered = matches!(note, Note::Session { .. });
             let note = notes.entry(slot).or_insert(note);
             if let Note::Session { entry, .. } = note
-                && was_coming
+                && was_entered
             {
-                *entry = Entry::Again;
+                *entry = entry_of(*entry);
             }
         }
     }

@@ -5,9 +5,11 @@
 //! out of their users', tells plugins. A line is erased when all of that is done for it, so that nothing is lost when
 //! the survivor dies too: the lease ends, the next one goes on with what is left.
 //!
+//! Of its own book a node does the same for lines that nobody has in hand any more.
+//!
 //! Invariants. A node that is heard of, by heartbeat or by message, is left alone, also when it comes back in the
 //! middle. Each line is done at least once; twice only if a survivor died between doing and erasing, or a node came
-//! back in that moment.
+//! back in that moment. Nothing is told to others once the lease may be another's.
 
 use std::sync::{Arc, Weak};
 
@@ -23,17 +25,23 @@ use crate::{
     broker::{BrokerError, JoinLeave},
     cluster::NodeUid,
     ids::{AppId, ChannelKey, ClientId},
-    leases::{Fence, LeaseName},
+    leases::{LeaseName, Tenure},
     node::{LostSession, Node},
-    presence::Member,
 };
 
-/// Life of the lease of a book. A page and its pause take much less; so long the others wait when a survivor dies.
+/// Life of the lease of a book, which is renewed for as long as the work takes; so long the others wait when a survivor
+/// dies.
 const LEASE: Duration = Duration::from_secs(15);
 
 /// Time between two pages: with [`BATCH`] lines on each some 2,500 lines a second, so that the end of a large node is
 /// no storm for the others, their stores and their plugins.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// What plugins are told of a session that ended with its node.
+const NODE_DIED: &str = "the node died";
+
+/// The same of one whose end was not told in its time.
+const TOLD_LATE: &str = "the connection ended; it is told late";
 
 /// Seats of a page given up at the same time.
 const SEATS_AT_ONCE: usize = 32;
@@ -66,12 +74,7 @@ pub(super) async fn run(registrar: Arc<Registrar>, node: Weak<Node>, stop: Cance
                 };
                 let is_heard = node.cluster().is_some_and(|cluster| cluster.hears(&dead));
                 if !is_heard {
-                    let survivor = Survivor {
-                        registrar: Arc::clone(&registrar),
-                        node,
-                        dead,
-                    };
-                    survivor.close_book().await;
+                    close_book(&registrar, &node, dead).await;
                 }
             }
         }
@@ -80,55 +83,98 @@ pub(super) async fn run(registrar: Arc<Registrar>, node: Weak<Node>, stop: Cance
     stop.run_until_cancelled(caring).await;
 }
 
-struct Survivor {
+async fn close_book(registrar: &Arc<Registrar>, node: &Arc<Node>, dead: NodeUid) {
+    let name = LeaseName::DeadNode(dead.clone());
+    let Some(tenure) = Tenure::begin(Arc::clone(node.leases()), name, LEASE).await else {
+        return;
+    };
+    let survivor = Survivor {
+        registrar: Arc::clone(registrar),
+        node: Arc::clone(node),
+        dead,
+        tenure: Some(&tenure),
+        reason: NODE_DIED,
+    };
+    let began = Instant::now();
+    let ended = tokio::select! {
+        biased; // Nothing more is done under a lease that is over.
+        () = tenure.over() => Err(Left::Lease),
+        ended = survivor.go_through() => ended,
+    };
+    let dead = &survivor.dead;
+    match ended {
+        Ok((Outcome::Closed, num_sessions)) => {
+            tracing::warn!(
+                node.id = %dead, sessions = num_sessions, took = ?began.elapsed(),
+                "the sessions of a node that died were ended for it"
+            );
+        }
+        Ok((Outcome::Back, _)) => {
+            tracing::info!(node.id = %dead, "a node that was silent is back");
+        }
+        Err(error) => {
+            tracing::debug!(node.id = %dead, %error, "the book of a dead node is not closed yet");
+        }
+    }
+    tenure.end().await;
+}
+
+/// Ends what this node's own book has and nobody has in hand; false if some of it is left.
+pub(super) async fn end_orphans(registrar: &Arc<Registrar>, node: &Arc<Node>) -> bool {
+    let survivor = Survivor {
+        registrar: Arc::clone(registrar),
+        node: Arc::clone(node),
+        dead: registrar.uid().clone(),
+        tenure: None,
+        reason: TOLD_LATE,
+    };
+    let mut is_ended = true;
+    let mut from = Some(0);
+    while let Some(at) = from {
+        let Ok(page) = registrar.orphans(node, at).await else {
+            return false;
+        };
+        from = page.next;
+        if !page.records.is_empty() {
+            tracing::debug!(
+                lines = page.records.len(),
+                "ends are told that were not told in time"
+            );
+            is_ended &= survivor.end(page).await.is_ok();
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    is_ended
+}
+
+struct Survivor<'a> {
     registrar: Arc<Registrar>,
     node: Arc<Node>,
     dead: NodeUid,
+    /// Of the dead node's book; a node's own is nobody else's.
+    tenure: Option<&'a Tenure>,
+    reason: &'static str,
 }
 
-impl Survivor {
-    async fn close_book(&self) {
-        let name = LeaseName::DeadNode(self.dead.clone());
-        let taken = self.node.leases().take(&name, LEASE).wait().await;
-        let Ok(Some(fence)) = taken else {
-            return;
-        };
-        let began = Instant::now();
-        match self.go_through(&name, fence).await {
-            Ok((Outcome::Closed, num_sessions)) => {
-                tracing::warn!(
-                    node.id = %self.dead, sessions = num_sessions, took = ?began.elapsed(),
-                    "the sessions of a node that died were ended for it"
-                );
-            }
-            Ok((Outcome::Back, _)) => {
-                tracing::info!(node.id = %self.dead, "a node that was silent is back");
-            }
-            Err(error) => {
-                tracing::debug!(node.id = %self.dead, %error, "the book of a dead node is not closed yet");
-            }
-        }
-        // If it cannot be given back it ends.
-        let _ = self.node.leases().give_back(&name, fence).wait().await;
-    }
-
-    async fn go_through(&self, name: &LeaseName, fence: Fence) -> Result<(Outcome, usize), Left> {
+impl Survivor<'_> {
+    async fn go_through(&self) -> Result<(Outcome, usize), Left> {
         let store = self.registrar.store();
         let mut num_sessions = 0;
         loop {
             let mut has_failed = false;
             let mut from = Some(0);
             while let Some(at) = from {
-                if self.node.leases().take(name, LEASE).wait().await? != Some(fence) {
-                    return Err(Left::Lease);
-                }
+                self.check_lease()?;
                 if !store.condemn(&self.dead, SILENT_AFTER).wait().await? {
                     return Ok((Outcome::Back, num_sessions));
                 }
                 let page = store.read(&self.dead, at).wait().await?;
                 from = page.next;
                 match self.end(page).await {
-                    Ok(ended) => num_sessions += ended,
+                    Ok(ended) => {
+                        self.registrar.metrics().ended.inc_by(ended as u64);
+                        num_sessions += ended;
+                    }
                     // An app whose plugin fails holds up no other app: its lines stay for the next time.
                     Err(Left::Plugin) => has_failed = true,
                     Err(error) => return Err(error),
@@ -141,6 +187,14 @@ impl Survivor {
             if store.retire(&self.dead).wait().await? {
                 return Ok((Outcome::Closed, num_sessions));
             }
+        }
+    }
+
+    /// A machine that slept may have slept through the end of the lease.
+    fn check_lease(&self) -> Result<(), Left> {
+        match self.tenure {
+            Some(tenure) if !tenure.is_mine() => Err(Left::Lease),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -181,8 +235,6 @@ impl Survivor {
             .await?;
         given_up?;
         ended?;
-        let metrics = self.registrar.metrics();
-        metrics.ended.inc_by(num_sessions as u64);
         Ok(num_sessions)
     }
 
@@ -194,7 +246,7 @@ impl Survivor {
     ) -> Result<(), Left> {
         let ends = seats.into_iter().map(|(key, entry, record)| async move {
             let ended = self.end_seat(&key, &entry).await;
-            (ended, (key, entry.member, record))
+            (ended, (key, entry, record))
         });
         let mut ends = stream::iter(ends).buffer_unordered(SEATS_AT_ONCE);
         let mut ended = Vec::new();
@@ -202,18 +254,15 @@ impl Survivor {
         while let Some((end, seat)) = ends.next().await {
             match end {
                 Ok(()) => ended.push(seat),
-                Err(error) => outcome = Err(Left::Store(error)),
+                Err(error) => outcome = Err(error),
             }
         }
-        let app_of = |(key, ..): &(ChannelKey, Member, Record)| key.app().to_owned();
+        let app_of = |(key, ..): &(ChannelKey, SeatEntry, Record)| key.app().to_owned();
         ended.sort_by_cached_key(app_of);
         for of_app in ended.chunk_by(|one, other| one.0.app() == other.0.app()) {
-            let lost: Vec<_> = of_app
-                .iter()
-                .map(|(key, member, _)| (key, member))
-                .collect();
+            let lost: Vec<_> = of_app.iter().map(|(key, entry, _)| (key, entry)).collect();
             if let Ok(app) = AppId::parse(of_app[0].0.app()) {
-                self.node.tell_lost_seats(&app, &lost).await;
+                self.node.tell_lost_seats(&app, &lost, self.reason).await;
             }
             let records = of_app.iter().map(|(_, _, record)| record.clone());
             done.records.extend(records);
@@ -221,14 +270,18 @@ impl Survivor {
         outcome
     }
 
-    async fn end_seat(&self, key: &ChannelKey, entry: &SeatEntry) -> Result<(), BrokerError> {
-        let SeatEntry { member, visibility } = entry;
+    async fn end_seat(&self, key: &ChannelKey, entry: &SeatEntry) -> Result<(), Left> {
+        let SeatEntry {
+            member, visibility, ..
+        } = entry;
+        self.check_lease()?;
         if visibility.is_present {
             let store = self.node.roster().store();
             store.remove(key, member.client).wait().await?;
         }
         if visibility.is_announced {
             let leave = JoinLeave::Leave(member.to_info());
+            self.check_lease()?;
             self.node
                 .broker()
                 .publish_join_leave(key, leave)
@@ -291,7 +344,7 @@ impl Survivor {
                 },
             });
         }
-        let told = self.node.tell_lost(app, &lost).await;
+        let told = self.node.tell_lost(app, &lost, self.reason).await;
         told.map_err(|_| Left::Plugin)
     }
 }

@@ -9,15 +9,11 @@ use tidegate_protocol::{DisconnectCode, UnsubscribeCode};
 use super::Node;
 use crate::{
     app::App,
-    directory::{Moment, Registrar, User},
+    directory::{Moment, Registrar, User, entry::SeatEntry},
     events::{Event, EventId, EventKind, Then, Untold},
     hooks::Peer,
     ids::{AppId, ChannelKey, ClientId},
-    presence::Member,
 };
-
-/// What plugins are told of a session that ended with its node.
-const NODE_DIED: &str = "the node died";
 
 /// A session that ended with its node.
 #[derive(Debug, Clone, Copy)]
@@ -94,14 +90,16 @@ impl Node {
         self: &Arc<Self>,
         app: &AppId,
         lost: &[LostSession<'_>],
+        reason: &str,
     ) -> Result<(), Untold> {
+        let reason: Arc<str> = reason.into();
         let mut events = Vec::with_capacity(lost.len());
         for session in lost {
             events.push(Event {
                 id: EventId::of_disconnect(session.client),
                 client: Some(session.client),
                 code: DisconnectCode::ConnectionClosed.code(),
-                reason: NODE_DIED.into(),
+                reason: Arc::clone(&reason),
                 ..Event::of_user(EventKind::Disconnected, session.user)
             });
             if let Some(at) = session.gone {
@@ -120,20 +118,18 @@ impl Node {
     pub(crate) async fn tell_lost_seats(
         self: &Arc<Self>,
         app: &AppId,
-        lost: &[(&ChannelKey, &Member)],
+        lost: &[(&ChannelKey, &SeatEntry)],
+        reason: &str,
     ) {
         let code = UnsubscribeCode::Disconnected;
-        let reason: Arc<str> = NODE_DIED.into();
-        let events = lost.iter().map(|(key, member)| {
-            let client = member.client.to_string();
-            Event {
-                id: EventId::of(&["unsubscribed", &client, key.as_str()]),
-                client: Some(member.client),
-                channel: key.channel().into(),
-                code: code.code(),
-                reason: Arc::clone(&reason),
-                ..Event::of_user(EventKind::Unsubscribed, &member.user)
-            }
+        let reason: Arc<str> = reason.into();
+        let events = lost.iter().map(|(key, entry)| Event {
+            id: entry.end,
+            client: Some(entry.member.client),
+            channel: key.channel().into(),
+            code: code.code(),
+            reason: Arc::clone(&reason),
+            ..Event::of_user(EventKind::Unsubscribed, &entry.member.user)
         });
         let events: Vec<_> = events.collect();
         let told = self.deliver_events(app, events.clone()).wait().await;

@@ -5,7 +5,8 @@
 //! done with it there and then; what is pending goes through one queue, so that a session's end waits for nobody.
 //!
 //! Invariants. A join is published before the leave of the same attendance, and a member is out of the store before
-//! its leave is published. Heartbeats cost one request for each [`BATCH`] of members, however many channels they are
+//! its leave is published. The directory hears that a seat was given up when the others were told so, so that a survivor
+//! tells them if this node dies first. Heartbeats cost one request for each [`BATCH`] of members, however many channels they are
 //! in, spread over the whole interval. A heartbeat that meets a leave on its way is taken back.
 
 mod errands;
@@ -24,6 +25,7 @@ use super::{Member, Presence, Present};
 use crate::{
     broker::{Broker, BrokerError, JoinLeave},
     directory::{Registrar, registrar::ANEW_PAUSE},
+    events::EventId,
     hooks::Progress,
     ids::{ChannelKey, ClientId},
     metrics::PresenceMetrics,
@@ -48,10 +50,22 @@ type Id = (ChannelKey, ClientId);
 type Own = HashMap<Id, Attending>;
 
 /// Who others see in a channel, and how.
-#[derive(Clone)]
-struct Attending {
-    member: Arc<Member>,
-    visibility: Visibility,
+#[derive(Debug, Clone)]
+pub(crate) struct Attending {
+    pub(crate) member: Arc<Member>,
+    pub(crate) visibility: Visibility,
+    /// The event of its end, on this node or on one that outlives it.
+    pub(crate) end: EventId,
+}
+
+impl Attending {
+    /// The same, of which others know nothing any more.
+    pub(crate) fn hidden(&self) -> Self {
+        Self {
+            visibility: Visibility::default(),
+            ..self.clone()
+        }
+    }
 }
 
 /// The members that this node answers for.
@@ -138,20 +152,19 @@ impl Roster {
         let attendance = Attendance {
             roster: Arc::clone(self),
             key: key.clone(),
-            member: Arc::clone(&member),
-            visibility,
+            shown: Attending {
+                member: Arc::clone(&member),
+                visibility,
+                end: EventId::random(),
+            },
             has_joined: false,
         };
         if visibility.is_present || self.registrar.is_some() {
-            let attending = Attending {
-                member: Arc::clone(&member),
-                visibility,
-            };
             let mut members = self.part(&attendance.id()).lock();
-            members.insert(attendance.id(), attending);
+            members.insert(attendance.id(), attendance.shown.clone());
         }
         if let Some(registrar) = &self.registrar {
-            registrar.seat(key, &member, visibility);
+            registrar.seat(key, attendance.shown.clone());
         }
         if visibility.is_present {
             self.metrics.members.inc();
@@ -173,6 +186,12 @@ impl Roster {
         self.part(id).lock().contains_key(id)
     }
 
+    /// Whether the session is in the channel, or the others are about to be told that it left.
+    pub(crate) fn answers_for(&self, key: &ChannelKey, client: ClientId) -> bool {
+        let id = (key.clone(), client);
+        self.has(&id) || self.errands.has(&id)
+    }
+
     /// Does what is answered at once, and has the rest done in order.
     fn run(&self, id: Id, answer: Progress<Result<(), BrokerError>>) {
         match answer {
@@ -188,11 +207,14 @@ impl Roster {
         }
     }
 
-    fn hand_over(&self, errand: Errand) {
-        if !self.errands.add(errand) {
-            // The store's TTL takes the member out; a leave that nobody hears of is what a dead node leaves, too.
+    /// False when there is no room.
+    fn hand_over(&self, errand: Errand) -> bool {
+        let is_added = self.errands.add(errand);
+        if !is_added {
+            // The store's TTL takes the member out.
             self.metrics.dropped.inc();
         }
+        is_added
     }
 
     fn publish(&self, id: Id, event: JoinLeave) {
@@ -200,32 +222,90 @@ impl Roster {
         self.run(id, answer);
     }
 
-    /// Takes a member out of the store and tells the others.
-    fn depart(self: &Arc<Self>, id: Id, leave: Option<JoinLeave>) {
-        match self.store.remove(&id.0, id.1) {
-            Progress::Ready(removed) => {
-                self.metrics.count(removed.is_ok());
-                if let Some(leave) = leave {
-                    self.publish(id, leave);
-                }
-            }
+    /// Takes a member out of the store, if it is to be in, and tells the others, if they are to be told.
+    fn depart(self: &Arc<Self>, id: &Id, shown: Attending, leave: Option<JoinLeave>) {
+        let is_present = shown.visibility.is_present;
+        let removal = if is_present {
+            self.store.remove(&id.0, id.1)
+        } else {
+            Progress::Ready(Ok(()))
+        };
+        let removed = match removal {
+            Progress::Ready(removed) => removed.is_ok(),
             Progress::Pending(removal) => {
-                let (roster, again) = (Arc::clone(self), id.clone());
-                let work = async move {
+                let (roster, gone) = (Arc::clone(self), id.clone());
+                let rest = async move {
                     // Who has come back meanwhile stays in.
-                    if !roster.has(&again) {
-                        roster.metrics.count(removal.await.is_ok());
+                    let mut is_told = true;
+                    if !roster.has(&gone) {
+                        is_told = removal.await.is_ok();
+                        roster.metrics.count(is_told);
                     }
                     if let Some(leave) = leave {
-                        let told = roster.broker.publish_join_leave(&again.0, leave);
-                        roster.metrics.count(told.wait().await.is_ok());
+                        let told = roster.broker.publish_join_leave(&gone.0, leave);
+                        let told = told.wait().await;
+                        roster.metrics.count(told.is_ok());
+                        is_told &= told.is_ok();
                     }
+                    is_told
                 };
-                self.hand_over(Errand {
-                    id,
-                    work: Box::pin(work),
+                return self.depart_later(id, shown, rest);
+            }
+        };
+        if is_present {
+            self.metrics.count(removed);
+        }
+        let told = leave.map(|leave| self.broker.publish_join_leave(&id.0, leave));
+        match told {
+            None => self.departed(id, shown, removed),
+            Some(Progress::Ready(told)) => {
+                self.metrics.count(told.is_ok());
+                self.departed(id, shown, removed && told.is_ok());
+            }
+            Some(Progress::Pending(told)) => {
+                let metrics = self.metrics.clone();
+                self.depart_later(id, shown, async move {
+                    let told = told.await;
+                    metrics.count(told.is_ok());
+                    removed && told.is_ok()
                 });
             }
+        }
+    }
+
+    fn depart_later(
+        self: &Arc<Self>,
+        id: &Id,
+        shown: Attending,
+        rest: impl Future<Output = bool> + Send + 'static,
+    ) {
+        let (roster, gone, of) = (Arc::clone(self), id.clone(), shown.clone());
+        let work = async move {
+            let is_told = rest.await;
+            roster.departed(&gone, of, is_told);
+        };
+        let errand = Errand {
+            id: id.clone(),
+            work: Box::pin(work),
+        };
+        if !self.hand_over(errand) {
+            self.departed(id, shown, false);
+        }
+    }
+
+    /// A line in the book stands until the others were told. Of who was not, it says so to whoever looks next.
+    fn departed(&self, id: &Id, shown: Attending, is_told: bool) {
+        let Some(registrar) = &self.registrar else {
+            return;
+        };
+        if !is_told {
+            registrar.leave_seat_untold(&id.0, id.1);
+            return;
+        }
+        // Under the lock, so that the line of who has come back since is written after this, or this is not.
+        let members = self.part(id).lock();
+        if !members.contains_key(id) {
+            registrar.leave_seat(&id.0, shown);
         }
     }
 
@@ -275,10 +355,10 @@ impl Roster {
     pub(crate) async fn seat_all(&self, registrar: &Registrar) {
         for part in 0..PARTS {
             for (id, attending) in self.attending(part) {
-                registrar.seat(&id.0, &attending.member, attending.visibility);
-                // It may have ended since the list was made, and said so before.
-                if !self.has(&id) {
-                    registrar.leave_seat(&id.0, id.1);
+                // Who has left since the list was made is not entered again.
+                let members = self.parts[part].lock();
+                if members.contains_key(&id) {
+                    registrar.seat(&id.0, attending);
                 }
             }
             tokio::time::sleep(ANEW_PAUSE).await;
@@ -345,44 +425,49 @@ impl std::fmt::Debug for Roster {
 pub struct Attendance {
     roster: Arc<Roster>,
     key: ChannelKey,
-    member: Arc<Member>,
-    visibility: Visibility,
+    shown: Attending,
     /// The others, and the session itself, were told; they are told of the end, too.
     has_joined: bool,
 }
 
 impl Attendance {
+    /// The event of its end.
+    pub(crate) fn end(&self) -> EventId {
+        self.shown.end
+    }
+
     /// Tells those who listen, the session itself among them, that it has joined. To be called once its reply is
     /// queued and it gets what is published.
     pub fn arrive(&mut self) {
-        if self.visibility.is_announced && !self.has_joined {
+        if self.shown.visibility.is_announced && !self.has_joined {
             self.has_joined = true;
-            let join = JoinLeave::Join(self.member.to_info());
+            let join = JoinLeave::Join(self.shown.member.to_info());
             self.roster.publish(self.id(), join);
         }
     }
 
     /// Shows other things of the session from the next heartbeat on, and when it leaves.
     pub fn show(&mut self, conn_info: &bytes::Bytes, chan_info: &bytes::Bytes) {
-        if self.member.conn_info == *conn_info && self.member.chan_info == *chan_info {
+        let member = &self.shown.member;
+        if member.conn_info == *conn_info && member.chan_info == *chan_info {
             return;
         }
-        self.member = Arc::new(Member {
+        self.shown.member = Arc::new(Member {
             conn_info: conn_info.clone(),
             chan_info: chan_info.clone(),
-            ..Member::clone(&self.member)
+            ..Member::clone(member)
         });
         let id = self.id();
         if let Some(attending) = self.roster.part(&id).lock().get_mut(&id) {
-            attending.member = Arc::clone(&self.member);
+            attending.member = Arc::clone(&self.shown.member);
         }
         if let Some(registrar) = &self.roster.registrar {
-            registrar.seat(&id.0, &self.member, self.visibility);
+            registrar.seat(&id.0, self.shown.clone());
         }
     }
 
     fn id(&self) -> Id {
-        (self.key.clone(), self.member.client)
+        (self.key.clone(), self.shown.member.client)
     }
 }
 
@@ -391,19 +476,15 @@ impl Drop for Attendance {
         let id = self.id();
         let leave = self
             .has_joined
-            .then(|| JoinLeave::Leave(self.member.to_info()));
-        if self.visibility.is_present || self.roster.registrar.is_some() {
+            .then(|| JoinLeave::Leave(self.shown.member.to_info()));
+        let is_present = self.shown.visibility.is_present;
+        if is_present || self.roster.registrar.is_some() {
             self.roster.part(&id).lock().remove(&id);
         }
-        if let Some(registrar) = &self.roster.registrar {
-            registrar.leave_seat(&id.0, id.1);
-        }
-        if self.visibility.is_present {
+        if is_present {
             self.roster.metrics.members.dec();
-            self.roster.depart(id, leave);
-        } else if let Some(leave) = leave {
-            self.roster.publish(id, leave);
         }
+        self.roster.depart(&id, self.shown.clone(), leave);
     }
 }
 
@@ -411,8 +492,8 @@ impl std::fmt::Debug for Attendance {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Attendance")
             .field("key", &self.key)
-            .field("client", &self.member.client)
-            .field("visibility", &self.visibility)
+            .field("client", &self.shown.member.client)
+            .field("visibility", &self.shown.visibility)
             .field("has_joined", &self.has_joined)
             .finish_non_exhaustive()
     }

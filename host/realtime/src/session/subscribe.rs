@@ -173,7 +173,7 @@ impl<S: Seat> Session<S> {
         let expiry = terms
             .expires_at
             .map(|at| Expiry::by_host(now.instant_of(at), now.instant));
-        self.note(seat.key(), None);
+        self.note(seat.key(), None, None);
         let has_rare = expiry.is_some() || !terms.info.is_empty() || attendance.is_some();
         self.subscriptions.push(Subscription {
             seat,

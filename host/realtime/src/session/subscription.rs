@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tidegate_protocol::Raw;
 
 use super::{asks::MadeBy, deadlines::Expiry};
-use crate::presence::Attendance;
+use crate::{events::EventId, presence::Attendance};
 
 #[derive(Debug)]
 pub(super) struct Subscription<S> {
@@ -34,6 +34,12 @@ impl<S> Subscription<S> {
 
     pub(super) fn expiry_mut(&mut self) -> Option<&mut Expiry> {
         self.rare.as_mut()?.expiry.as_mut()
+    }
+
+    /// The event of its end, where a survivor may have to tell of it.
+    pub(super) fn end(&self) -> Option<EventId> {
+        let attendance = self.rare.as_ref()?.attendance.as_ref();
+        attendance.map(Attendance::end)
     }
 
     /// Shows others this of the session, where they see the subscription.

@@ -60,6 +60,8 @@ struct Shared {
     /// Knows when the primary is another one than that of a connection that stands.
     watch: Option<Arc<PrimaryWatch>>,
     io_timeout: Duration,
+    /// Of the last connection that stood. Written by the keeper alone.
+    generation: ArcSwapOption<Generation>,
     /// Written by the keeper alone.
     live: ArcSwapOption<Live>,
     /// When the link lost its connection, or was started; `None` while it has one. Follows `live`.
@@ -125,6 +127,7 @@ impl Link {
             address,
             watch,
             io_timeout,
+            generation: ArcSwapOption::empty(),
             live: ArcSwapOption::empty(),
             lost_at: watch::Sender::new(Some(Instant::now())),
             doubted: Notify::new(),
@@ -346,6 +349,7 @@ impl Shared {
                     continue;
                 }
                 Ok(Ok(Seen::Primary(generation))) => {
+                    self.note_generation(&generation);
                     if **live.generation.load() != generation {
                         live.generation.store(Arc::new(generation));
                     }
@@ -358,6 +362,19 @@ impl Shared {
             tokio::select! {
                 () = self.pause() => {}
                 () = self.doubted.notified() => return End::NotPrimary,
+            }
+        }
+    }
+
+    /// What was written in another generation may be lost.
+    fn note_generation(&self, generation: &Generation) {
+        let before = self.generation.load();
+        match &*before {
+            Some(before) if **before == *generation => {}
+            None => self.generation.store(Some(Arc::new(generation.clone()))),
+            Some(_) => {
+                self.generation.store(Some(Arc::new(generation.clone())));
+                self.connector.count_renewal();
             }
         }
     }

@@ -12,7 +12,7 @@ use super::{Entry, Registrar};
 use crate::{
     app::App,
     cluster::NodeUid,
-    directory::{BEAT_INTERVAL, Beat, SILENT_AFTER, Standing, USER_LIFE},
+    directory::{BEAT_INTERVAL, Beat, SILENT_AFTER, Standing, USER_LIFE, survivor},
     hooks::Peer,
     node::Node,
 };
@@ -23,10 +23,19 @@ const ANEW_AT_ONCE: usize = 256;
 /// See [`ANEW_AT_ONCE`].
 pub(crate) const ANEW_PAUSE: Duration = Duration::from_millis(50);
 
+/// The least time between two looks through the book for lines that nobody has in hand, and the longest that follows
+/// when what was found could not be ended.
+const LOOK_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_LOOK_PAUSE: Duration = Duration::from_secs(60);
+
 /// Nodes whose heartbeats are over.
 #[derive(Debug, Default)]
 pub(super) struct Overdue {
     nodes: HashSet<NodeUid>,
+    /// When the last heartbeat of this node was sent.
+    beaten_at: Option<Instant>,
+    /// When the last one was sent that was answered.
+    heard_at: Option<Instant>,
     /// Since when all heartbeats of this node were answered in time: the others may have had the same trouble as it
     /// until then.
     steady_since: Option<Instant>,
@@ -36,63 +45,107 @@ impl Registrar {
     pub(super) async fn keep_beating(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(BEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last_beat = None;
+        let mut num_lapses = self.store.num_lapses();
         loop {
             tokio::select! {
                 biased; // Stop wins, so that shutdown is prompt.
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
-            let began = Instant::now();
-            let beat = tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => return,
-                beat = self.store.beat(&self.uid, SILENT_AFTER).wait() => beat,
-            };
-            self.metrics.count(beat.is_ok());
-            let beat = beat.ok();
-            // A late one is as good as none: the node may have been stopped in between.
-            let is_late = last_beat.is_some_and(|last| began > last + 2 * BEAT_INTERVAL);
-            self.note_overdue(beat.as_ref(), is_late);
-            last_beat = Some(began);
-            match beat.map(|beat| beat.standing) {
-                None | Some(Standing::Known) => {}
-                Some(Standing::Unknown) => self.anew.notify_one(),
-                Some(Standing::Condemned) => {
-                    tracing::warn!("this node was taken for dead; it enters its sessions anew");
-                    self.term.fetch_add(1, Ordering::Relaxed);
-                    self.is_back.store(true, Ordering::Relaxed);
-                    self.anew.notify_one();
-                }
+                () = self.beat() => {}
+            }
+            let lapses = self.store.num_lapses();
+            if lapses != num_lapses {
+                num_lapses = lapses;
+                tracing::info!(
+                    "the directory may have lost what was written; sessions are entered anew"
+                );
+                self.note_departed_again();
+                self.anew.notify_one();
             }
         }
     }
 
-    /// Enters everybody anew, every now and then and when the store has lost them.
+    /// Says that the node lives, and hears who may not.
+    async fn beat(&self) {
+        let began = Instant::now();
+        let beat = self.store.beat(&self.uid, SILENT_AFTER).wait().await;
+        self.metrics.count(beat.is_ok());
+        let beat = beat.ok();
+        self.note_overdue(beat.as_ref(), began);
+        match beat.map(|beat| beat.standing) {
+            None | Some(Standing::Known) => {}
+            Some(Standing::Unknown) => self.anew.notify_one(),
+            Some(Standing::Condemned) => {
+                tracing::warn!("this node was taken for dead; it enters its sessions anew");
+                self.term.fetch_add(1, Ordering::Relaxed);
+                self.is_back.store(true, Ordering::Relaxed);
+                self.anew.notify_one();
+            }
+        }
+    }
+
+    /// Whether the store has heard of this node lately; one that has slept says first that it lives.
+    pub(super) async fn is_heard(&self) -> bool {
+        if !self.was_heard() {
+            self.beat().await;
+        }
+        self.was_heard()
+    }
+
+    fn was_heard(&self) -> bool {
+        let heard_at = self.overdue.lock().heard_at;
+        heard_at.is_some_and(|at| at.elapsed() < SILENT_AFTER)
+    }
+
+    /// Enters everybody anew, every now and then and when the store has lost them, and ends what nobody has in hand.
     pub(super) async fn keep_entered(self: Arc<Self>, node: Weak<Node>, stop: CancellationToken) {
         let entering = async {
+            let mut next_round = Instant::now() + USER_LIFE / 3;
+            let (mut pause, mut next_look) = (LOOK_PAUSE, Instant::now());
             loop {
-                tokio::select! {
-                    () = self.anew.notified() => {}
-                    () = tokio::time::sleep(USER_LIFE / 3) => {}
-                }
+                let is_round = tokio::select! {
+                    () = self.anew.notified() => true,
+                    () = tokio::time::sleep_until(next_round) => true,
+                    () = async {
+                        tokio::time::sleep_until(next_look).await;
+                        self.orphaned.notified().await;
+                    } => false,
+                };
                 let Some(node) = node.upgrade() else {
                     return;
                 };
-                if self.is_back.swap(false, Ordering::Relaxed) {
-                    node.roster().come_back().await;
+                if is_round {
+                    if self.is_back.swap(false, Ordering::Relaxed) {
+                        node.roster().come_back().await;
+                    }
+                    self.enter_all(&node).await;
+                    next_round = Instant::now() + USER_LIFE / 3;
                 }
-                self.enter_all(&node).await;
+                if survivor::end_orphans(&self, &node).await {
+                    pause = LOOK_PAUSE;
+                } else {
+                    self.note_untold();
+                    pause = (pause * 2).min(LONGEST_LOOK_PAUSE);
+                }
+                next_look = Instant::now() + pause;
             }
         };
         stop.run_until_cancelled(entering).await;
     }
 
-    fn note_overdue(&self, beat: Option<&Beat>, is_late: bool) {
+    fn note_overdue(&self, beat: Option<&Beat>, began: Instant) {
         let mut overdue = self.overdue.lock();
+        let beaten_at = overdue.beaten_at.replace(began);
         let Some(beat) = beat else {
             overdue.steady_since = None;
             return;
         };
+        overdue.heard_at = Some(began);
+        // A late one is as good as none: the node may have been stopped in between.
+        let is_late = beaten_at.is_some_and(|last| began > last + 2 * BEAT_INTERVAL);
         if is_late || overdue.steady_since.is_none() {
             overdue.steady_since = Some(Instant::now());
         }

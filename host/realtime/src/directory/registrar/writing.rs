@@ -1,7 +1,8 @@
 //! Writing: what was noted goes to the store, in batches and one after the other.
 //!
 //! Owns the order. Who comes is written before others leave, so that a user who changes over has not gone; a line
-//! stands in the book until everything that its end means was told.
+//! stands in the book until everything that its end means was told. Nothing is written into the book of a node that the
+//! store has not heard of lately: it may be closed, and nobody would look into it.
 
 use std::sync::{Arc, Weak, atomic::Ordering};
 
@@ -9,7 +10,7 @@ use hashbrown::HashSet;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use super::{Awaited, Entry, GRACE, MAX_NOTES, Note, Notes, Registrar};
+use super::{Awaited, Departed, Entry, GRACE, MAX_NOTES, Note, Notes, Registrar};
 use crate::{
     broker::BrokerError,
     directory::{
@@ -26,6 +27,12 @@ const GATHERING: Duration = Duration::from_millis(50);
 
 /// Time after which what could not be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How long it is remembered who went: longer than a replica that takes over is behind.
+const DEPARTED_LIFE: Duration = Duration::from_secs(10);
+
+/// How many of them.
+const MAX_DEPARTED: usize = 16 * 1024;
 
 /// What is still to be written when the node stops has this long; survivors do the rest.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -77,12 +84,13 @@ impl Registrar {
 
     /// Writes what is noted, and ends graces. False if some of it has to be tried again.
     async fn flush(&self, node: &Weak<Node>) -> bool {
+        let _writing = self.writing.lock().await;
         let notes: Notes = std::mem::take(&mut *self.notes.lock())
             .into_iter()
             .collect();
         let (came, gone): (Notes, Notes) = notes
             .into_iter()
-            .partition(|(_, note)| matches!(note, Note::Session { .. } | Note::Seat { .. }));
+            .partition(|(_, note)| !note.is_of_an_end());
         let mut is_written = true;
         for some in batches(came) {
             is_written &= self.enter_batch(node, some).await;
@@ -99,6 +107,11 @@ impl Registrar {
     }
 
     async fn enter_batch(&self, node: &Weak<Node>, notes: Notes) -> bool {
+        if !self.is_heard().await {
+            self.put_back(notes, |entry| entry);
+            return false;
+        }
+        self.holds.reopen(notes.iter().map(|(slot, _)| slot));
         let term = self.term.load(Ordering::Relaxed);
         let mut records = Vec::with_capacity(notes.len());
         let (mut came, mut changes) = (Vec::new(), Vec::new());
@@ -121,7 +134,7 @@ impl Registrar {
                             client: peer.client,
                             value: value.clone(),
                             answer: match entry {
-                                Entry::Fresh | Entry::Anew => Answer::Known,
+                                Entry::Fresh | Entry::Booked | Entry::Anew => Answer::Known,
                                 Entry::Again => Answer::Missing,
                             },
                         };
@@ -129,8 +142,8 @@ impl Registrar {
                     }
                     value
                 }
-                Note::Seat { member, visibility } => encode_seat(member, *visibility, term),
-                Note::SessionGone { .. } | Note::SeatGone => continue,
+                Note::Seat(attending) => encode_seat(attending, term),
+                Note::SessionGone { .. } | Note::SeatGone(_) | Note::LineGone => continue,
             };
             let slot = slot.clone();
             records.push(Record { slot, value });
@@ -139,7 +152,10 @@ impl Registrar {
         let written = self.store.write(&self.uid, records).wait().await;
         self.metrics.count(written.is_ok());
         if written.is_err() {
-            self.put_back(notes);
+            self.put_back(notes, |entry| match entry {
+                Entry::Fresh | Entry::Booked => Entry::Booked,
+                Entry::Anew | Entry::Again => entry,
+            });
             return false;
         }
         let turns = self.change(changes).await;
@@ -184,24 +200,22 @@ impl Registrar {
             .iter()
             .map(|(_, change)| matches!(change, Change::Away { .. }))
             .collect();
+        self.remember(&leaving);
         let turns = self.change(changes).await;
-        let (mut kept, mut failed) = (HashSet::new(), HashSet::new());
+        let (mut awaited, mut failed) = (HashSet::new(), HashSet::new());
         for (((user, client, is_told), has_grace), turn) in
             leaving.into_iter().zip(graces).zip(turns)
         {
             match turn {
                 Ok(Turn::Last(_)) if has_grace => {
-                    kept.insert(Slot::Session(client));
-                    let until = Instant::now() + GRACE;
-                    let awaited = Awaited {
-                        until,
+                    awaited.insert(Slot::Session(client));
+                    self.awaited.lock().push_back(Awaited {
+                        until: Instant::now() + GRACE,
                         user,
                         client,
-                    };
-                    self.awaited.lock().push_back(awaited);
+                    });
                 }
                 Ok(Turn::Last(at)) if is_told => {
-                    kept.insert(Slot::Session(client));
                     self.tell_last(node, &user, client, at);
                 }
                 Ok(Turn::Neither | Turn::First(_) | Turn::Last(_)) => {}
@@ -210,13 +224,14 @@ impl Registrar {
                 }
             }
         }
-        let is_over = |slot: &Slot| !kept.contains(slot) && !failed.contains(slot);
+        let is_over = |slot: &Slot| !awaited.contains(slot) && !failed.contains(slot);
         let slots = notes.iter().map(|(slot, _)| slot);
-        let slots: Vec<_> = slots.filter(|slot| is_over(slot)).cloned().collect();
-        if !self.strike(slots.clone()).await {
-            failed.extend(slots);
-        }
-        self.put_back_of(notes, &failed)
+        let over = slots.filter(|slot| is_over(slot)).cloned().collect();
+        self.keep_for_plugins(&notes).await;
+        let unstruck = self.strike(over).await;
+        let is_struck = unstruck.is_empty();
+        self.put_back_lines(unstruck);
+        self.put_back_of(notes, &failed) && is_struck
     }
 
     /// Ends the graces that are over.
@@ -240,8 +255,12 @@ impl Registrar {
             let mut over = Vec::new();
             for (one, turn) in due.into_iter().zip(turns) {
                 match turn {
-                    Ok(Turn::Last(at)) => self.tell_last(node, &one.user, one.client, at),
-                    Ok(Turn::Neither | Turn::First(_)) => over.push(Slot::Session(one.client)),
+                    Ok(turn) => {
+                        if let Turn::Last(at) = turn {
+                            self.tell_last(node, &one.user, one.client, at);
+                        }
+                        over.push(Slot::Session(one.client));
+                    }
                     Err(_) => {
                         is_written = false;
                         let until = now + RETRY_AFTER;
@@ -249,11 +268,9 @@ impl Registrar {
                     }
                 }
             }
-            if !self.strike(over.clone()).await {
-                let over = over.into_iter().map(|slot| (slot, Note::SeatGone));
-                self.put_back(over.collect());
-                is_written = false;
-            }
+            let unstruck = self.strike(over).await;
+            is_written &= unstruck.is_empty();
+            self.put_back_lines(unstruck);
             if !is_written {
                 return false;
             }
@@ -263,16 +280,38 @@ impl Registrar {
     /// The line stays until plugins were told: if this node dies before, a survivor tells them.
     fn tell_last(&self, node: &Weak<Node>, user: &User, client: ClientId, at: Moment) {
         told(node, |node| {
-            let Some(registrar) = node.registrar().map(Arc::downgrade) else {
-                return;
-            };
-            let then = move || {
-                if let Some(registrar) = registrar.upgrade() {
-                    registrar.note_told(Slot::Session(client));
-                }
-            };
-            node.user_went_then(user, at, Box::new(then));
+            if let Some(registrar) = node.registrar() {
+                let hold = registrar.hold(Slot::Session(client));
+                node.user_went_then(user, at, hold.until_taken());
+            }
         });
+    }
+
+    /// Those whose going is told, and who may have to go again.
+    fn remember(&self, leaving: &[(User, ClientId, bool)]) {
+        let now = Instant::now();
+        let mut departed = self.departed.lock();
+        while departed
+            .pop_front_if(|one| one.at + DEPARTED_LIFE <= now)
+            .is_some()
+        {}
+        let told = leaving.iter().filter(|(.., is_told)| *is_told);
+        let room = MAX_DEPARTED.saturating_sub(departed.len());
+        departed.extend(told.take(room).map(|(user, client, _)| Departed {
+            at: now,
+            user: user.clone(),
+            client: *client,
+        }));
+    }
+
+    /// The store may have forgotten who went lately.
+    pub(super) fn note_departed_again(&self) {
+        let departed = std::mem::take(&mut *self.departed.lock());
+        for Departed { at, user, client } in departed {
+            if at.elapsed() < DEPARTED_LIFE {
+                self.note(Slot::Session(client), Note::SessionGone { user });
+            }
+        }
     }
 
     async fn change(&self, changes: Vec<(User, Change)>) -> Vec<Result<Turn, BrokerError>> {
@@ -284,20 +323,54 @@ impl Registrar {
         turns
     }
 
-    async fn strike(&self, slots: Vec<Slot>) -> bool {
-        if slots.is_empty() {
-            return true;
+    /// Seats that others were told of, and a plugin was not yet: from now on their lines say so, and a survivor tells
+    /// the plugin alone. If that cannot be written, the others are told again.
+    async fn keep_for_plugins(&self, notes: &Notes) {
+        let term = self.term.load(Ordering::Relaxed);
+        let held = notes.iter().filter_map(|(slot, note)| match note {
+            Note::SeatGone(attending) if self.holds.has(slot) => Some(Record {
+                slot: slot.clone(),
+                value: encode_seat(&attending.hidden(), term),
+            }),
+            Note::Session { .. }
+            | Note::SessionGone { .. }
+            | Note::Seat(_)
+            | Note::SeatGone(_)
+            | Note::LineGone => None,
+        });
+        let held: Vec<_> = held.collect();
+        if !held.is_empty() {
+            let written = self.store.write(&self.uid, held).wait().await;
+            self.metrics.count(written.is_ok());
         }
-        let struck = self.store.strike(&self.uid, slots).wait().await;
-        self.metrics.count(struck.is_ok());
-        struck.is_ok()
     }
 
-    /// True if there are none.
+    /// Strikes lines of which all is done, but for those that are held. Answers those that could not be struck.
+    async fn strike(&self, mut over: Vec<Slot>) -> Vec<Slot> {
+        if self.holds.retain_free(&mut over) {
+            self.note_untold();
+        }
+        if over.is_empty() {
+            return over;
+        }
+        let struck = self.store.strike(&self.uid, over.clone()).wait().await;
+        self.metrics.count(struck.is_ok());
+        if struck.is_ok() {
+            over.clear();
+        }
+        over
+    }
+
+    fn put_back_lines(&self, unstruck: Vec<Slot>) {
+        let unstruck = unstruck.into_iter().map(|slot| (slot, Note::LineGone));
+        self.put_back(unstruck.collect(), |entry| entry);
+    }
+
+    /// True if there are none. What came to the store may be written all the same: the answer is what is missing.
     fn put_back_of(&self, notes: Notes, failed: &HashSet<Slot>) -> bool {
         if !failed.is_empty() {
             let failed = notes.into_iter().filter(|(slot, _)| failed.contains(slot));
-            self.put_back(failed.collect());
+            self.put_back(failed.collect(), |_| Entry::Again);
         }
         failed.is_empty()
     }

@@ -1,10 +1,16 @@
 //! Several nodes with one directory: who is where, who is online, and what is done for a node that died.
 
 mod answers;
+mod untold;
 
-use std::sync::Weak;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use std::collections::BTreeMap;
 use tidegate_protocol::StreamPosition;
 
 use super::*;
@@ -37,6 +43,10 @@ struct Board {
     events: Mutex<Vec<Event>>,
     fails_at: Mutex<Option<usize>>,
     when_told: Mutex<Option<(usize, Act)>>,
+    /// How long a plugin takes for a batch.
+    takes: Mutex<Duration>,
+    /// The engine publishes no leaves.
+    leaves_fail: AtomicBool,
 }
 
 impl Board {
@@ -72,6 +82,18 @@ impl Hooks for Watching {
         if *self.board.fails_at.lock() == Some(self.index) {
             return Progress::Ready(Err(HookFailure::new("t-1".into())));
         }
+        let takes = *self.board.takes.lock();
+        if takes > Duration::ZERO {
+            let board = Arc::clone(&self.board);
+            return Progress::Pending(Box::pin(async move {
+                tokio::time::sleep(takes).await;
+                board.events.lock().extend(question.batch);
+                Ok(Outcome {
+                    verdict: (),
+                    effects: Vec::new(),
+                })
+            }));
+        }
         self.board.events.lock().extend(question.batch);
         let due = self
             .board
@@ -106,6 +128,7 @@ impl Hooks for Watching {
 struct Heard {
     own: MemoryBroker,
     hubs: Arc<Mutex<Vec<Weak<Hub>>>>,
+    board: Arc<Board>,
 }
 
 impl Broker for Heard {
@@ -126,6 +149,10 @@ impl Broker for Heard {
         key: &ChannelKey,
         event: JoinLeave,
     ) -> Progress<Result<(), BrokerError>> {
+        let is_leave = matches!(event, JoinLeave::Leave(_));
+        if is_leave && self.board.leaves_fail.load(Ordering::Relaxed) {
+            return Progress::Ready(Err(BrokerError::Unavailable));
+        }
         for hub in self.hubs.lock().iter().filter_map(Weak::upgrade) {
             hub.on_join_leave(key, &event);
         }
@@ -250,6 +277,7 @@ fn start(
         broker: Arc::new(Heard {
             own: MemoryBroker::new(Arc::clone(&hub) as _),
             hubs: Arc::clone(hubs),
+            board: Arc::clone(&hooks.board),
         }),
         presence: Arc::new(presence),
         shared,

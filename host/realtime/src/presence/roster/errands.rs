@@ -83,6 +83,11 @@ impl Waiting {
 }
 
 impl Errands {
+    /// Whether something is to be done for the attendance, or is under way.
+    pub(super) fn has(&self, id: &Id) -> bool {
+        self.waiting.lock().behind.contains_key(id)
+    }
+
     /// False when there is no room.
     pub(super) fn add(&self, errand: Errand) -> bool {
         let mut waiting = self.waiting.lock();
