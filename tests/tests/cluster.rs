@@ -17,6 +17,7 @@ impl Cluster {
             Node::builder()
                 .on_redis(&redis)
                 .set("client.token.hmac_secret_key", json!(token::SECRET))
+                .set("node.info_metrics_aggregate_interval", json!("1s"))
                 .set("channel.without_namespace.history_size", json!(10))
                 .set("channel.without_namespace.history_ttl", json!("60s"))
                 .set("channel.without_namespace.force_recovery", json!(true))
@@ -93,6 +94,31 @@ impl Cluster {
 
     async fn call(&self, index: usize, method: &str, request: Value) -> Value {
         self.nodes[index].api().call(method, &request).await
+    }
+}
+
+#[tokio::test]
+async fn a_node_says_what_every_process_uses_and_what_was_counted() {
+    let cluster = Cluster::start(2).await;
+    let told = async {
+        loop {
+            let info = cluster.call(0, "info", json!({})).await;
+            let nodes = info["nodes"].as_array().expect("rows").clone();
+            let is_there = |node: &Value| {
+                node["process"]["rss"].as_i64() > Some(0) && node["metrics"].is_object()
+            };
+            if nodes.iter().all(is_there) {
+                return nodes;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    for node in within("both nodes say it", told).await {
+        assert!(node["process"]["cpu"].is_f64(), "{node}");
+        assert!(node["metrics"]["interval"].as_f64() >= Some(1.0), "{node}");
+        let items = node["metrics"]["items"].as_object().expect("metrics by name");
+        assert!(items.contains_key("tidegate_hub_broadcasts_total"), "{node}");
+        assert!(items.contains_key("tidegate_hub_channels"), "{node}");
     }
 }
 

@@ -370,7 +370,11 @@ impl Cluster {
 
     fn announce_to(&self, to: Recipient, greeting: Greeting) {
         if let Some(node) = self.node.upgrade() {
-            let announcement = node.announcement(greeting);
+            let mut announcement = node.announcement(greeting);
+            // They are many, and who was not told of them yet says Hello and is told alone.
+            if matches!(to, Recipient::Everyone) {
+                announcement.metrics = node.new_metrics();
+            }
             self.post(to, Message::Announce(announcement).encode(&self.uid));
         }
     }

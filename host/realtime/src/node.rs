@@ -10,6 +10,7 @@ mod orders;
 mod presence;
 mod sessions;
 mod statuses;
+mod vitals;
 mod whereabouts;
 
 use std::{
@@ -26,11 +27,12 @@ use tidegate_protocol::{Codec, Framing};
 use tokio::time::{Duration, Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::statuses::Statuses;
-pub(crate) use self::whereabouts::LostSession;
+pub(crate) use self::{vitals::is_sound as are_sound_metrics, whereabouts::LostSession};
+use self::{statuses::Statuses, vitals::Vitals};
 pub use self::{
     calls::Called,
     sessions::{MAX_SESSIONS, SessionFilter, SessionPlace, SessionsFound},
+    vitals::{MAX_METRIC_NAME_BYTES, MAX_METRICS},
 };
 use crate::{
     app::App,
@@ -119,6 +121,7 @@ pub struct Node {
     registrar: Option<Arc<Registrar>>,
     /// Of a node that stands alone.
     statuses: Statuses,
+    vitals: Vitals,
     schedule: Arc<Schedule>,
     uid: NodeUid,
     /// Set once, by a node that has others beside it.
@@ -194,6 +197,7 @@ impl Node {
             events,
             registrar,
             statuses: Statuses::default(),
+            vitals: Vitals::default(),
             uid,
             schedule,
             cluster: OnceLock::new(),

@@ -81,6 +81,8 @@ pub struct Config {
     pub prometheus: Endpoint,
     /// `None`: the host's name and port.
     pub node_name: Option<String>,
+    /// Over which the metrics in `info` are counted.
+    pub info_metrics_interval: Duration,
     pub shutdown_timeout: Duration,
     /// `None` unless `demo.enabled`.
     pub demo: Option<DemoConfig>,

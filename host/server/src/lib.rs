@@ -13,3 +13,4 @@ pub mod node;
 pub mod plugin_host;
 pub mod telemetry;
 pub mod transport;
+pub mod vitals;

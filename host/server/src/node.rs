@@ -60,6 +60,7 @@ use crate::{
         origin::{AllowedOrigins, BadOriginPattern},
         refusal::TransportMetrics,
     },
+    vitals,
 };
 
 /// Version of this server, as shown to clients and by `info`.
@@ -136,6 +137,8 @@ pub struct Node {
     /// `None` for a node that stands alone.
     cluster: Option<Arc<Cluster>>,
     presence_update_interval: Duration,
+    info_metrics_interval: Duration,
+    registry: Arc<Registry>,
     sandbox: Arc<Sandbox>,
     client: Bound,
     admin: Option<Bound>,
@@ -306,6 +309,8 @@ impl Node {
             engine,
             cluster,
             presence_update_interval: config.client.presence_update_interval,
+            info_metrics_interval: config.info_metrics_interval,
+            registry,
             sandbox,
             client,
             admin,
@@ -346,6 +351,8 @@ impl Node {
             engine,
             cluster,
             presence_update_interval,
+            info_metrics_interval,
+            registry,
             sandbox,
             client,
             admin,
@@ -372,6 +379,9 @@ impl Node {
             services.spawn(name, service);
         }
         engine.spawn_services(&services);
+        let node = Arc::clone(&realtime);
+        let measuring = vitals::run(node, registry, info_metrics_interval, services_stop.clone());
+        services.spawn("figures for info", measuring);
         let forgetting = forget(engine.store(), forgotten, services_stop.clone());
         services.spawn("forgetting of deleted plugins", forgetting);
         if let Some(cluster) = cluster {

@@ -14,12 +14,13 @@ use serde_json::value::RawValue;
 use tidegate_protocol::{
     DisconnectCode,
     codes::{CUSTOM_DISCONNECT_CODES, MAX_CLOSE_REASON_BYTES},
+    server_api::{NodeMetrics, ProcessInfo},
 };
 
 use super::NodeUid;
 use crate::{
     entrance::Selection,
-    node::{SessionFilter, SessionPlace},
+    node::{SessionFilter, SessionPlace, are_sound_metrics},
     session::{Enlistment, MAX_LABEL_BYTES},
 };
 
@@ -65,6 +66,11 @@ pub(crate) struct Announcement {
     /// The apps that have something on the node.
     #[serde(default)]
     pub(crate) apps: BTreeMap<String, AppCounts>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<ProcessInfo>,
+    /// `None`: what was said of them last still holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<NodeMetrics>,
     #[serde(default)]
     pub(crate) greeting: Greeting,
 }
@@ -294,6 +300,9 @@ pub(super) fn parse(payload: &[u8]) -> Result<(NodeUid, Message), Unread> {
             if names.iter().any(|name| name.len() > MAX_NAME_BYTES) {
                 return Err(Unread::Bad("too_large"));
             }
+            if !announcement.metrics.as_ref().is_none_or(are_sound_metrics) {
+                return Err(Unread::Bad("too_large"));
+            }
             Message::Announce(announcement)
         }
         "leave" => Message::Leave,
@@ -357,6 +366,11 @@ mod tests {
         let rows = [
             Message::Announce(Announcement {
                 apps: BTreeMap::from([("default".to_owned(), AppCounts::default())]),
+                process: Some(ProcessInfo { cpu: 12.5, rss: 9 }),
+                metrics: Some(NodeMetrics {
+                    interval: 60.0,
+                    items: BTreeMap::from([("a".to_owned(), 2.0)]),
+                }),
                 greeting: Greeting::Hello,
                 ..Announcement::default()
             }),
@@ -431,6 +445,14 @@ mod tests {
         assert_eq!(reason(&disconnect(17).encode(&uid)), "unsound");
         let long = Announcement {
             name: "x".repeat(256),
+            ..Announcement::default()
+        };
+        assert_eq!(reason(&Message::Announce(long).encode(&uid)), "too_large");
+        let long = Announcement {
+            metrics: Some(NodeMetrics {
+                interval: 60.0,
+                items: BTreeMap::from([("x".repeat(129), 1.0)]),
+            }),
             ..Announcement::default()
         };
         assert_eq!(reason(&Message::Announce(long).encode(&uid)), "too_large");

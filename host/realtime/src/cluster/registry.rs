@@ -50,10 +50,14 @@ impl Registry {
     pub(super) fn heard(
         &mut self,
         uid: &NodeUid,
-        announcement: Announcement,
+        mut announcement: Announcement,
         now: Instant,
     ) -> Heard {
         let is_full = self.known.len() >= MAX_NODES;
+        let known = self.known.get_mut(uid);
+        if let (None, Some(known)) = (&announcement.metrics, known) {
+            announcement.metrics = known.announcement.metrics.take();
+        }
         let last = Known {
             announcement,
             last_heard: now,
@@ -122,6 +126,7 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_protocol::server_api::NodeMetrics;
     use tokio::time::Duration;
 
     use super::*;
@@ -144,6 +149,30 @@ mod tests {
         assert_eq!((registry.num_others(), registry.next_due()), (0, None));
         assert_eq!(hear(&mut registry, 11), Heard::New);
         assert!(registry.left(&other) && !registry.left(&other));
+    }
+
+    #[test]
+    fn metrics_that_were_said_once_hold_until_newer_ones_are() {
+        let (own, other) = (NodeUid::random(), NodeUid::random());
+        let mut registry = Registry::new(own);
+        let now = Instant::now();
+        let mut hear = |interval: Option<f64>| {
+            let metrics = interval.map(|interval| NodeMetrics {
+                interval,
+                ..NodeMetrics::default()
+            });
+            let announcement = Announcement {
+                metrics,
+                ..Announcement::default()
+            };
+            registry.heard(&other, announcement, now);
+            let kept = registry.alive().remove(0).announcement.metrics;
+            kept.map(|metrics| metrics.interval)
+        };
+        assert_eq!(hear(None), None);
+        assert_eq!(hear(Some(60.0)), Some(60.0));
+        assert_eq!(hear(None), Some(60.0));
+        assert_eq!(hear(Some(61.0)), Some(61.0));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tidegate_protocol::{
     },
 };
 
-use super::Node;
+use super::{Node, vitals::sees_the_node};
 use crate::{
     app::App,
     broker::{BrokerError, HistoryLimit, HistoryOrder, HistoryQuery},
@@ -374,7 +374,7 @@ impl Node {
     }
 
     /// The nodes, as far as the app may see them: this one as it is, the others by what they last said of
-    /// themselves.
+    /// themselves. Figures of a whole node are of all its apps, and only `default` sees them.
     pub fn info(&self, id: &AppId) -> Called<InfoResult> {
         let app = match self.app_of_call(id) {
             Ok(app) => app,
@@ -387,10 +387,13 @@ impl Node {
                 version: self.parts.version.clone(),
                 uptime: self.uptime(),
                 apps: BTreeMap::from([(id.as_str().to_owned(), self.own_counts(&app))]),
+                process: self.process(),
+                metrics: self.own_metrics(),
                 greeting: Greeting::Again,
             },
         };
         let others = self.cluster().map(|cluster| cluster.others());
+        let sees_the_node = sees_the_node(id);
         let nodes = std::iter::once(own)
             .chain(others.into_iter().flatten())
             .map(|node| {
@@ -406,8 +409,8 @@ impl Node {
                     num_subs: counts.subs,
                     num_channels: counts.channels,
                     uptime: announcement.uptime,
-                    metrics: None,
-                    process: None,
+                    metrics: announcement.metrics.filter(|_| sees_the_node),
+                    process: announcement.process.filter(|_| sees_the_node),
                 }
             });
         Progress::Ready(Ok(InfoResult {

@@ -126,6 +126,8 @@ impl Node {
                 .into_iter()
                 .map(|(id, counts)| (id.as_str().to_owned(), counts))
                 .collect(),
+            process: self.process(),
+            metrics: self.own_metrics(),
             greeting,
         }
     }

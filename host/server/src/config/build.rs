@@ -57,6 +57,12 @@ pub(super) fn build(settings: &Settings, problems: &mut Vec<Problem>) -> Config 
         health: endpoint(root, "health", problems),
         prometheus: endpoint(root, "prometheus", problems),
         node_name: root.filled_text("node.name"),
+        info_metrics_interval: at_least(
+            root,
+            "node.info_metrics_aggregate_interval",
+            Duration::from_secs(1),
+            problems,
+        ),
         shutdown_timeout: at_least(root, "shutdown.timeout", Duration::from_secs(1), problems),
         demo: demo(root, problems),
     };

@@ -1,8 +1,8 @@
 //! Several nodes on a bus that loses, delays and lies.
 
 use tidegate_protocol::server_api::{
-    BoolValue, ChannelsRequest, DisconnectRequest, Position, RefreshRequest, SubscribeOverride,
-    SubscribeRequest, UnsubscribeRequest,
+    BoolValue, ChannelsRequest, DisconnectRequest, NodeMetrics, Position, ProcessInfo,
+    RefreshRequest, SubscribeOverride, SubscribeRequest, UnsubscribeRequest,
 };
 use tokio::time::Instant;
 
@@ -166,6 +166,44 @@ async fn calls_reach_sessions_on_every_node_and_answers_come_from_all() {
     nodes.disconnect(2).await.unwrap();
     assert!(is_closed(&settle(&mut clients[0]).await, 3503));
     assert!(is_closed(&settle(&mut clients[1]).await, 3503));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_process_uses_is_seen_from_every_node_and_by_the_default_app_alone() {
+    let nodes = Nodes::new(2).await;
+    let process = ProcessInfo { cpu: 12.5, rss: 7 };
+    nodes.node(0).tell_process(process.clone());
+    let metrics = |interval| NodeMetrics {
+        interval,
+        items: [("kept".to_owned(), 3.0), ("no_number".to_owned(), f64::NAN)].into(),
+    };
+    nodes.node(0).tell_metrics(metrics(60.0));
+    let seen = async |index: usize, app: &AppId| {
+        let info = nodes.node(index).info(app).wait().await.unwrap();
+        let uid = nodes.node(0).uid();
+        let mut of_first = info.nodes.into_iter().filter(|node| node.uid == uid);
+        let node = of_first.next().unwrap();
+        (node.process, node.metrics)
+    };
+    let own = NodeMetrics {
+        items: [("kept".to_owned(), 3.0)].into(),
+        ..metrics(60.0)
+    };
+    let app = AppId::default_app();
+    assert_eq!(seen(0, &app).await, (Some(process.clone()), Some(own.clone())));
+    assert_eq!(seen(1, &app).await, (None, None));
+    tokio::time::sleep(crate::cluster::ANNOUNCE_INTERVAL).await;
+    assert_eq!(seen(1, &app).await, (Some(process.clone()), Some(own.clone())));
+    // What is not new is not sent again, and holds.
+    tokio::time::sleep(crate::cluster::ANNOUNCE_INTERVAL).await;
+    assert_eq!(seen(1, &app).await, (Some(process), Some(own)));
+
+    let other = AppId::parse("other").unwrap();
+    for world in &nodes.worlds {
+        world.node.set_app(&other, settings());
+    }
+    assert_eq!(seen(0, &other).await, (None, None));
+    assert_eq!(seen(1, &other).await, (None, None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -645,8 +645,8 @@ pub(super) const NODE: &[Row] = &[
         "info_metrics_aggregate_interval",
         Duration,
         "\"1m0s\"",
-        Later("aggregated metrics in `info` are"),
-        "",
+        Supported,
+        "How often the counters of the node are put together for `info`; at least 1 s.",
     ),
 ];
 
