@@ -8,6 +8,7 @@ mod calls;
 mod channels;
 mod orders;
 mod presence;
+mod runs;
 mod sessions;
 mod statuses;
 mod vitals;
@@ -31,6 +32,7 @@ pub(crate) use self::{vitals::is_sound as are_sound_metrics, whereabouts::LostSe
 use self::{statuses::Statuses, vitals::Vitals};
 pub use self::{
     calls::Called,
+    runs::{PeriodFound, RunPlace, ScheduleFound},
     sessions::{MAX_SESSIONS, SessionFilter, SessionPlace, SessionsFound},
     vitals::{MAX_METRIC_NAME_BYTES, MAX_METRICS},
 };

@@ -20,7 +20,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -82,6 +82,8 @@ pub struct LastRun {
     /// The moment for which it ran, in Unix milliseconds.
     pub due_ms: u64,
     pub outcome: RunOutcome,
+    /// Of a run that this node did or tried, and that has ended.
+    pub took: Option<Duration>,
 }
 
 /// A period of a plugin, as this node sees it.
@@ -256,6 +258,7 @@ impl Schedule {
                     plan.last = Some(LastRun {
                         due_ms,
                         outcome: RunOutcome::Running,
+                        took: None,
                     });
                     due.push(Due {
                         id: id.clone(),
@@ -269,13 +272,14 @@ impl Schedule {
         (due, wait)
     }
 
-    fn note(&self, due: &Due, outcome: RunOutcome) {
+    fn note(&self, due: &Due, outcome: RunOutcome, took: Option<Duration>) {
         self.metrics.count(&outcome);
         if let Some(plan) = self.plans.lock().get_mut(&due.id)
             && let Some(last) = &mut plan.last
             && last.due_ms == due.due_ms
         {
             last.outcome = outcome;
+            last.took = took;
         }
     }
 }
@@ -307,11 +311,14 @@ struct Noting<'a> {
     schedule: &'a Schedule,
     due: &'a Due,
     outcome: RunOutcome,
+    /// When the plugin was called, if it was.
+    called_at: Option<Instant>,
 }
 
 impl Drop for Noting<'_> {
     fn drop(&mut self) {
-        self.schedule.note(self.due, self.outcome.clone());
+        let took = self.called_at.map(|at| at.elapsed());
+        self.schedule.note(self.due, self.outcome.clone(), took);
     }
 }
 
@@ -320,6 +327,7 @@ async fn run_one(schedule: Arc<Schedule>, node: Arc<Node>, due: Due) {
         schedule: &schedule,
         due: &due,
         outcome: RunOutcome::Unknown,
+        called_at: None,
     };
     let (app, plugin, period) = &due.id;
     if node.is_draining() {
@@ -344,6 +352,7 @@ async fn run_one(schedule: Arc<Schedule>, node: Arc<Node>, due: Due) {
             return;
         }
     };
+    noting.called_at = Some(Instant::now());
     tokio::select! {
         outcome = call(&node, &due) => noting.outcome = outcome,
         () = keep_lease(&node, &name, fence, life) => {}

@@ -11,8 +11,7 @@ use tidegate_realtime::{
     broker::BrokerError,
     config::{ClientConfig, DEFAULT_COMMAND_RATE, HmacSecret, RealtimeConfig, TokenConfig},
     ids::{AppId, ClientId},
-    node::{Node, SessionFilter, SessionsFound},
-    schedule::Planned,
+    node::{Node, ScheduleFound, SessionFilter, SessionsFound},
 };
 
 use crate::admin::{AppHost, Later};
@@ -73,8 +72,11 @@ impl AppHost for RealtimeApps {
         Box::pin(self.node.kick(&id, client).wait())
     }
 
-    fn schedule(&self, app: &AppName) -> Vec<Planned> {
-        self.node.schedule().list(app.as_str())
+    fn schedule(&self, app: &AppName) -> Later<ScheduleFound> {
+        let Ok(id) = AppId::parse(app.as_str()) else {
+            return Box::pin(std::future::ready(ScheduleFound::default()));
+        };
+        Box::pin(self.node.scheduled_runs(&id).wait())
     }
 }
 

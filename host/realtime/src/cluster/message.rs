@@ -20,7 +20,7 @@ use tidegate_protocol::{
 use super::NodeUid;
 use crate::{
     entrance::Selection,
-    node::{SessionFilter, SessionPlace, are_sound_metrics},
+    node::{RunPlace, SessionFilter, SessionPlace, are_sound_metrics},
     session::{Enlistment, MAX_LABEL_BYTES},
 };
 
@@ -150,6 +150,8 @@ pub(crate) enum Query {
     Channels { pattern: String },
     /// The app's sessions.
     Sessions(SessionFilter),
+    /// The last runs of the app's plugins by the clock.
+    Runs,
 }
 
 /// A part of a node's answer.
@@ -167,6 +169,7 @@ pub(crate) enum Reply {
     Done,
     Channels(BTreeMap<String, u32>),
     Sessions(Vec<SessionPlace>),
+    Runs(Vec<RunPlace>),
     /// The node does not know what it was asked, or who asked does not know the answer.
     #[serde(other)]
     Unknown,

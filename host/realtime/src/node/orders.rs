@@ -79,6 +79,7 @@ impl Node {
     pub(crate) async fn answer_query(&self, app: &AppId, query: Query) -> Vec<Reply> {
         match query {
             Query::Sessions(filter) => vec![Reply::Sessions(self.own_sessions(app, &filter))],
+            Query::Runs => vec![Reply::Runs(self.own_runs(app))],
             Query::Channels { pattern } => {
                 let mut channels = self.own_channels(app, &pattern).await;
                 let mut parts = Vec::new();

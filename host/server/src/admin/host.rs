@@ -8,8 +8,7 @@ use tidegate_control::{AppName, DesiredState, Digest, Hook, PluginName};
 use tidegate_realtime::{
     broker::BrokerError,
     ids::ClientId,
-    node::{SessionFilter, SessionsFound},
-    schedule::Planned,
+    node::{ScheduleFound, SessionFilter, SessionsFound},
 };
 use tidegate_sandbox::LogFilter;
 
@@ -112,8 +111,8 @@ pub trait AppHost: Send + Sync + 'static {
     /// Ends a session of the app, wherever it is.
     fn kick(&self, app: &AppName, client: ClientId) -> Later<Result<(), BrokerError>>;
 
-    /// What the app's plugins do by the clock, as this node knows it.
-    fn schedule(&self, app: &AppName) -> Vec<Planned>;
+    /// What the app's plugins do by the clock, on all nodes.
+    fn schedule(&self, app: &AppName) -> Later<ScheduleFound>;
 }
 
 /// An upload that may be stored.

@@ -1,7 +1,10 @@
-//! What plugins do by the clock: when each period is due, and what came of the last run.
+//! What plugins do by the clock: when each period is due, and what came of the last run, on whatever node it was.
 
 use serde_json::{Value, json};
-use tidegate_realtime::schedule::{LastRun, Planned, RunOutcome};
+use tidegate_realtime::{
+    node::{PeriodFound, RunPlace, ScheduleFound},
+    schedule::Planned,
+};
 
 use super::{
     problem::Problem,
@@ -9,30 +12,50 @@ use super::{
 };
 
 pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
-    let planned = call.admin.apps.schedule(&call.app()?);
-    let items: Vec<Value> = planned.iter().map(shown).collect();
-    Ok(Answer::ok(json!({ "items": items })))
+    let ScheduleFound {
+        periods,
+        silent_nodes,
+    } = call.admin.apps.schedule(&call.app()?).await;
+    let items: Vec<Value> = periods.into_iter().map(shown).collect();
+    Ok(Answer::ok(
+        json!({ "items": items, "silent_nodes": silent_nodes }),
+    ))
 }
 
-fn shown(planned: &Planned) -> Value {
+fn shown(PeriodFound { planned, last }: PeriodFound) -> Value {
     let Planned {
         plugin,
         period,
         every,
         next_ms,
-        last,
+        last: _,
     } = planned;
     let mut shown = json!({
-        "plugin": **plugin,
-        "period": **period,
+        "plugin": *plugin,
+        "period": *period,
         "every_seconds": every.as_secs(),
         "next_ms": next_ms,
     });
-    if let Some(LastRun { due_ms, outcome }) = last {
-        shown["last_due_ms"] = (*due_ms).into();
-        shown["last_outcome"] = outcome.as_str().into();
-        if let RunOutcome::Failed { trace_id } = outcome {
-            shown["trace"] = (**trace_id).into();
+    if let Some(RunPlace {
+        plugin: _,
+        period: _,
+        node,
+        node_name,
+        due_ms,
+        outcome,
+        trace,
+        took_ms,
+    }) = last
+    {
+        shown["last_due_ms"] = due_ms.into();
+        shown["last_outcome"] = outcome.into();
+        shown["node"] = node.into();
+        shown["node_name"] = node_name.into();
+        if let Some(took_ms) = took_ms {
+            shown["last_took_ms"] = took_ms.into();
+        }
+        if let Some(trace) = trace {
+            shown["trace"] = trace.into();
         }
     }
     shown

@@ -153,10 +153,17 @@ const SHAPES: &[Shape] = &[
         &[
             ("last_due_ms", "integer"),
             ("last_outcome", "string"),
+            ("last_took_ms", "integer"),
+            ("node", "string"),
+            ("node_name", "string"),
             ("trace", "string"),
         ],
     ),
-    ("Schedule", &[("items", "[Planned]")], &[]),
+    (
+        "Schedule",
+        &[("items", "[Planned]"), ("silent_nodes", "[string]")],
+        &[],
+    ),
     (
         "Pipeline",
         &[

@@ -9,6 +9,7 @@ mod check;
 mod logs;
 mod pipelines;
 mod scaffold;
+mod schedule;
 mod top;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub(super) fn run(command: PluginCommand, output: Output) -> Result<(), Failure>
         PluginCommand::Build(command) => build(&command, output),
         PluginCommand::Check(command) => check::run(command, output),
         PluginCommand::Pipelines(command) => pipelines::run(&command, output),
+        PluginCommand::Schedule(command) => schedule::run(&command, output),
         PluginCommand::Top(command) => top::run(&command, output),
         PluginCommand::Push(command) => push(command, output),
         PluginCommand::List(command) => list(&command, output),

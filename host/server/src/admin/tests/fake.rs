@@ -28,8 +28,8 @@ use tidegate_realtime::{
     broker::BrokerError,
     ids::ClientId,
     namespace::ChannelConfig,
-    node::{SessionFilter, SessionPlace, SessionsFound},
-    schedule::{LastRun, Planned, RunOutcome},
+    node::{PeriodFound, RunPlace, ScheduleFound, SessionFilter, SessionPlace, SessionsFound},
+    schedule::Planned,
 };
 use tower::ServiceExt;
 
@@ -262,21 +262,31 @@ impl AppHost for FakeApps {
         self.open.lock().remove(app.as_str());
     }
 
-    fn schedule(&self, _: &AppName) -> Vec<Planned> {
-        let planned = |period: &str, last| Planned {
-            plugin: "gong".into(),
-            period: period.into(),
-            every: std::time::Duration::from_secs(60),
-            next_ms: 120_000,
+    fn schedule(&self, _: &AppName) -> Later<ScheduleFound> {
+        let found = |period: &str, last| PeriodFound {
+            planned: Planned {
+                plugin: "gong".into(),
+                period: period.into(),
+                every: std::time::Duration::from_secs(60),
+                next_ms: 120_000,
+                last: None,
+            },
             last,
         };
-        let last = LastRun {
+        let last = RunPlace {
+            plugin: "gong".into(),
+            period: "old".into(),
+            node: "n-1".into(),
+            node_name: "first".into(),
             due_ms: 60_000,
-            outcome: RunOutcome::Failed {
-                trace_id: "t-1".into(),
-            },
+            outcome: "failed".into(),
+            trace: Some("t-1".into()),
+            took_ms: Some(12),
         };
-        vec![planned("new", None), planned("old", Some(last))]
+        Box::pin(std::future::ready(ScheduleFound {
+            periods: vec![found("new", None), found("old", Some(last))],
+            silent_nodes: vec!["n-2".into()],
+        }))
     }
 
     fn sessions(

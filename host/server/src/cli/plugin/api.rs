@@ -197,6 +197,17 @@ impl PluginApi {
         }
     }
 
+    /// What the app's plugins do by the clock.
+    pub(super) async fn schedule(&self) -> Result<Value, Failure> {
+        let path = self.path("schedule");
+        let found = self.client.call(Method::GET, &path, &Value::Null).await?;
+        if found["items"].is_array() {
+            Ok(found)
+        } else {
+            Err(no_items())
+        }
+    }
+
     /// What the app's plugins did so far.
     pub(super) async fn statistics(&self) -> Result<Value, Failure> {
         let path = self.path("statistics");

@@ -17,6 +17,8 @@ pub enum PluginCommand {
     Check(Check),
     /// Show who is asked where, in which order, and how long that may take
     Pipelines(Pipelines),
+    /// Show what plugins do by the clock: when each period is due, and what came of its last run
+    Schedule(Schedule),
     /// Show what the plugins of an app do: calls, failures, times, memory, lane
     Top(Top),
     /// Upload a version; builds it first when given a crate
@@ -221,6 +223,15 @@ pub struct Bind {
     /// kept; shared for a new binding]
     #[arg(long, value_parser = ["shared", "per-call"])]
     pub(super) isolation: Option<String>,
+    #[command(flatten)]
+    pub(super) server: AdminServer,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  tidegate plugin schedule
+  tidegate plugin schedule --app shop --json")]
+pub struct Schedule {
     #[command(flatten)]
     pub(super) server: AdminServer,
 }
