@@ -116,8 +116,13 @@ async fn a_node_says_what_every_process_uses_and_what_was_counted() {
     for node in within("both nodes say it", told).await {
         assert!(node["process"]["cpu"].is_f64(), "{node}");
         assert!(node["metrics"]["interval"].as_f64() >= Some(1.0), "{node}");
-        let items = node["metrics"]["items"].as_object().expect("metrics by name");
-        assert!(items.contains_key("tidegate_hub_broadcasts_total"), "{node}");
+        let items = node["metrics"]["items"]
+            .as_object()
+            .expect("metrics by name");
+        assert!(
+            items.contains_key("tidegate_hub_broadcasts_total"),
+            "{node}"
+        );
         assert!(items.contains_key("tidegate_hub_channels"), "{node}");
     }
 }

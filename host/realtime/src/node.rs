@@ -28,14 +28,14 @@ use tidegate_protocol::{Codec, Framing};
 use tokio::time::{Duration, Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::{vitals::is_sound as are_sound_metrics, whereabouts::LostSession};
-use self::{statuses::Statuses, vitals::Vitals};
 pub use self::{
     calls::Called,
     runs::{PeriodFound, RunPlace, ScheduleFound},
     sessions::{MAX_SESSIONS, SessionFilter, SessionPlace, SessionsFound},
     vitals::{MAX_METRIC_NAME_BYTES, MAX_METRICS},
 };
+use self::{statuses::Statuses, vitals::Vitals};
+pub(crate) use self::{vitals::is_sound as are_sound_metrics, whereabouts::LostSession};
 use crate::{
     app::App,
     broker::Broker,

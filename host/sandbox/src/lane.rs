@@ -7,7 +7,8 @@
 //!
 //! Calls of plugins that wait for other machines ([`Class::Waiting`]) run on threads of the same kind that nobody else
 //! uses, so that a store that stalls holds up nobody but those who asked it. They are made when they are first needed.
-//! An app has at most half of them at a time, by the time that its calls hold them and not by the processor time. A
+//! An app has at most half of them at a time, by the time that its calls hold them and not by the processor time, and
+//! one plugin half of what its app has, so that a plugin whose store stalls leaves room for those beside it. A
 //! question is put in a lane by what is bound when it is asked; if a plugin that waits was bound before its turn comes,
 //! it moves there.
 //!
@@ -30,6 +31,7 @@ use std::{
     time::Duration,
 };
 
+use smallvec::SmallVec;
 use tidegate_realtime::{
     hooks::{Answered, HookFailure, Outcome, Progress},
     ids::AppId,
@@ -42,11 +44,15 @@ pub(crate) use self::{
     standing::{Move, Standing},
     threads::{LONGEST_WAIT, LONGEST_WAIT_TO_WAIT},
 };
-use crate::{binding::Class, instances::Patience};
+use crate::instances::Patience;
 
 /// Waiting calls of an app from which on versions that are about to earn the inline lane may use it: behind so
 /// many, a message would wait longer than it takes.
 const CROWD: usize = 32;
+
+/// The plugins of a question that may wait for other machines, each once and in order of their names. None: the
+/// question needs no thread that may wait.
+pub(crate) type Waiters = SmallVec<[Arc<str>; 1]>;
 
 /// A lane, as statistics show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,10 +116,10 @@ impl Turn {
 }
 
 /// A question for a plugin thread.
-struct Question<C, F, T> {
+struct Question<W, F, T> {
     app: AppId,
-    /// Whether it asks a plugin that waits, by what is bound now.
-    class: C,
+    /// Which plugins that wait it asks, by what is bound now.
+    waiters: W,
     ask: Option<F>,
     answer: Option<T>,
     sender: oneshot::Sender<T>,
@@ -121,14 +127,14 @@ struct Question<C, F, T> {
     waiting: Weak<Waiting>,
 }
 
-impl<C, F, T> Job for Question<C, F, T>
+impl<W, F, T> Job for Question<W, F, T>
 where
-    C: Fn() -> Class + Send + 'static,
+    W: Fn() -> Waiters + Send + 'static,
     F: FnOnce(Turn) -> T + Send + 'static,
     T: Send + 'static,
 {
     fn run(&mut self, turn: Turn) {
-        if turn.lane() != Lane::Waiting && (self.class)() == Class::Waiting {
+        if turn.lane() != Lane::Waiting && !(self.waiters)().is_empty() {
             return;
         }
         self.answer = self.ask.take().map(|ask| ask(turn));
@@ -138,8 +144,8 @@ where
         if self.ask.is_some() {
             // Dropped where there is no room, and who asked hears of it.
             if let Some(waiting) = self.waiting.upgrade() {
-                let app = self.app.clone();
-                drop(waiting.submit(&app, self));
+                let (app, waiters) = (self.app.clone(), (self.waiters)());
+                drop(waiting.submit(&app, waiters, self));
             }
             return;
         }
@@ -161,8 +167,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Has the job run when it is the app's turn.
-    fn submit(&self, app: &AppId, job: Box<dyn Job>) -> Result<(), Box<dyn Job>> {
+    /// Has the job run when it is the app's turn, and that of these plugins.
+    fn submit(&self, app: &AppId, waiters: Waiters, job: Box<dyn Job>) -> Result<(), Box<dyn Job>> {
         let threads = self.threads.get_or_init(|| {
             let config = ThreadsConfig {
                 lane: Lane::Waiting,
@@ -179,7 +185,7 @@ impl Waiting {
             started.ok()
         });
         let submitted = match threads {
-            Some(threads) => threads.submit(app, job),
+            Some(threads) => threads.submit(app, waiters, job),
             None => Err(job),
         };
         if submitted.is_err() {
@@ -237,31 +243,32 @@ impl Aside {
         self.threads.waiting_of(app) >= CROWD
     }
 
-    /// Asks on a plugin thread, or on one where plugins wait if `class` says so, which is asked again when the turn
+    /// Asks on a plugin thread, or on one where plugins wait if there are `waiters`, which is asked again when the turn
     /// comes. `shed` answers when the queue is full, `lost` when the node stops first.
     pub(crate) fn ask<V: Send + 'static>(
         &self,
         app: &AppId,
-        class: impl Fn() -> Class + Send + 'static,
+        waiters: impl Fn() -> Waiters + Send + 'static,
         question: impl FnOnce(Turn) -> Result<Outcome<V>, HookFailure> + Send + 'static,
         shed: impl FnOnce() -> HookFailure,
         lost: impl FnOnce() -> HookFailure + Send + 'static,
     ) -> Answered<V> {
         let (sender, receiver) = oneshot::channel();
-        let now = class();
+        let now = waiters();
         let job = Box::new(Question {
             app: app.clone(),
-            class,
+            waiters,
             ask: Some(question),
             answer: None,
             sender,
             waiting: Arc::downgrade(&self.waiting),
         });
-        let submitted = match now {
-            Class::Immediate => self.threads.submit(app, job).inspect_err(|_| {
+        let submitted = if now.is_empty() {
+            self.threads.submit(app, now, job).inspect_err(|_| {
                 self.shed.fetch_add(1, Ordering::Relaxed);
-            }),
-            Class::Waiting => self.waiting.submit(app, job),
+            })
+        } else {
+            self.waiting.submit(app, now, job)
         };
         if submitted.is_err() {
             return Progress::Ready(Err(shed()));
@@ -310,9 +317,9 @@ mod tests {
         let waits = Arc::new(AtomicBool::new(false));
         let ask = |run: Box<dyn FnOnce(Turn) -> Lane + Send>| {
             let waits = Arc::clone(&waits);
-            let class = move || match waits.load(Ordering::SeqCst) {
-                true => Class::Waiting,
-                false => Class::Immediate,
+            let waiters = move || {
+                let waits = waits.load(Ordering::SeqCst);
+                waits.then(|| Arc::from("waits")).into_iter().collect()
             };
             let question = move |turn| {
                 Ok(Outcome {
@@ -321,7 +328,7 @@ mod tests {
                 })
             };
             let failure = || HookFailure::new("lost".into());
-            aside.ask(&app, class, question, failure, failure)
+            aside.ask(&app, waiters, question, failure, failure)
         };
         let (entered, has_entered) = sync_channel(1);
         let (release, gate) = sync_channel::<()>(1);

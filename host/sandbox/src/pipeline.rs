@@ -31,7 +31,7 @@ use crate::{
     convert::{self, FilterAnswer, RouteAnswer},
     guest::{Destinations, Editable, Facts, Input, Left},
     instance::Export,
-    lane::Turn,
+    lane::{Turn, Waiters},
     unit::Unit,
     verdict::Verdict,
 };
@@ -168,14 +168,15 @@ impl<'a> Asker<'a> {
         }
     }
 
-    /// Whether any of these may wait for other machines.
-    pub(crate) fn class<'b>(units: impl IntoIterator<Item = &'b Arc<Unit>>) -> Class {
-        let mut units = units.into_iter();
-        if units.any(|unit| unit.class == Class::Waiting) {
-            Class::Waiting
-        } else {
-            Class::Immediate
-        }
+    /// Which of these may wait for other machines.
+    pub(crate) fn waiters<'b>(units: impl IntoIterator<Item = &'b Arc<Unit>>) -> Waiters {
+        let waiting = units
+            .into_iter()
+            .filter(|unit| unit.class == Class::Waiting);
+        let mut waiters: Waiters = waiting.map(|unit| Arc::clone(&unit.plugin)).collect();
+        waiters.sort_unstable();
+        waiters.dedup();
+        waiters
     }
 
     /// Whether these may be asked in the lane at hand.

@@ -27,7 +27,7 @@ use wasmtime::component::Linker;
 use crate::{
     activation::{self, ApplyError},
     admit::{self, AdmissionRefused, Admitted},
-    binding::{Bindings, Class, Hook},
+    binding::{Bindings, Hook},
     cache::{Cache, CacheConfig},
     capabilities::{self, kept::Keeper, state::sharing::Sharing},
     clock::Clock,
@@ -36,7 +36,7 @@ use crate::{
     engine::{Allocation, SandboxEngine},
     guest::GuestState,
     instances::Instances,
-    lane::{Aside, AsideStatistics, LINE, Turn},
+    lane::{Aside, AsideStatistics, LINE, Turn, Waiters},
     limits::{self, StateQuotas},
     logs::{LogFilter, LogFollower, LogItem, Logs},
     metrics::{HookStatistics, Metrics, Sources},
@@ -457,11 +457,11 @@ impl Sandbox {
 
 /// Questions, each in its lane.
 impl Sandbox {
-    /// Asks on a plugin thread, or on one where plugins wait if `class` says so.
+    /// Asks on a plugin thread, or on one where plugins wait if there are `waiters`.
     fn ask_aside<V: Send + 'static>(
         &self,
         unasked: Unasked,
-        class: impl Fn(Asker<'_>) -> Class + Send + 'static,
+        waiters: impl Fn(Asker<'_>) -> Waiters + Send + 'static,
         question: impl FnOnce(Asker<'_>) -> Result<Outcome<V>, HookFailure> + Send + 'static,
     ) -> Answered<V> {
         let unasked = Arc::new(unasked);
@@ -470,11 +470,13 @@ impl Sandbox {
         let classifier = Arc::clone(&self.core);
         self.aside.ask(
             &unasked.app,
-            move || classifier.ask(Turn::Inline, &class),
+            move || classifier.ask(Turn::Inline, &waiters),
             move |turn| core.ask(turn, question),
             || {
                 let detail = format!(
-                    "{LINE} calls of the app wait for a plugin thread already; its plugins are slower than its traffic"
+                    "{LINE} calls of the app wait for a plugin thread already, or {} that ask one plugin that waits; \
+                     its plugins are slower than its traffic",
+                    LINE / 2
                 );
                 HookFailure::overload(unasked.tell(&self.core.runtime, &detail))
             },
@@ -496,14 +498,14 @@ impl Sandbox {
             return Progress::Ready(self.core.ask(Turn::Inline, call));
         }
         let (place, name) = (app.clone(), Box::<str>::from(plugin));
-        let class = move |asker: Asker<'_>| Asker::class(asker.on_duty(&place, hook, &name));
+        let waiters = move |asker: Asker<'_>| Asker::waiters(asker.on_duty(&place, hook, &name));
         let unasked = Unasked {
             app,
             hook,
             subject: Arc::clone(self.core.runtime.no_subject()),
             first,
         };
-        self.ask_aside(unasked, class, call)
+        self.ask_aside(unasked, waiters, call)
     }
 
     /// Whether an answer is there without asking a plugin: nobody is bound, or the first one's breaker is open.
@@ -559,8 +561,8 @@ impl Sandbox {
 }
 
 /// Of the hooks where messages pass.
-fn never_waits(_: Asker<'_>) -> Class {
-    Class::Immediate
+fn never_waits(_: Asker<'_>) -> Waiters {
+    Waiters::new()
 }
 
 fn unasked(draft: &Draft, hook: Hook, first: Option<Arc<Unit>>) -> Unasked {
@@ -585,14 +587,14 @@ impl Hooks for Sandbox {
             );
         }
         let place = app.clone();
-        let class = move |asker: Asker<'_>| Asker::class(asker.authenticators(&place));
+        let waiters = move |asker: Asker<'_>| Asker::waiters(asker.authenticators(&place));
         let unasked = Unasked {
             app,
             hook: Hook::Authentication,
             subject: Arc::clone(self.core.runtime.no_subject()),
             first,
         };
-        self.ask_aside(unasked, class, |asker| asker.authenticate(question))
+        self.ask_aside(unasked, waiters, |asker| asker.authenticate(question))
     }
 
     fn authorize(&self, question: AuthorizationQuestion) -> Answered<AuthorizationVerdict> {
@@ -607,14 +609,14 @@ impl Hooks for Sandbox {
             );
         }
         let (place, channel) = (app.clone(), Arc::clone(&subject));
-        let class = move |asker: Asker<'_>| Asker::class(asker.authorizers(&place, &channel));
+        let waiters = move |asker: Asker<'_>| Asker::waiters(asker.authorizers(&place, &channel));
         let unasked = Unasked {
             app,
             hook: Hook::Authorization,
             subject,
             first,
         };
-        self.ask_aside(unasked, class, |asker| asker.authorize(question))
+        self.ask_aside(unasked, waiters, |asker| asker.authorize(question))
     }
 
     #[inline]
@@ -641,14 +643,14 @@ impl Hooks for Sandbox {
             return Progress::Ready(self.core.ask(Turn::Inline, |asker| asker.rpc(question)));
         }
         let (place, method) = (app.clone(), Arc::clone(&subject));
-        let class = move |asker: Asker<'_>| Asker::class(asker.responders(&place, &method));
+        let waiters = move |asker: Asker<'_>| Asker::waiters(asker.responders(&place, &method));
         let unasked = Unasked {
             app,
             hook: Hook::Rpc,
             subject,
             first,
         };
-        self.ask_aside(unasked, class, |asker| asker.rpc(question))
+        self.ask_aside(unasked, waiters, |asker| asker.rpc(question))
     }
 
     fn has_rpc(&self, app: &AppId) -> bool {

@@ -92,7 +92,9 @@ impl Node {
     /// The last runs of an app's periods, as this node knows them.
     pub(super) fn own_runs(&self, id: &AppId) -> Vec<RunPlace> {
         let planned = self.schedule().list(id.as_str()).into_iter();
-        planned.filter_map(|planned| self.run_place(planned)).collect()
+        planned
+            .filter_map(|planned| self.run_place(planned))
+            .collect()
     }
 
     fn run_place(&self, planned: Planned) -> Option<RunPlace> {

@@ -88,12 +88,17 @@ mod tests {
     fn a_report_of_strangers_has_bounds() {
         let with = |names: Vec<String>| NodeMetrics {
             interval: 60.0,
-            items: names.into_iter().map(|name| (name, 1.0)).collect::<BTreeMap<_, _>>(),
+            items: names
+                .into_iter()
+                .map(|name| (name, 1.0))
+                .collect::<BTreeMap<_, _>>(),
         };
         let many = |number: usize| (0..number).map(|index| format!("m{index}")).collect();
         assert!(is_sound(&with(many(MAX_METRICS))));
         assert!(!is_sound(&with(many(MAX_METRICS + 1))));
         assert!(is_sound(&with(vec!["n".repeat(MAX_METRIC_NAME_BYTES)])));
-        assert!(!is_sound(&with(vec!["n".repeat(MAX_METRIC_NAME_BYTES + 1)])));
+        assert!(!is_sound(&with(vec![
+            "n".repeat(MAX_METRIC_NAME_BYTES + 1)
+        ])));
     }
 }

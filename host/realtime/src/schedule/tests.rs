@@ -239,7 +239,10 @@ async fn a_run_that_takes_longer_than_its_period_is_not_joined_by_the_next() {
     assert_eq!(schedule.metrics.number(&RunOutcome::LeftOut), 6);
     // The fourth is under way, and none but one that ended took a time.
     let last = |schedule: &Schedule| schedule.list("default")[1].last.clone().unwrap();
-    assert_eq!((last(&schedule).outcome, last(&schedule).took), (RunOutcome::Running, None));
+    assert_eq!(
+        (last(&schedule).outcome, last(&schedule).took),
+        (RunOutcome::Running, None)
+    );
     world.runs_of(Duration::from_secs(2)).await;
     assert!(matches!(last(&schedule).outcome, RunOutcome::Failed { .. }));
     assert_eq!(last(&schedule).took, Some(Duration::from_millis(2_500)));

@@ -1,7 +1,7 @@
 //! The plugin threads: they take calls off the fair queue and run them.
 //!
-//! As many as there are cores, and others for plugins that wait ([`Lane::Waiting`]); one app has at most half of them at a time, and at least one. A thread that has
-//! nothing to do sleeps. The queue's lock is held for a push or a pop and never while a plugin runs. Dropping the
+//! As many as there are cores, and others for plugins that wait ([`Lane::Waiting`]); one app has at most half of them at
+//! a time, and one plugin that waits half of what its app has; both at least one. A thread that has nothing to do sleeps. The queue's lock is held for a push or a pop and never while a plugin runs. Dropping the
 //! handle drops the calls that wait, lets those under way end, and waits for the threads.
 
 use std::{
@@ -21,7 +21,7 @@ use tidegate_realtime::ids::AppId;
 use tokio::time::Instant;
 
 use super::{
-    Lane, Turn,
+    Lane, Turn, Waiters,
     queue::{FairQueue, Next},
 };
 use crate::{capabilities::store, deadline::processor_time};
@@ -119,18 +119,23 @@ impl PluginThreads {
         Ok(threads)
     }
 
-    /// Has the job run when it is the app's turn.
+    /// Has the job run when it is the app's turn, and that of the plugins that it waits with.
     ///
     /// # Errors
-    /// Gives the job back when too many of the app wait already.
-    pub(crate) fn submit(&self, app: &AppId, job: Box<dyn Job>) -> Result<(), Box<dyn Job>> {
+    /// Gives the job back when too many of the app, or of such a plugin, wait already.
+    pub(crate) fn submit(
+        &self,
+        app: &AppId,
+        waiters: Waiters,
+        job: Box<dyn Job>,
+    ) -> Result<(), Box<dyn Job>> {
         let waiting = Waiting {
             job,
             since: Instant::now(),
             busy_then: self.shared.busy_micros.load(Ordering::Relaxed),
         };
         let mut state = self.shared.state.lock();
-        let pushed = state.queue.push(app, waiting);
+        let pushed = state.queue.push(app, waiters, waiting);
         let is_somebody_idle = state.idle > 0;
         drop(state);
         if is_somebody_idle && pushed.is_ok() {
@@ -216,7 +221,7 @@ fn run(shared: &Shared) {
         };
         drop(state);
         let Next {
-            app,
+            ticket,
             job: waiting,
             own_micros,
         } = next;
@@ -246,7 +251,7 @@ fn run(shared: &Shared) {
         paid = now;
         shared.busy_micros.fetch_add(worked, Ordering::Relaxed);
         state = shared.state.lock();
-        state.queue.done(&app, worked);
+        state.queue.done(&ticket, worked);
         // The app's next call became possible only now; if another thread sleeps it shall have it.
         if state.idle > 0 && state.queue.waiting() > 1 {
             shared.wanted.notify_one();
@@ -293,6 +298,10 @@ mod tests {
         PluginThreads::start(ThreadsConfig { lane, n_threads }).unwrap()
     }
 
+    fn submit(threads: &PluginThreads, name: &str, job: Box<dyn Job>) -> Result<(), Box<dyn Job>> {
+        threads.submit(&app(name), Waiters::new(), job)
+    }
+
     fn app(name: &str) -> AppId {
         AppId::parse(name).unwrap()
     }
@@ -307,7 +316,7 @@ mod tests {
                 assert!(n != 50, "this one gives way");
                 sender.send(n).unwrap();
             });
-            threads.submit(&app("a"), job).ok().unwrap();
+            submit(&threads, "a", job).ok().unwrap();
         }
         drop(sender);
         let order: Vec<_> = receiver.iter().collect();
@@ -321,15 +330,15 @@ mod tests {
         let (release, gate) = sync_channel::<()>(1);
         let (sender, receiver) = sync_channel(10);
         let blocking = job(move || gate.recv().unwrap());
-        threads.submit(&app("hog"), blocking).ok().unwrap();
+        submit(&threads, "hog", blocking).ok().unwrap();
         for _ in 0..5 {
             let sender = sender.clone();
             let of_hog = job(move || sender.send("hog").unwrap());
-            threads.submit(&app("hog"), of_hog).ok().unwrap();
+            submit(&threads, "hog", of_hog).ok().unwrap();
         }
         let other = sender.clone();
         let job = job(move || other.send("other").unwrap());
-        threads.submit(&app("other"), job).ok().unwrap();
+        submit(&threads, "other", job).ok().unwrap();
         assert_eq!(receiver.recv().unwrap(), "other");
         assert_eq!(threads.waiting_of(&app("hog")), 5);
         release.send(()).unwrap();
@@ -346,12 +355,12 @@ mod tests {
             entered.send(()).unwrap();
             gate.recv().unwrap();
         });
-        threads.submit(&app("waits"), waits).ok().unwrap();
+        submit(&threads, "waits", waits).ok().unwrap();
         has_entered.recv().unwrap();
         for name in ["waits", "waits", "short", "short"] {
             let sender = sender.clone();
             let job = job(move || sender.send(name).unwrap());
-            threads.submit(&app(name), job).ok().unwrap();
+            submit(&threads, name, job).ok().unwrap();
         }
         // It used no processor, and held the only thread for longer than the others will.
         let until = Instant::now() + Duration::from_millis(300);
@@ -372,11 +381,11 @@ mod tests {
             entered.send(()).unwrap();
             gate.recv().unwrap();
         });
-        threads.submit(&app("a"), blocking).ok().unwrap();
+        submit(&threads, "a", blocking).ok().unwrap();
         has_entered.recv().unwrap();
         let (sender, receiver) = sync_channel::<()>(1);
         let job = job(move || sender.send(()).unwrap());
-        threads.submit(&app("a"), job).ok().unwrap();
+        submit(&threads, "a", job).ok().unwrap();
         let stopping = thread::spawn(move || drop(threads));
         assert!(receiver.recv().is_err(), "the job was dropped");
         release.send(()).unwrap();
@@ -414,7 +423,7 @@ mod tests {
                 charged: Duration::MAX,
                 answer,
             };
-            threads.submit(&app("a"), Box::new(asks)).ok().unwrap();
+            submit(&threads, "a", Box::new(asks)).ok().unwrap();
             let charged = answered.recv().unwrap();
             // A wait that long is charged whoever caused it; here it would be the machine.
             assert!(charged.is_zero() || charged > LONGEST_WAIT, "{charged:?}");

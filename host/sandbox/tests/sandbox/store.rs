@@ -16,7 +16,7 @@ use tidegate_realtime::{
     store::{Life, MemoryStore, Owner, Store, StoreError, StoreKey, StoreValue, Stored, Swap},
 };
 use tidegate_sandbox::{
-    Bindings, Class, FailureKind, Hook, Lane, Sandbox, SandboxConfig, StepEnd, Took,
+    Bindings, Class, FailureKind, Hook, Lane, Sandbox, SandboxConfig, Scope, StepEnd, Took,
 };
 use tokio::{
     runtime::{Builder, Runtime},
@@ -91,7 +91,8 @@ fn said(sandbox: &Sandbox, answered: Answered<RpcVerdict>) -> Said {
 
 /// A store that says when it is asked, and answers that there is nothing once it may.
 struct Gate {
-    asked: mpsc::SyncSender<()>,
+    /// Takes the name of the plugin.
+    asked: mpsc::SyncSender<String>,
     may_answer: watch::Receiver<bool>,
 }
 
@@ -100,10 +101,11 @@ fn away<T>() -> Stored<T> {
 }
 
 impl Store for Gate {
-    fn get(&self, _: &Owner, _: &StoreKey) -> Stored<Option<Bytes>> {
+    fn get(&self, owner: &Owner, _: &StoreKey) -> Stored<Option<Bytes>> {
         let (asked, mut may_answer) = (self.asked.clone(), self.may_answer.clone());
+        let plugin = owner.key().channel().to_owned();
         Progress::Pending(Box::pin(async move {
-            asked.try_send(()).unwrap();
+            asked.try_send(plugin).unwrap();
             may_answer.wait_for(|may| *may).await.unwrap();
             Ok(None)
         }))
@@ -137,7 +139,7 @@ impl Store for Gate {
 /// A sandbox whose store is a gate.
 struct Gated {
     sandbox: Arc<Sandbox>,
-    asked: mpsc::Receiver<()>,
+    asked: mpsc::Receiver<String>,
     may_answer: watch::Sender<bool>,
     stop: CancellationToken,
     _runtime: Runtime,
@@ -146,9 +148,13 @@ struct Gated {
 impl Gated {
     /// With one plugin thread and two for plugins that wait, of which an app has one.
     fn new() -> Self {
+        Self::with_waiting_threads(2)
+    }
+
+    fn with_waiting_threads(number: usize) -> Self {
         let sandbox = Sandbox::new(SandboxConfig {
             plugin_threads: NonZeroUsize::new(1),
-            waiting_threads: NonZeroUsize::new(2).unwrap(),
+            waiting_threads: NonZeroUsize::new(number).unwrap(),
             ..SandboxConfig::default()
         })
         .unwrap();
@@ -271,6 +277,41 @@ fn a_plugin_that_waits_takes_no_thread_from_others_nor_all_from_other_apps() {
     gated.asked.recv().unwrap();
     gated.may_answer.send_replace(true);
     for answered in [first, other] {
+        let said = said(sandbox, answered);
+        assert_eq!((said.is_error, said.case), (false, 0));
+    }
+}
+
+#[test]
+fn a_plugin_that_waits_leaves_its_app_threads_for_the_plugins_beside_it() {
+    let gated = Gated::with_waiting_threads(4);
+    let sandbox = &gated.sandbox;
+    let compiled = compile(sandbox, &asks());
+    let at = |plugin: &str, prefix: &str| {
+        let mut waits = binding(&compiled, Hook::Rpc);
+        waits.plugin = plugin.into();
+        waits.scope = Scope::RpcPrefix(prefix.to_owned());
+        waits.limits.deadline = Some(Duration::from_secs(10));
+        waits
+    };
+    let bindings = Bindings {
+        apps: [(app(), vec![at("stuck", "s."), at("beside", "b.")])].into(),
+    };
+    sandbox.apply(&bindings).unwrap();
+    let call = |method: &str| {
+        sandbox.rpc(RpcQuestion {
+            peer: peer("ann"),
+            method: method.into(),
+            data: Bytes::new(),
+        })
+    };
+    // The app has two threads, and what came second may not have the second one.
+    let stuck = [call("s.1"), call("s.2")];
+    assert_eq!(gated.asked.recv().unwrap(), "stuck");
+    let beside = call("b.1");
+    assert_eq!(gated.asked.recv().unwrap(), "beside");
+    gated.may_answer.send_replace(true);
+    for answered in stuck.into_iter().chain([beside]) {
         let said = said(sandbox, answered);
         assert_eq!((said.is_error, said.case), (false, 0));
     }

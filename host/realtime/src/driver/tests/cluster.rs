@@ -190,10 +190,16 @@ async fn what_a_process_uses_is_seen_from_every_node_and_by_the_default_app_alon
         ..metrics(60.0)
     };
     let app = AppId::default_app();
-    assert_eq!(seen(0, &app).await, (Some(process.clone()), Some(own.clone())));
+    assert_eq!(
+        seen(0, &app).await,
+        (Some(process.clone()), Some(own.clone()))
+    );
     assert_eq!(seen(1, &app).await, (None, None));
     tokio::time::sleep(crate::cluster::ANNOUNCE_INTERVAL).await;
-    assert_eq!(seen(1, &app).await, (Some(process.clone()), Some(own.clone())));
+    assert_eq!(
+        seen(1, &app).await,
+        (Some(process.clone()), Some(own.clone()))
+    );
     // What is not new is not sent again, and holds.
     tokio::time::sleep(crate::cluster::ANNOUNCE_INTERVAL).await;
     assert_eq!(seen(1, &app).await, (Some(process), Some(own)));

@@ -7,14 +7,7 @@ use super::{api::PluginApi, arguments::Schedule};
 use crate::cli::{Failure, Output, block_on, output::table};
 
 const TITLES: [&str; 8] = [
-    "PLUGIN",
-    "PERIOD",
-    "EVERY",
-    "NEXT RUN",
-    "LAST RUN",
-    "OUTCOME",
-    "TOOK",
-    "NODE",
+    "PLUGIN", "PERIOD", "EVERY", "NEXT RUN", "LAST RUN", "OUTCOME", "TOOK", "NODE",
 ];
 
 pub(super) fn run(command: &Schedule, output: Output) -> Result<(), Failure> {
@@ -55,7 +48,10 @@ fn row(item: &Value) -> Vec<String> {
     vec![
         word(item, "plugin"),
         word(item, "period"),
-        item["every_seconds"].as_u64().map(every).unwrap_or_default(),
+        item["every_seconds"]
+            .as_u64()
+            .map(every)
+            .unwrap_or_default(),
         moment(&item["next_ms"]),
         moment(&item["last_due_ms"]),
         word(item, "last_outcome"),
@@ -111,10 +107,22 @@ mod tests {
         };
         let lines: Vec<_> = told.lines().collect();
         assert_eq!(cells(lines[0]), TITLES);
-        assert_eq!(cells(lines[1]), ["board", "hour", "1 h", "1970-01-01T01:00:00Z"]);
+        assert_eq!(
+            cells(lines[1]),
+            ["board", "hour", "1 h", "1970-01-01T01:00:00Z"]
+        );
         assert_eq!(
             cells(lines[2]),
-            ["gong", "tick", "90 s", "1970-01-01T00:01:30Z", "1970-01-01T00:00:00Z", "failed", "7 ms", "edge-1"]
+            [
+                "gong",
+                "tick",
+                "90 s",
+                "1970-01-01T00:01:30Z",
+                "1970-01-01T00:00:00Z",
+                "failed",
+                "7 ms",
+                "edge-1"
+            ]
         );
         assert_eq!(lines[3], "gong tick failed: tidegate explain a1b2");
         assert!(text(&json!({ "items": [] })).contains("plugin bind NAME schedule"));

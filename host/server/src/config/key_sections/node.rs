@@ -468,7 +468,7 @@ pub(super) const PLUGINS: &[Row] = &[
         Kind::Count { min: 1, max: 1_024 },
         "32",
         Supported,
-        "Calls at once of plugins that wait for other machines (`store`), of which one app has at most half; a thread each, once there is such a plugin.",
+        "Calls at once of plugins that wait for other machines (`store`), of which one app has at most half, and one plugin half of that; a thread each, once there is such a plugin.",
     ),
     (
         "max_instances",
