@@ -92,6 +92,19 @@ pub mod events {
     });
 }
 
+pub mod settings {
+    wit_bindgen::generate!({
+        path: "wit",
+        inline: "package tidegate:sdk; world settings { export tidegate:plugin/settings@0.1.0; }",
+        world: "tidegate:sdk/settings",
+        runtime_path: "::tidegate_sdk::__private::runtime",
+        default_bindings_module: "tidegate_sdk::__private::settings",
+        type_section_suffix: "-settings",
+        pub_export_macro: true,
+        export_macro_name: "export_settings",
+    });
+}
+
 pub mod schedule {
     wit_bindgen::generate!({
         path: "wit",

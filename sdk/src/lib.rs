@@ -13,7 +13,7 @@
 //! | `schedule` | [`Schedule`] | by the clock, on one node of the cluster | nothing |
 //!
 //! The first five may refuse, with a [`Refusal`] that tells the client why; the last two fail with a [`Trouble`] that
-//! tells the log.
+//! tells the log. Beside the hooks stands `settings`, the trait [`Configured`]: settings are tried when they are bound.
 //!
 //! # A plugin from start to end
 //!
@@ -154,6 +154,7 @@ pub mod routing;
 pub mod rpc;
 pub mod schedule;
 pub mod sessions;
+pub mod settings;
 pub mod state;
 pub mod store;
 #[cfg(not(target_arch = "wasm32"))]
@@ -172,6 +173,7 @@ pub use crate::{
     routing::Routing,
     rpc::Rpc,
     schedule::Schedule,
+    settings::Configured,
     trouble::Trouble,
 };
 
@@ -179,7 +181,8 @@ pub use crate::{
 ///
 /// Before the colon stands a type that implements the traits of the hooks, after it the hooks, separated by commas:
 /// `authentication`, `authorization`, `filtering`, `routing`, `rpc`, `events`, `schedule`. A crate may call the macro several times, with
-/// several types, but exports each hook once.
+/// several types, but exports each hook once. `settings` among them, for a type that implements [`Configured`], has
+/// settings tried when they are bound.
 ///
 /// ```
 /// use tidegate_sdk::{Filtering, Message, Refusal, filtering, plugin};
@@ -213,7 +216,7 @@ pub mod __private {
         authentication, authentication::export_authentication, authorization,
         authorization::export_authorization, capabilities, events, events::export_events,
         filtering, filtering::export_filtering, routing, routing::export_routing, rpc,
-        rpc::export_rpc, schedule, schedule::export_schedule,
+        rpc::export_rpc, schedule, schedule::export_schedule, settings, settings::export_settings,
     };
 
     /// Names the trait to the compiler, on every target.
@@ -230,4 +233,6 @@ pub mod __private {
     pub fn implements_events<P: crate::Events>() {}
     /// Names the trait to the compiler, on every target.
     pub fn implements_schedule<P: crate::Schedule>() {}
+    /// Names the trait to the compiler, on every target.
+    pub fn implements_settings<P: crate::Configured>() {}
 }

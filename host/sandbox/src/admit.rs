@@ -35,6 +35,8 @@ pub struct Admitted {
     pub hooks: Vec<Hook>,
     /// What it imports, sorted.
     pub imports: Vec<String>,
+    /// Whether it says which settings it can use, when it is bound.
+    pub checks_settings: bool,
     /// Bytes uploaded.
     pub size: usize,
 }
@@ -108,6 +110,7 @@ pub(crate) fn admit(upload: &[u8]) -> Result<Admitted, AdmissionRefused> {
         component,
         hooks: contract.hooks,
         imports: contract.imports,
+        checks_settings: contract.checks_settings,
         size: upload.len(),
     })
 }

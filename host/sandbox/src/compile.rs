@@ -9,6 +9,7 @@
 mod child;
 pub(crate) mod duties;
 mod queue;
+mod settings;
 mod spawn;
 
 use std::{
@@ -38,6 +39,7 @@ use crate::{
 
 pub use self::{
     child::compile_child,
+    settings::SettingsProblem,
     spawn::{CompileChild, DEFAULT_COMPILE_ADDRESS_SPACE_BYTES, DEFAULT_COMPILE_TIME},
 };
 use self::{duties::PluginDuties, queue::Queue};
@@ -97,6 +99,8 @@ pub(crate) struct HookIndices {
     pub(crate) rpc: Option<exports::rpc::GuestIndices>,
     pub(crate) events: Option<exports::events::GuestIndices>,
     pub(crate) schedule: Option<exports::schedule::GuestIndices>,
+    /// No hook: which settings it can use.
+    pub(crate) settings: Option<exports::settings::GuestIndices>,
 }
 
 /// Why a component could not be made ready.
@@ -325,6 +329,10 @@ fn link(
     stubs::link(&mut linker, component).map_err(contract)?;
     let pre = linker.instantiate_pre(component).map_err(contract)?;
     let mut indices = HookIndices::default();
+    if admitted.checks_settings {
+        let found = exports::settings::GuestIndices::new(&pre).map_err(contract)?;
+        indices.settings = Some(found);
+    }
     for hook in &admitted.hooks {
         match hook {
             Hook::Authentication => {

@@ -58,32 +58,7 @@ impl Instance {
         slot: Slot,
         sampling: Sampling,
     ) -> Result<Self, Failure> {
-        unit.find_kept(runtime);
-        let ticks = ticker::ticks(limits::INSTANTIATION_DEADLINE);
-        let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
-        let state = GuestState {
-            ticker: runtime.engine.ticker,
-            limiter: limits::StoreLimiter::new(unit.memory_bytes, unit.tally.memory()),
-            unit: Arc::clone(unit),
-            call: CallState::starting(deadline),
-        };
-        let mut store = Store::new(&runtime.engine.engine, state);
-        store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(limits::hostcall_fuel(unit.common.max_message_bytes));
-        store.set_max_component_handles(limits::HANDLES);
-        store.epoch_deadline_callback(deadline::on_expiry);
-        store.set_epoch_deadline(deadline::STRETCH);
-        runtime.engine.ticker.arm();
-        let made = instantiate(&mut store, unit);
-        // What the initialiser said is in the plugin's log and no part of the first call.
-        let started = mem::take(&mut store.data_mut().call);
-        if !started.log.is_empty() {
-            keep_lines(runtime, unit, started, made.is_ok());
-        }
-        let export = made.map_err(|error| {
-            let was_denied = store.data().limiter.was_denied;
-            Failure::classify(&error, Phase::Instantiation, was_denied)
-        })?;
+        let (store, export) = start(runtime, unit, |store| instantiate(store, unit))?;
         let (calls_left, spent_at) = match unit.isolation {
             Isolation::Shared => {
                 // A fifth of jitter, so that workers do not make all their instances anew at the same moment.
@@ -119,6 +94,41 @@ impl Instance {
     pub(crate) fn is_spent(&self) -> bool {
         self.calls_left == self.spent_at || self.store.data().limiter.is_high()
     }
+}
+
+/// Makes a store with all limits and what `make` puts into it.
+pub(crate) fn start<T>(
+    runtime: &Runtime,
+    unit: &Arc<Unit>,
+    make: impl FnOnce(&mut Store<GuestState>) -> wasmtime::Result<T>,
+) -> Result<(Store<GuestState>, T), Failure> {
+    unit.find_kept(runtime);
+    let ticks = ticker::ticks(limits::INSTANTIATION_DEADLINE);
+    let deadline = Deadline::new(ticks, runtime.engine.ticker.now());
+    let state = GuestState {
+        ticker: runtime.engine.ticker,
+        limiter: limits::StoreLimiter::new(unit.memory_bytes, unit.tally.memory()),
+        unit: Arc::clone(unit),
+        call: CallState::starting(deadline),
+    };
+    let mut store = Store::new(&runtime.engine.engine, state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_hostcall_fuel(limits::hostcall_fuel(unit.common.max_message_bytes));
+    store.set_max_component_handles(limits::HANDLES);
+    store.epoch_deadline_callback(deadline::on_expiry);
+    store.set_epoch_deadline(deadline::STRETCH);
+    runtime.engine.ticker.arm();
+    let made = make(&mut store);
+    // What the initialiser said is in the plugin's log and no part of the first call.
+    let started = mem::take(&mut store.data_mut().call);
+    if !started.log.is_empty() {
+        keep_lines(runtime, unit, started, made.is_ok());
+    }
+    let made = made.map_err(|error| {
+        let was_denied = store.data().limiter.was_denied;
+        Failure::classify(&error, Phase::Instantiation, was_denied)
+    })?;
+    Ok((store, made))
 }
 
 fn instantiate(store: &mut Store<GuestState>, unit: &Unit) -> wasmtime::Result<Export> {

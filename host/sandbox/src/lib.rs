@@ -55,7 +55,7 @@ pub use cache::CacheConfig;
 pub use clock::Clock;
 pub use compile::{
     Compilation, CompileChild, CompileError, Compiled, ComponentDigest,
-    DEFAULT_COMPILE_ADDRESS_SPACE_BYTES, DEFAULT_COMPILE_TIME, compile_child,
+    DEFAULT_COMPILE_ADDRESS_SPACE_BYTES, DEFAULT_COMPILE_TIME, SettingsProblem, compile_child,
 };
 pub use conduct::{UnfitSender, UnfitVersion};
 pub use engine::Allocation;

@@ -31,7 +31,9 @@ use crate::{
     cache::{Cache, CacheConfig},
     capabilities::{self, kept::Keeper, state::sharing::Sharing},
     clock::Clock,
-    compile::{Compilation, CompileError, Compiled, Compiler, ComponentDigest},
+    compile::{
+        Compilation, CompileError, Compiled, Compiler, ComponentDigest, SettingsProblem,
+    },
     conduct::UnfitSender,
     engine::{Allocation, SandboxEngine},
     guest::GuestState,
@@ -300,6 +302,20 @@ impl Sandbox {
     /// [`CompileError`]; `Refused` is the uploader's business like a refusal by [`Sandbox::admit`].
     pub fn compile(&self, admitted: &Admitted) -> Result<Compiled, CompileError> {
         self.compiler.compile(&self.core.runtime, admitted)
+    }
+
+    /// Asks the plugin whether it can use these settings where it would be bound; one that has nothing to say can use
+    /// any. Takes as long as a call: use a blocking thread.
+    ///
+    /// # Errors
+    /// [`SettingsProblem`] has the plugin's words.
+    pub fn check_settings(
+        &self,
+        compiled: &Compiled,
+        hook: Hook,
+        settings: &str,
+    ) -> Result<(), SettingsProblem> {
+        compiled.check_settings(&self.core.runtime, hook, settings)
     }
 
     /// Forgets the compiled code of all components but these.

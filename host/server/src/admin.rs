@@ -28,6 +28,7 @@ mod routes;
 mod schedule;
 mod schemas;
 mod sessions;
+mod settings;
 mod state;
 mod statistics;
 #[cfg(test)]
@@ -200,7 +201,7 @@ impl Admin {
         (app, plugin): (&AppName, &PluginName),
         version: &Version,
         action: &'static str,
-    ) -> Result<(), Problem> {
+    ) -> Result<Candidate, Problem> {
         let digest = version.digest;
         let artifact = blocking(&self.store, move |store| store.artifact(&digest)).await?;
         let candidate = Candidate {
@@ -210,8 +211,8 @@ impl Admin {
             digest,
             artifact,
         };
-        let Err(refused) = self.host.prepare(candidate).await else {
-            return Ok(());
+        let Err(refused) = self.host.prepare(candidate.clone()).await else {
+            return Ok(candidate);
         };
         let object = format!("plugin/{plugin}/versions/{}", version.number);
         self.write_down(actor, app, action, object, &refused).await;

@@ -23,8 +23,8 @@ use tidegate_control::{AppName, DesiredBinding, DesiredState, Digest, PluginName
 use tidegate_realtime::{ids::AppId, store::Owner};
 use tidegate_sandbox::{
     AdmissionRefused, Binding, Bindings, Compilation, CompileChild, CompileError, Compiled,
-    FailurePolicy, Hook, Isolation, PipelineQuery, PluginLimits, Sandbox, Scope, StoryOutcome,
-    StoryQuery, UnfitVersion,
+    FailurePolicy, Hook, Isolation, PipelineQuery, PluginLimits, Sandbox, Scope, SettingsProblem,
+    StoryOutcome, StoryQuery, UnfitVersion,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -109,6 +109,9 @@ enum Occasion {
 /// The rule of bindings that this node cannot make sense of; trying again does not help.
 const BINDING_RULE: &str = "binding";
 
+/// The rule of settings that a plugin cannot use.
+const SETTINGS_RULE: &str = "settings";
+
 impl SandboxHost {
     pub fn new(
         sandbox: Arc<Sandbox>,
@@ -155,6 +158,23 @@ impl PluginHost for SandboxHost {
             // What could not run before can now: nothing shall say otherwise when it is applied.
             inner.offer(candidate.digest, compiled);
             Ok(())
+        }))
+    }
+
+    fn check_settings(
+        &self,
+        candidate: Candidate,
+        hook: tidegate_control::Hook,
+        settings: String,
+    ) -> Later<Result<(), Refused>> {
+        let inner = Arc::clone(&self.inner);
+        Box::pin(blocking(move || {
+            let compiled = inner.compile(&candidate.artifact)?;
+            let Some(hook) = Hook::parse(hook.as_str()) else {
+                return Ok(());
+            };
+            let checked = inner.sandbox.check_settings(&compiled, hook, &settings);
+            checked.map_err(|problem| unusable(&problem))
         }))
     }
 
@@ -614,6 +634,26 @@ fn stand_in(row: &DesiredBinding, why: &Refused) -> Option<(AppId, Binding)> {
 
 fn control_hook(hook: Hook) -> Option<tidegate_control::Hook> {
     hook.as_str().parse().ok()
+}
+
+/// Why settings are not bound.
+fn unusable(problem: &SettingsProblem) -> Refused {
+    let (rule, help) = match problem {
+        SettingsProblem::Refused(_) => (
+            SETTINGS_RULE,
+            "give the plugin the settings that it takes, with `--config`",
+        ),
+        SettingsProblem::Failed { .. } => (
+            SETTINGS_RULE,
+            "the plugin must answer such settings with an error; mend its check, or give it other ones",
+        ),
+        SettingsProblem::NoRoom => (admin::COMPILE_UNAVAILABLE, "try again in a moment"),
+    };
+    Refused {
+        rule: rule.to_owned(),
+        detail: problem.to_string(),
+        help: help.to_owned(),
+    }
 }
 
 fn refused(refusal: AdmissionRefused) -> Refused {

@@ -18,10 +18,11 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest as _, Sha256};
 use tidegate_sdk::{
-    Message, Refusal, Routing, clock, config,
+    Configured, Message, Refusal, Routing, clock, config::{self, BadSetting},
     context::{self, Origin},
     log, metrics, plugin,
     routing::{Destinations, Target, Verdict},
+    settings::Offered,
 };
 
 use crate::{
@@ -144,7 +145,13 @@ fn fingerprint(message: &Message) -> String {
     hex::encode(hash.finalize())
 }
 
-plugin!(OrderRouter: routing);
+impl Configured for OrderRouter {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        offered.read::<Settings>().map(drop)
+    }
+}
+
+plugin!(OrderRouter: routing, settings);
 
 #[cfg(test)]
 mod tests;

@@ -319,8 +319,11 @@ fn settings_that_cannot_be_used_say_what_is_wrong() {
             "unknown field `dedupe`",
         ),
     ] {
-        let error = serde_json::from_str::<Settings>(&settings.to_string());
+        let error = Host::new()
+            .config(settings)
+            .check_settings::<OrderRouter>("routing");
         let error = error.expect_err("they cannot be used").to_string();
         assert!(error.contains(says), "{error}");
     }
+    assert_eq!(host().check_settings::<OrderRouter>("routing"), Ok(()));
 }

@@ -18,11 +18,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tidegate_sdk::{
-    Authorization, Events, Refusal, Rpc, Trouble, authorization, config, context,
+    Authorization, Configured, Events, Refusal, Rpc, Trouble, authorization, config::{self, BadSetting}, context,
     events::{Event, Kind},
     log, plugin, publishing,
     publishing::PublishError,
     rpc, state,
+    settings::Offered,
     state::StateError,
 };
 
@@ -197,7 +198,13 @@ impl Rpc for PresenceBoard {
     }
 }
 
-plugin!(PresenceBoard: events, authorization, rpc);
+impl Configured for PresenceBoard {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        offered.read::<Settings>().map(drop)
+    }
+}
+
+plugin!(PresenceBoard: events, authorization, rpc, settings);
 
 #[cfg(test)]
 mod tests;

@@ -15,12 +15,13 @@ mod settings;
 
 use serde::Deserialize;
 use tidegate_sdk::{
-    Authentication, Authorization, Filtering, Message, Refusal,
+    Authentication, Authorization, Configured, Filtering, Message, Refusal,
     authentication::{self, Reason},
-    authorization, config,
+    authorization, config::{self, BadSetting},
     context::{self, Origin},
     filtering::Verdict,
     log, metrics, plugin,
+    settings::Offered,
 };
 
 use crate::{ban::Ban, settings::Settings};
@@ -145,7 +146,17 @@ fn count(what: &str, tier: &str) {
     }
 }
 
-plugin!(RateTier: authentication, authorization, filtering);
+impl Configured for RateTier {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        // At the doors only bans are looked up, which need no settings.
+        if offered.hook() != "filtering" {
+            return Ok(());
+        }
+        offered.read::<Settings>().map(drop)
+    }
+}
+
+plugin!(RateTier: authentication, authorization, filtering, settings);
 
 #[cfg(test)]
 mod tests;

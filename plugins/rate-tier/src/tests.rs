@@ -270,8 +270,12 @@ fn settings_that_cannot_be_used_say_what_is_wrong() {
         ),
         (json!({ "tier": {} }), "unknown field `tier`"),
     ] {
-        let error = serde_json::from_str::<Settings>(&settings.to_string());
+        let host = Host::new().config(settings);
+        let error = host.check_settings::<RateTier>("filtering");
         let error = error.expect_err("they cannot be used").to_string();
         assert!(error.contains(says), "{error}");
+        assert_eq!(host.check_settings::<RateTier>("authentication"), Ok(()));
     }
+    let host = Host::new().config(settings());
+    assert_eq!(host.check_settings::<RateTier>("filtering"), Ok(()));
 }

@@ -11,11 +11,12 @@ mod alarm;
 mod settings;
 
 use tidegate_sdk::{
-    BAD_DATA_CODE, Message, Refusal, Routing, clock, config,
+    BAD_DATA_CODE, Configured, Message, Refusal, Routing, clock, config::{self, BadSetting},
     context::{self, Origin},
     json::{self, FieldError},
     plugin,
     routing::Verdict,
+    settings::Offered,
 };
 
 use crate::{
@@ -138,7 +139,13 @@ fn device(pointer: &str) -> Option<String> {
     id.filter(|id| (1..=MAX_DEVICE_BYTES).contains(&id.len()))
 }
 
-plugin!(SensorAlerts: routing);
+impl Configured for SensorAlerts {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        offered.read::<Settings>().map(drop)
+    }
+}
+
+plugin!(SensorAlerts: routing, settings);
 
 #[cfg(test)]
 mod tests;

@@ -314,7 +314,9 @@ fn settings_that_cannot_be_used_say_what_is_wrong() {
 
 #[track_caller]
 fn check_settings(settings: &Value, says: &str) {
-    let error = serde_json::from_str::<Settings>(&settings.to_string());
+    let error = Host::new()
+        .config(settings)
+        .check_settings::<SensorAlerts>("routing");
     let error = error.expect_err("they cannot be used").to_string();
     assert!(error.contains(says), "{error}");
 }

@@ -10,9 +10,10 @@ mod ticket;
 
 use serde::{Deserialize, Serialize};
 use tidegate_sdk::{
-    Authentication, Identity, Refusal,
+    Authentication, Configured, Identity, Refusal,
     authentication::{Reason, Request, Verdict},
-    clock, config, log, plugin,
+    clock, config::{self, BadSetting}, log, plugin,
+    settings::Offered,
 };
 
 use crate::ticket::{Ticket, TicketError};
@@ -153,7 +154,13 @@ fn refusal(error: &TicketError) -> Refusal {
     }
 }
 
-plugin!(TicketAuth: authentication);
+impl Configured for TicketAuth {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        offered.read::<Settings>().map(drop)
+    }
+}
+
+plugin!(TicketAuth: authentication, settings);
 
 #[cfg(test)]
 mod tests;

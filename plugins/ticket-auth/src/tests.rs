@@ -163,7 +163,10 @@ fn weak_settings_are_refused() {
             "two secrets",
         ),
     ] {
-        let error = serde_json::from_value::<Settings>(settings).err().unwrap();
+        let host = Host::new().config(settings);
+        let error = host
+            .check_settings::<TicketAuth>("authentication")
+            .unwrap_err();
         assert!(error.to_string().contains(problem), "{error}");
     }
 }

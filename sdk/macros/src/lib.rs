@@ -25,6 +25,9 @@ const HOOKS: [(&str, &str); 7] = [
     ("schedule", "Schedule"),
 ];
 
+/// What may stand among the hooks: settings are tried when they are bound.
+const SETTINGS: (&str, &str) = ("settings", "Configured");
+
 /// Exports hooks of a plugin; see `tidegate_sdk::plugin!`.
 #[proc_macro]
 pub fn plugin(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
@@ -118,11 +121,12 @@ fn check(hook: &Ident, before: &[Ident]) -> syn::Result<()> {
             format!("`{hook}` is listed twice; name every hook once"),
         ));
     }
-    if HOOKS.iter().any(|(name, _)| hook == name) {
+    let known = || HOOKS.iter().chain([&SETTINGS]);
+    if known().any(|(name, _)| hook == name) {
         return Ok(());
     }
     // Writing the trait's name instead of the hook's is the likeliest slip.
-    if let Some((name, _)) = HOOKS.iter().find(|(name, implements)| {
+    if let Some((name, _)) = known().find(|(name, implements)| {
         hook == implements || hook.to_string().eq_ignore_ascii_case(name)
     }) {
         return Err(syn::Error::new(

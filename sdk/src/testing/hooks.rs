@@ -2,13 +2,27 @@
 
 use super::Host;
 use crate::{
-    Authentication, Authorization, Events, Filtering, Message, Refusal, Routing, Rpc, Schedule,
-    Trouble, authentication, authorization, config, context::Origin, events::Event, filtering,
-    host, routing, rpc, schedule,
+    Authentication, Authorization, Configured, Events, Filtering, Message, Refusal, Routing, Rpc,
+    Schedule, Trouble, authentication, authorization,
+    config::{self, BadSetting},
+    context::Origin,
+    events::Event,
+    filtering, host, routing, rpc, schedule,
+    settings::Offered,
 };
 
 /// The hooks.
 impl Host {
+    /// Tries the settings as the node does when the plugin is bound to a hook.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; the node would not bind them.
+    pub fn check_settings<P: Configured>(&self, hook: &str) -> Result<(), BadSetting> {
+        let settings = self.state.facts.config.as_deref().unwrap_or("{}");
+        P::check(Offered::new(hook, settings))
+    }
+
     /// Connects a client.
     ///
     /// # Errors

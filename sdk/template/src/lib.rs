@@ -5,7 +5,14 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tidegate_sdk::{Filtering, Message, Refusal, config, context, filtering::Verdict, plugin};
+use tidegate_sdk::{
+    Configured, Filtering, Message, Refusal,
+    config::{self, BadSetting},
+    context,
+    filtering::Verdict,
+    plugin,
+    settings::Offered,
+};
 
 /// What the operator may set: `tidegate plugin bind … --config '{"loud": false}'`.
 #[derive(Deserialize)]
@@ -27,6 +34,13 @@ impl Default for Settings {
 }
 
 struct Shout;
+
+/// Settings that are not good are not bound; whoever binds them reads why.
+impl Configured for Shout {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        offered.read::<Settings>().map(drop)
+    }
+}
 
 impl Filtering for Shout {
     fn filter(message: Message) -> Result<Verdict, Refusal> {
@@ -69,7 +83,7 @@ fn sign(data: &mut Map<String, Value>) {
     };
 }
 
-plugin!(Shout: filtering);
+plugin!(Shout: filtering, settings);
 
 #[cfg(test)]
 mod tests {
@@ -113,6 +127,13 @@ mod tests {
         let mut host = Host::new().version(3).config(json!({ "loud": false }));
         let data = json!({ "text": " hello" });
         assert_eq!(filtered(&mut host, &data)["text"], "hello");
+    }
+
+    #[test]
+    fn a_setting_with_a_typo_is_not_bound() {
+        let host = Host::new().config(json!({ "lout": false }));
+        let error = host.check_settings::<Shout>("filtering").unwrap_err();
+        assert!(error.to_string().starts_with("unknown field `lout`"), "{error}");
     }
 
     #[test]

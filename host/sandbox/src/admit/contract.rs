@@ -23,6 +23,17 @@ use crate::{
 pub(super) struct Contract {
     pub(super) hooks: Vec<Hook>,
     pub(super) imports: Vec<String>,
+    /// Whether it says which settings it can use.
+    pub(super) checks_settings: bool,
+}
+
+/// The export that is no hook.
+const SETTINGS: &str = "settings";
+
+/// What an export is to us.
+enum Exported {
+    Hook(Hook),
+    Settings,
 }
 
 /// Package and minor version; any patch of it is compatible.
@@ -107,9 +118,13 @@ pub(super) fn check(component: &[u8]) -> Result<Contract, AdmissionRefused> {
     }
     imports.sort();
     let mut hooks = Vec::new();
+    let mut checks_settings = false;
     for (key, item) in &world.exports {
         let name = resolve.name_world_key(key);
-        hooks.push(check_export(&resolve, &name, item)?);
+        match check_export(&resolve, &name, item)? {
+            Exported::Hook(hook) => hooks.push(hook),
+            Exported::Settings => checks_settings = true,
+        }
     }
     hooks.sort();
     hooks.dedup();
@@ -121,7 +136,11 @@ pub(super) fn check(component: &[u8]) -> Result<Contract, AdmissionRefused> {
         ));
     }
     check_class(&hooks, &imports)?;
-    Ok(Contract { hooks, imports })
+    Ok(Contract {
+        hooks,
+        imports,
+        checks_settings,
+    })
 }
 
 /// A plugin that waits has no hook where messages pass.
@@ -205,13 +224,17 @@ fn check_import(resolve: &Resolve, name: &str, item: &WorldItem) -> Result<(), A
     Ok(())
 }
 
-fn check_export(resolve: &Resolve, name: &str, item: &WorldItem) -> Result<Hook, AdmissionRefused> {
+fn check_export(
+    resolve: &Resolve,
+    name: &str,
+    item: &WorldItem,
+) -> Result<Exported, AdmissionRefused> {
     let unknown = || {
         AdmissionRefused::new(
             "export",
             format!("the component exports `{name}`, which is no hook of this server"),
             format!(
-                "export only {PACKAGE}{{{}}}",
+                "export only {PACKAGE}{{{}, {SETTINGS}}}",
                 Hook::ALL.map(Hook::as_str).join(", ")
             ),
         )
@@ -222,19 +245,27 @@ fn check_export(resolve: &Resolve, name: &str, item: &WorldItem) -> Result<Hook,
     let Some(interface) = in_package(name)? else {
         return Err(unknown());
     };
-    let (Some(hook), Some(ours)) = (Hook::parse(interface), ours(interface)) else {
+    let exported = match Hook::parse(interface) {
+        Some(hook) => Exported::Hook(hook),
+        None if interface == SETTINGS => Exported::Settings,
+        None => return Err(unknown()),
+    };
+    let Some(ours) = ours(interface) else {
         return Err(unknown());
     };
     same_interface(&OURS.0.interfaces[ours], resolve, &resolve.interfaces[*id]).map_err(
         |problem| {
             AdmissionRefused::new(
                 "export-type",
-                format!("the hook `{hook}` has the wrong type: {problem}"),
+                match exported {
+                    Exported::Hook(hook) => format!("the hook `{hook}` has the wrong type: {problem}"),
+                    Exported::Settings => format!("`{SETTINGS}` has the wrong type: {problem}"),
+                },
                 "build the plugin against the WIT of this server's version",
             )
         },
     )?;
-    Ok(hook)
+    Ok(exported)
 }
 
 fn same_interface(ours: &Interface, resolve: &Resolve, theirs: &Interface) -> Result<(), String> {

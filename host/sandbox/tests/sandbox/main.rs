@@ -22,6 +22,7 @@ mod logs;
 mod metrics;
 mod not_ready;
 mod sessions;
+mod settings;
 mod state;
 mod statistics;
 mod store;

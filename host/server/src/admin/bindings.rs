@@ -4,12 +4,14 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
-use tidegate_control::{Binding, BindingRequest, KeyRole, PluginName, Scope};
+use tidegate_control::{Binding, BindingRequest, KeyRole, PluginName, Scope, Version};
 
 use super::{
+    host::Candidate,
     problem::Problem,
     redact::redact,
     routes::{Answer, Call},
+    settings,
 };
 
 #[derive(Deserialize)]
@@ -57,7 +59,9 @@ pub(super) async fn bind(call: Call) -> Result<Answer, Problem> {
     let warning = unknown_namespace(&call, &request.scope);
     let (app, actor) = (call.app()?, call.caller.actor.clone());
     let _turn = call.admin.turns.of(&app).await;
-    prepare_active(&call, &request.plugin).await?;
+    if let Some((version, candidate)) = prepare_active(&call, &request.plugin).await? {
+        settings::try_to_bind(&call, (&version, candidate), &request).await?;
+    }
     let bound = call
         .admin
         .change(&actor, &app, move |store, actor, app| {
@@ -112,7 +116,10 @@ pub(super) fn known_namespaces(call: &Call) -> String {
 }
 
 /// A plugin that was active without a binding has not been needed since the node started.
-async fn prepare_active(call: &Call, plugin: &PluginName) -> Result<(), Problem> {
+async fn prepare_active(
+    call: &Call,
+    plugin: &PluginName,
+) -> Result<Option<(Version, Candidate)>, Problem> {
     let (app, actor) = (call.app()?, &call.caller.actor);
     let (place, name) = (app.clone(), plugin.clone());
     let version = call
@@ -123,14 +130,14 @@ async fn prepare_active(call: &Call, plugin: &PluginName) -> Result<(), Problem>
             },
         )
         .await?;
-    match version {
-        Some(version) => {
-            call.admin
-                .prepare(actor, (&app, plugin), &version, "binding.set")
-                .await
-        }
-        None => Ok(()),
-    }
+    let Some(version) = version else {
+        return Ok(None);
+    };
+    let candidate = call
+        .admin
+        .prepare(actor, (&app, plugin), &version, "binding.set")
+        .await?;
+    Ok(Some((version, candidate)))
 }
 
 pub(super) async fn unbind(call: Call) -> Result<Answer, Problem> {

@@ -27,6 +27,16 @@ pub trait PluginHost: Send + Sync + 'static {
     /// asked for a version that is ready already.
     fn prepare(&self, candidate: Candidate) -> Later<Result<(), Refused>>;
 
+    /// Asks a version whether it can use these settings, JSON, at a hook; after [`Self::prepare`].
+    fn check_settings(
+        &self,
+        _candidate: Candidate,
+        _hook: Hook,
+        _settings: String,
+    ) -> Later<Result<(), Refused>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Makes this what runs. Once it has answered, no later call runs anything else. On failure what ran
     /// before goes on.
     fn apply(&self, desired: DesiredState) -> Later<Result<(), Refused>>;

@@ -13,6 +13,7 @@ use super::{
     host::{Admitted, Refused},
     problem::Problem,
     routes::{Answer, Call},
+    settings,
     state::{next, page},
 };
 
@@ -197,7 +198,8 @@ async fn switch(
     let _turn = call.admin.turns.of(&app).await;
     let (place, wanted) = (app.clone(), name.clone());
     let version = call.ask(move |store| find(store, &place, &wanted)).await?;
-    call.admin
+    let candidate = call
+        .admin
         .prepare(&actor, (&app, &name), &version, action)
         .await?;
     let activation = call
@@ -206,7 +208,13 @@ async fn switch(
             store(control, actor, app, &name)
         })
         .await?;
-    Ok(Answer::ok(json!(activation)))
+    let mut body = json!(activation);
+    // Refused here, settings and code that changed together could never be replaced.
+    let warnings = settings::warnings(&call, &candidate).await?;
+    if !warnings.is_empty() {
+        body["warnings"] = json!(warnings);
+    }
+    Ok(Answer::ok(body))
 }
 
 pub(super) async fn delete(call: Call) -> Result<Answer, Problem> {

@@ -327,7 +327,7 @@ const SHAPES: &[Shape] = &[
             ("digest", "string"),
             ("is_changed", "boolean"),
         ],
-        &[("previous_version", "integer")],
+        &[("previous_version", "integer"), ("warnings", "[string]")],
     ),
     (
         "BindRequest",

@@ -150,6 +150,10 @@ fn push(command: Push, output: Output) -> Result<(), Failure> {
         );
         lines.join("\n")
     });
+    // What is bound in the same go was tried with what it is bound with.
+    if bound.is_empty() {
+        activated.iter().for_each(|activated| warn(activated, output));
+    }
     bound.iter().for_each(|binding| warn(binding, output));
     Ok(())
 }
@@ -390,6 +394,7 @@ fn activate(command: &Activate, output: Output) -> Result<(), Failure> {
             command.name, command.version
         )
     });
+    warn(&answer, output);
     Ok(())
 }
 
@@ -403,6 +408,7 @@ fn rollback(command: &Rollback, output: Output) -> Result<(), Failure> {
             cell(&answer["version"])
         )
     });
+    warn(&answer, output);
     Ok(())
 }
 

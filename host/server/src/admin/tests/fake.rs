@@ -1,7 +1,7 @@
 //! A plugin host that does as it is told, and a client of the API.
 //!
 //! Uploads are text: `filtering rpc; anything` exports those hooks; `refuse …` is refused; a version that says
-//! `compile: RULE` breaks that rule when it is compiled, one that says `untried` fails its later trial, one that says `unfit` passes it and cannot be applied; one that says `slow` waits for [`FakeHost::compiler`] in both.
+//! `compile: RULE` breaks that rule when it is compiled, one that says `untried` fails its later trial, one that says `needs: WORD` can use settings with this word in them alone, one that says `unfit` passes it and cannot be applied; one that says `slow` waits for [`FakeHost::compiler`] in both.
 
 use std::{
     collections::BTreeMap,
@@ -141,6 +141,23 @@ impl PluginHost for FakeHost {
             }
             Ok(())
         })
+    }
+
+    fn check_settings(
+        &self,
+        candidate: Candidate,
+        _: tidegate_control::Hook,
+        settings: String,
+    ) -> Later<Result<(), Refused>> {
+        let text = String::from_utf8(candidate.artifact.to_vec()).unwrap();
+        let checked = match text.split_once("needs: ") {
+            Some((_, word)) if !settings.contains(word) => Err(Refused {
+                detail: format!("no {word} in {settings}"),
+                ..refusal("settings")
+            }),
+            _ => Ok(()),
+        };
+        Box::pin(std::future::ready(checked))
     }
 
     fn apply(&self, desired: DesiredState) -> Later<Result<(), Refused>> {

@@ -80,6 +80,9 @@ pub(super) fn run(command: Check, output: Output) -> Result<(), Failure> {
             input.name, input.hook
         )));
     }
+    if config.is_some() {
+        bench.try_settings(&compiled, &settings)?;
+    }
     bench.bind(&name, &compiled, &settings, &node)?;
     let class = compiled.class();
     let checked = block_on(async {
@@ -150,6 +153,21 @@ impl Bench {
             CompileError::Refused(refusal) => refused(&refusal),
             CompileError::Busy | CompileError::Failed(_) => Failure::new(error.to_string()),
         })
+    }
+
+    /// Asks the plugin whether it can use the settings, as a server does before it binds them.
+    fn try_settings(&self, compiled: &Compiled, settings: &Value) -> Result<(), Failure> {
+        let settings = settings.to_string();
+        for hook in compiled.hooks() {
+            let checked = self.sandbox.check_settings(compiled, *hook, &settings);
+            checked.map_err(|problem| {
+                Failure::new(format!(
+                    "--config: not what the plugin takes at {hook}: {problem}"
+                ))
+                .hint("a server refuses to bind these settings")
+            })?;
+        }
+        Ok(())
     }
 
     /// Binds it at every hook that it has, as a server would.
@@ -423,6 +441,7 @@ mod tests {
             digest: [0; 32],
             hooks: vec![Hook::Filtering],
             imports: Vec::new(),
+            checks_settings: false,
             size: 1,
         };
         let report = Report {
