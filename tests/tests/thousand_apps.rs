@@ -51,7 +51,7 @@ fn populate(data_dir: &Path) -> Vec<String> {
         };
         store
             .add_version(&actor, &app, &plugin, version)
-            .and_then(|_| store.activate(&actor, &app, &plugin, 1))
+            .and_then(|_| store.activate(&actor, &app, &plugin, 1, ""))
             .and_then(|_| store.bind(&actor, &app, &request))
             .expect("it is taken");
         made.token_secret.reveal().to_owned()

@@ -65,7 +65,7 @@ fn the_writer() {
         };
         let uploaded = store.add_version(&actor, &app, &plugin, version).unwrap();
         report(format!("upload {}", uploaded.version.number));
-        store.activate(&actor, &app, &plugin, number).unwrap();
+        store.activate(&actor, &app, &plugin, number, "").unwrap();
         report(format!("active {number}"));
         let request = BindingRequest {
             plugin: plugin.clone(),

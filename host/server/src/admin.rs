@@ -19,6 +19,7 @@ mod keys;
 mod logs;
 mod nodes;
 mod openapi;
+mod past;
 mod pipelines;
 mod plugins;
 mod problem;

@@ -10,7 +10,7 @@ use super::{
 use crate::{Activation, Actor, AppName, PluginName, StoreError, Timestamp, Version};
 
 impl Store {
-    /// Makes a version the active one.
+    /// Makes a version the active one. `past` is what is known of the one that goes, for the audit log.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] when a binding needs a hook that it does not export.
@@ -20,6 +20,7 @@ impl Store {
         app: &AppName,
         plugin: &PluginName,
         number: u32,
+        past: &str,
     ) -> Result<Activation, StoreError> {
         self.mutate(actor, |transaction| {
             let id = plugin_id(transaction, app, plugin)?;
@@ -35,6 +36,7 @@ impl Store {
                 under,
                 "plugin.activate",
             )
+            .map(|(activation, change)| (activation, change.map(|change| change.past(past))))
         })
     }
 
@@ -57,7 +59,7 @@ impl Store {
     }
 
     /// Makes the version active that was so before the present one. Repeated, it walks further back: the
-    /// history is a stack, and activating pushes onto it.
+    /// history is a stack, and activating pushes onto it. `past` is what is known of the version that goes.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]; [`StoreError::Conflict`] when no version was active before.
@@ -66,6 +68,7 @@ impl Store {
         actor: &Actor,
         app: &AppName,
         plugin: &PluginName,
+        past: &str,
     ) -> Result<Activation, StoreError> {
         self.mutate(actor, |transaction| {
             let id = plugin_id(transaction, app, plugin)?;
@@ -81,10 +84,11 @@ impl Store {
                 target.under,
                 "plugin.rollback",
             )
+            .map(|(activation, change)| (activation, change.map(|change| change.past(past))))
         })
     }
 
-    /// Makes the former version active again because `unfit` keeps failing. Does nothing when another version
+    /// Makes the former version active again because `unfit` keeps failing, of which `past` is known. Does nothing when another version
     /// is active by now: somebody was quicker.
     ///
     /// # Errors
@@ -95,7 +99,7 @@ impl Store {
         app: &AppName,
         plugin: &PluginName,
         unfit: u32,
-        cause: &str,
+        (cause, past): (&str, &str),
     ) -> Result<Option<Activation>, StoreError> {
         self.mutate(actor, |transaction| {
             let id = plugin_id(transaction, app, plugin)?;
@@ -114,7 +118,7 @@ impl Store {
                 target.under,
                 "plugin.return",
             )?;
-            let change = change.map(|change| change.result(cause));
+            let change = change.map(|change| change.result(cause).past(past));
             Ok((Some(activation), change))
         })
     }

@@ -46,6 +46,15 @@ impl Change {
         self
     }
 
+    /// Adds what is known of the version that goes; nothing is, if it was never asked.
+    pub(super) fn past(self, past: &str) -> Self {
+        if past.is_empty() {
+            return self;
+        }
+        let result = format!("{}; {past}", self.result);
+        self.result(&result)
+    }
+
     pub(super) fn record(
         self,
         transaction: &Transaction<'_>,

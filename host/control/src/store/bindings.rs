@@ -133,18 +133,25 @@ impl Store {
         })
     }
 
-    /// Removes a binding; those behind it move up.
+    /// Removes a binding; those behind it move up. `past` is what is known of what was bound, for the audit log.
     ///
     /// # Errors
     /// [`StoreError::NotFound`].
-    pub fn unbind(&self, actor: &Actor, app: &AppName, id: &str) -> Result<Binding, StoreError> {
+    pub fn unbind(
+        &self,
+        actor: &Actor,
+        app: &AppName,
+        id: &str,
+        past: &str,
+    ) -> Result<Binding, StoreError> {
         self.mutate(actor, |transaction| {
             let binding = find(transaction, app, id)?;
             transaction.execute("DELETE FROM bindings WHERE id = ?1", params![id])?;
             let rest = pipeline(transaction, app, binding.hook, &binding.scope)?;
             renumber(transaction, &rest)?;
             let change = Change::new(Some(app), "binding.remove", format!("binding/{id}"))
-                .digests(Some(describe(&binding)), None);
+                .digests(Some(describe(&binding)), None)
+                .past(past);
             Ok((binding, Some(change)))
         })
     }

@@ -192,13 +192,13 @@ impl Bench {
 
     fn activate(&self, plugin: &str, number: u32) -> Result<u32, StoreError> {
         self.store
-            .activate(&actor(), &self.app, &name(plugin), number)
+            .activate(&actor(), &self.app, &name(plugin), number, "")
             .map(|activation| activation.version)
     }
 
     fn rollback(&self, plugin: &str) -> Result<u32, StoreError> {
         self.store
-            .rollback(&actor(), &self.app, &name(plugin))
+            .rollback(&actor(), &self.app, &name(plugin), "")
             .map(|activation| activation.version)
     }
 

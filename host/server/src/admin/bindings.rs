@@ -8,6 +8,7 @@ use tidegate_control::{Binding, BindingRequest, KeyRole, PluginName, Scope, Vers
 
 use super::{
     host::Candidate,
+    past,
     problem::Problem,
     redact::redact,
     routes::{Answer, Call},
@@ -144,10 +145,11 @@ pub(super) async fn unbind(call: Call) -> Result<Answer, Problem> {
     let (app, actor) = (call.app()?, call.caller.actor.clone());
     let id = call.param("binding").to_owned();
     let _turn = call.admin.turns.of(&app).await;
+    let past = past::of_binding(&call, &app, &id).await?;
     let binding = call
         .admin
         .change(&actor, &app, move |store, actor, app| {
-            store.unbind(actor, app, &id)
+            store.unbind(actor, app, &id, &past)
         })
         .await?;
     Ok(Answer::ok(show(&call, &binding, Secrets::Redacted)))

@@ -11,6 +11,7 @@ use tidegate_control::{
 use super::{
     bindings::{self, Secrets},
     host::{Admitted, Refused},
+    past,
     problem::Problem,
     routes::{Answer, Call},
     settings,
@@ -162,7 +163,7 @@ pub(super) async fn activate(call: Call) -> Result<Answer, Problem> {
         call,
         "plugin.activate",
         move |store, app, plugin| store.version(app, plugin, number),
-        move |store, actor, app, plugin| store.activate(actor, app, plugin, number),
+        move |store, actor, (app, plugin), past| store.activate(actor, app, plugin, number, past),
     )
     .await
 }
@@ -173,7 +174,7 @@ pub(super) async fn rollback(call: Call) -> Result<Answer, Problem> {
         call,
         "plugin.rollback",
         Store::rollback_target,
-        Store::rollback,
+        |store, actor, (app, plugin), past| store.rollback(actor, app, plugin, past),
     )
     .await
 }
@@ -188,8 +189,8 @@ async fn switch(
     store: impl FnOnce(
         &Store,
         &tidegate_control::Actor,
-        &tidegate_control::AppName,
-        &PluginName,
+        (&tidegate_control::AppName, &PluginName),
+        &str,
     ) -> Result<Activation, StoreError>
     + Send
     + 'static,
@@ -202,10 +203,11 @@ async fn switch(
         .admin
         .prepare(&actor, (&app, &name), &version, action)
         .await?;
+    let past = past::of_active(&call, (&app, &name), version.number).await?;
     let activation = call
         .admin
         .change(&actor, &app, move |control, actor, app| {
-            store(control, actor, app, &name)
+            store(control, actor, (app, &name), &past)
         })
         .await?;
     let mut body = json!(activation);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tidegate_control::{Activation, Actor, AppName, PluginName, StoreError};
 
-use super::{Admin, blocking, problem::Problem};
+use super::{Admin, blocking, past, problem::Problem};
 
 /// How the node signs what it does by itself.
 const ACTOR: &str = "node";
@@ -56,8 +56,9 @@ impl Admin {
         self.prepare(&actor, (app, plugin), &target, "plugin.return")
             .await?;
         let (name, cause) = (plugin.clone(), cause.to_owned());
+        let past = past::of(&*self.host, (app, plugin), unfit, None);
         self.change(&actor, app, move |store, actor, app| {
-            store.return_to_former(actor, app, &name, unfit, &cause)
+            store.return_to_former(actor, app, &name, unfit, (&cause, &past))
         })
         .await
     }

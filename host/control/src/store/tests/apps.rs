@@ -61,7 +61,7 @@ pub(super) fn an_app_is_deleted_with_its_plugins_and_not_while_one_is_bound(on: 
         bench.store.delete_app(&actor(), &bench.app),
         "unbind them first",
     );
-    bench.store.unbind(&actor(), &bench.app, &id).unwrap();
+    bench.store.unbind(&actor(), &bench.app, &id, "").unwrap();
     bench.store.delete_app(&actor(), &bench.app).unwrap();
     assert!(
         bench

@@ -9,7 +9,7 @@ pub(super) fn m7_every_change_leaves_one_audit_entry_that_nobody_can_edit(on: Da
     bench.activate("filter", 1).unwrap();
     bench.activate("filter", 1).unwrap(); // Nor does this.
     let id = bench.bind("filter", Hook::Filtering, None).unwrap();
-    bench.store.unbind(&actor(), &bench.app, &id).unwrap();
+    bench.store.unbind(&actor(), &bench.app, &id, "").unwrap();
     bench
         .store
         .record_refusal(

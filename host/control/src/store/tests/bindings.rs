@@ -49,7 +49,7 @@ pub(super) fn binding_again_changes_the_binding_and_positions_stay_dense(on: Dat
 
     bench
         .store
-        .unbind(&actor(), &bench.app, &bound.binding.id)
+        .unbind(&actor(), &bench.app, &bound.binding.id, "")
         .unwrap();
     assert_eq!(order(), [("c".to_owned(), 0), ("b".to_owned(), 1)]);
 }
@@ -108,7 +108,7 @@ pub(super) fn restoring_a_snapshot_undoes_bindings_and_activations_but_not_the_l
 
     let snapshot = bench.store.snapshot(&bench.app).unwrap();
     let id = bench.store.bindings(&bench.app).unwrap()[0].id.clone();
-    bench.store.unbind(&actor(), &bench.app, &id).unwrap();
+    bench.store.unbind(&actor(), &bench.app, &id, "").unwrap();
     restore(snapshot);
     let snapshot = bench.store.snapshot(&bench.app).unwrap();
     bench.activate("filter", 2).unwrap();

@@ -14,11 +14,11 @@ pub(super) fn n1_apps_do_not_see_each_others_plugins(on: Database) {
     assert!(bench.store.plugin(&other, &name("filter")).is_err());
     assert!(bench.store.bindings(&other).unwrap().is_empty());
     assert!(matches!(
-        bench.store.unbind(&actor(), &other, &id),
+        bench.store.unbind(&actor(), &other, &id, ""),
         Err(StoreError::NotFound { .. })
     ));
     assert!(matches!(
-        bench.store.activate(&actor(), &other, &name("filter"), 1),
+        bench.store.activate(&actor(), &other, &name("filter"), 1, ""),
         Err(StoreError::NotFound { .. })
     ));
 }
@@ -130,7 +130,7 @@ pub(super) fn a_bound_plugin_cannot_be_deleted_and_the_refusal_names_the_binding
             .delete_plugin(&actor(), &bench.app, &name("filter"))
     };
     is_conflict(delete(), &id);
-    bench.store.unbind(&actor(), &bench.app, &id).unwrap();
+    bench.store.unbind(&actor(), &bench.app, &id, "").unwrap();
     delete().unwrap();
 }
 

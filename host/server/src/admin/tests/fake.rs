@@ -236,7 +236,7 @@ impl PluginHost for FakeHost {
         json!([])
     }
 
-    fn statistics_of(&self, _: &AppName, _: Option<&PluginName>) -> Vec<Value> {
+    fn statistics_of(&self, _: &AppName, plugin: Option<&PluginName>) -> Vec<Value> {
         let row = |plugin: &str, calls: u64, p99: u64| {
             json!({
                 "plugin": plugin, "version": 1, "hook": "filtering", "is_bound": true,
@@ -251,6 +251,16 @@ impl PluginHost for FakeHost {
                 "memory": { "instances": 1, "bytes": 65_536, "peak_bytes": 65_536 },
             })
         };
+        if let Some(plugin) = plugin.filter(|plugin| plugin.as_str() == "worn") {
+            let mut failing = row(plugin.as_str(), 8, 100);
+            failing["version"] = json!(2);
+            failing["calls"] = json!(11);
+            failing["failures"] = json!(3);
+            failing["failed"] = json!({ "timeout": 2, "trap": 1 });
+            let mut idle = row(plugin.as_str(), 0, 0);
+            (idle["version"], idle["hook"]) = (json!(2), json!("routing"));
+            return vec![row(plugin.as_str(), 5, 100), failing, idle];
+        }
         vec![row("quick", 9, 100), row("slow", 3, 900)]
     }
 }

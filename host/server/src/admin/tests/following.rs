@@ -57,7 +57,7 @@ fn elsewhere(bench: &Bench, plugin: &str, artifact: &'static str) -> Digest {
     };
     block_in_place(|| {
         let uploaded = bench.store.add_version(&actor, &app, &name, new).unwrap();
-        bench.store.activate(&actor, &app, &name, 1).unwrap();
+        bench.store.activate(&actor, &app, &name, 1, "").unwrap();
         bench.store.bind(&actor, &app, &request).unwrap();
         uploaded.version.digest
     })

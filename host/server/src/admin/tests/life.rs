@@ -463,3 +463,42 @@ async fn changes_of_one_app_take_place_in_the_order_in_which_they_came() {
     assert_eq!(got.is(200, "Activation")["previous_version"], 1);
     assert_eq!(bench.running(), ["filter@2"]);
 }
+
+#[tokio::test]
+async fn m7_the_audit_log_says_what_the_version_that_goes_had_done() {
+    let bench = Bench::new();
+    for text in ["filtering routing; one", "filtering routing; two"] {
+        bench.upload("worn", text).await;
+    }
+    bench.activate("worn", 1).await;
+    let body = json!({ "plugin": "worn", "hook": "filtering" });
+    let got = bench.post("/apps/default/bindings", body).await;
+    let id = got.is(201, "BoundBinding")["id"].as_str().unwrap().to_owned();
+    bench.activate("worn", 2).await;
+    bench.post("/apps/default/plugins/worn/rollback", "").await.is(200, "Activation");
+    bench.activate("worn", 2).await;
+    let (app, plugin) = (AppName::default_app(), PluginName::parse("worn").unwrap());
+    bench.admin.return_to_former(&app, &plugin, 2, "it kept failing").await.unwrap().unwrap();
+    bench.delete(&format!("/apps/default/bindings/{id}")).await.is(200, "Binding");
+
+    let first = "version 1 on this node: filtering 5 calls (pass 5)";
+    let second = "version 2 on this node: filtering 11 calls (pass 8), 3 failed (timeout 2, trap 1)";
+    let got = bench.get("/apps/default/audit").await;
+    let entries = got.is(200, "AuditEntries")["items"].as_array().unwrap();
+    let told: Vec<_> = entries
+        .iter()
+        .map(|entry| (entry["action"].as_str().unwrap(), entry["result"].as_str().unwrap()))
+        .take(6)
+        .collect();
+    let expected = [
+        ("binding.remove", format!("ok; {first}")),
+        ("plugin.return", format!("it kept failing; {second}")),
+        ("plugin.activate", format!("ok; {first}")),
+        ("plugin.rollback", format!("ok; {second}")),
+        ("plugin.activate", format!("ok; {first}")),
+        ("binding.set", "ok".to_owned()),
+    ];
+    for (told, (action, result)) in told.iter().zip(&expected) {
+        assert_eq!((told.0, told.1), (*action, result.as_str()));
+    }
+}
