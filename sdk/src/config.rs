@@ -107,8 +107,40 @@ impl fmt::Display for BadSetting {
 
 impl std::error::Error for BadSetting {}
 
-/// Reads a setting that is written as a text.
-fn from_text<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+/// Reads a setting that is written as a text: what a type of yours that parses one has in its `Deserialize`.
+///
+/// ```
+/// use std::str::FromStr;
+///
+/// use serde::{Deserialize, Deserializer};
+/// use tidegate_sdk::config::{BadSetting, from_text};
+///
+/// struct Weekday(usize);
+///
+/// impl FromStr for Weekday {
+///     type Err = BadSetting;
+///
+///     fn from_str(text: &str) -> Result<Self, BadSetting> {
+///         let day = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"].iter().position(|day| *day == text);
+///         let day = day.ok_or_else(|| BadSetting::new(format!("`{text}` is no day; write `mon`, `tue`, …")))?;
+///         Ok(Self(day))
+///     }
+/// }
+///
+/// impl<'de> Deserialize<'de> for Weekday {
+///     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+///         from_text(deserializer)
+///     }
+/// }
+///
+/// assert_eq!(serde_json::from_str::<Weekday>("\"wed\"").unwrap().0, 2);
+/// assert!(serde_json::from_str::<Weekday>("\"noon\"").is_err());
+/// ```
+///
+/// # Errors
+///
+/// When it is no text, or one that does not parse.
+pub fn from_text<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: FromStr<Err = BadSetting>,
     D: Deserializer<'de>,

@@ -3,7 +3,7 @@
 use std::{fmt, ops::Range, str::FromStr};
 
 use serde::{Deserialize, Deserializer};
-use tidegate_sdk::config::BadSetting;
+use tidegate_sdk::config::{BadSetting, from_text};
 
 const MAX_FORM_BYTES: usize = 64;
 
@@ -83,9 +83,7 @@ impl FromStr for IdForm {
 
 impl<'de> Deserialize<'de> for IdForm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        from_text(deserializer)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer};
-use tidegate_sdk::config::BadSetting;
+use tidegate_sdk::config::{BadSetting, from_text};
 
 const MAX_PATH_BYTES: usize = 256;
 
@@ -93,9 +93,7 @@ impl FromStr for FieldPath {
 
 impl<'de> Deserialize<'de> for FieldPath {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(D::Error::custom)
+        from_text(deserializer)
     }
 }
 

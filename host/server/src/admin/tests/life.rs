@@ -477,7 +477,8 @@ async fn m7_the_audit_log_says_what_the_version_that_goes_had_done() {
     bench.activate("worn", 2).await;
     bench.post("/apps/default/plugins/worn/rollback", "").await.is(200, "Activation");
     bench.activate("worn", 2).await;
-    let (app, plugin) = (AppName::default_app(), PluginName::parse("worn").unwrap());
+    let plugin = tidegate_control::PluginName::parse("worn").unwrap();
+    let app = AppName::default_app();
     bench.admin.return_to_former(&app, &plugin, 2, "it kept failing").await.unwrap().unwrap();
     bench.delete(&format!("/apps/default/bindings/{id}")).await.is(200, "Binding");
 
