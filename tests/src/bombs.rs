@@ -1,6 +1,6 @@
 //! Plugins that keep every rule of admission and are made to be compiled for ever, or with all the memory there is.
 
-use crate::contract::embed;
+use tidegate_test_contract::embed;
 
 /// A core module with the metadata of a plugin that passes every message, and these functions besides.
 ///

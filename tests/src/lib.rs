@@ -8,7 +8,6 @@ pub mod bombs;
 pub mod cli;
 pub mod client;
 pub mod cluster;
-pub mod contract;
 pub mod guests;
 pub mod log;
 pub mod metrics;

@@ -4,7 +4,7 @@
 //! value that behaves, and can be replaced by one that does not.
 
 use tidegate_sandbox::Hook;
-use tidegate_tests::contract;
+use tidegate_test_contract as contract;
 
 /// Where bodies write their verdict: 120 bytes, zero when they begin.
 pub(crate) const VERDICT: u32 = 16;

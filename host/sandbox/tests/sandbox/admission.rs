@@ -1,10 +1,8 @@
 //! What may be uploaded: each refusal names its rule and says what to do.
 
-use crate::guests::{
-    PASS, embed, filter_function, filtering, guest, guest_in_world, module, sandbox, wit,
-};
+use crate::guests::{PASS, filter_function, filtering, guest, guest_in_world, module, sandbox};
 use tidegate_sandbox::{Hook, MAX_UPLOAD_BYTES};
-use wit_parser::SourceMap;
+use tidegate_test_contract::{embed_beside, embed_foreign};
 
 #[track_caller]
 fn refused(wasm: &[u8], rule: &str) {
@@ -127,32 +125,24 @@ fn w1_a_core_module_without_the_contract_is_refused() {
 #[test]
 fn w1_imports_outside_the_list_are_refused() {
     let world = "import wasi:sockets/tcp@0.2.0;\ninclude capabilities;\nexport filtering;";
-    let mut sources = wit();
-    sources.push_str(
-        "test.wit",
-        format!(
-            "package tidegate:plugin@0.1.0;\nworld test {{\n{world}\n}}\npackage wasi:sockets@0.2.0 {{ interface tcp {{ open: func(); }} }}"
-        ),
+    let text = format!(
+        "package tidegate:plugin@0.1.0;\nworld test {{\n{world}\n}}\npackage wasi:sockets@0.2.0 {{ interface tcp {{ open: func(); }} }}"
     );
     let functions = format!(
         "(import \"wasi:sockets/tcp@0.2.0\" \"open\" (func $open))\n{}",
         filter_function(&format!("(call $open)\n{PASS}"))
     );
-    refused(&embed(sources, &functions), "import");
+    refused(&embed_beside(module(&functions), &text), "import");
 }
 
 #[test]
 fn w1_a_hook_of_the_wrong_type_is_named() {
-    let mut sources = SourceMap::new();
-    sources.push_str(
-        "test.wit",
-        "package tidegate:plugin@0.1.0;
+    let text = "package tidegate:plugin@0.1.0;
          interface filtering { filter: func(channel: string, user: string, data: list<u8>) -> bool; }
-         world test { export filtering; }",
-    );
+         world test { export filtering; }";
     let functions = "(func (export \"tidegate:plugin/filtering@0.1.0#filter\")
         (param i32 i32 i32 i32 i32 i32) (result i32) (i32.const 0))";
-    let wasm = embed(sources, functions);
+    let wasm = embed_foreign(module(functions), text);
     refused(&wasm, "export-type");
     let refusal = sandbox().admit(&wasm).unwrap_err();
     assert!(refusal.detail.contains("`filtering`"), "{refusal}");
@@ -160,16 +150,11 @@ fn w1_a_hook_of_the_wrong_type_is_named() {
 
 #[test]
 fn w1_unknown_exports_and_other_versions_are_refused() {
-    let mut sources = SourceMap::new();
-    sources.push_str(
-        "test.wit",
+    let newer = embed_foreign(
+        module("(func (export \"tidegate:plugin/filtering@0.2.0#filter\"))"),
         "package tidegate:plugin@0.2.0;
          interface filtering { filter: func(); }
          world test { export filtering; }",
-    );
-    let newer = embed(
-        sources,
-        "(func (export \"tidegate:plugin/filtering@0.2.0#filter\"))",
     );
     refused(&newer, "contract-version");
     let extra = guest_in_world(

@@ -19,7 +19,7 @@ use tidegate_realtime::hooks::{
     RoutingVerdict, RpcQuestion, RpcVerdict, TokenCheck,
 };
 use tidegate_sandbox::{Admitted, Compiled, FailureKind, Hook, MAX_UPLOAD_BYTES, Sandbox, StepEnd};
-use wit_component::{StringEncoding, embed_component_metadata};
+use tidegate_test_contract::embed_foreign;
 
 use crate::guests::{
     self, PASS, bind, binding, compile, draft, filter_function, guest, guest_in_world, peer, ready,
@@ -215,18 +215,10 @@ fn contract_of(module: &[u8]) -> Vec<u8> {
 fn w1_contracts_that_do_not_fit_the_module_are_refused() {
     let sandbox = sandbox();
     let module = guests::module(&filter_function(PASS));
-    let mut sources = wit_parser::SourceMap::new();
-    sources.push_str(
-        "other.wit",
+    let wrong = embed_foreign(
+        module,
         "package tidegate:plugin@0.1.0; world test { import missing: func(); export other: func() -> string; }",
     );
-    let mut resolve = wit_parser::Resolve::default();
-    let package = resolve
-        .push_group(sources.parse().map_err(|(_, error)| error).unwrap())
-        .unwrap();
-    let world = resolve.select_world(&[package], Some("test")).unwrap();
-    let mut wrong = module;
-    embed_component_metadata(&mut wrong, &resolve, world, StringEncoding::UTF8).unwrap();
     assert_eq!(sandbox.admit(&wrong).unwrap_err().rule, "conversion");
     let no_function = guest_in_world("export filtering;", "");
     assert_eq!(sandbox.admit(&no_function).unwrap_err().rule, "conversion");

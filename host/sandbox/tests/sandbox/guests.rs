@@ -22,8 +22,7 @@ use tidegate_sandbox::{
     Binding, Bindings, Compiled, FailureKind, FailurePolicy, Hook, Isolation, PluginLimits,
     Sandbox, SandboxConfig, Scope, StepEnd,
 };
-use wit_component::{StringEncoding, embed_component_metadata};
-use wit_parser::{Resolve, SourceMap};
+use tidegate_test_contract::embed;
 
 /// What every guest has: a memory, an allocator that never frees but wraps around, imports as asked.
 const PRELUDE: &str = r#"
@@ -43,22 +42,6 @@ const PRELUDE: &str = r#"
       (local.get $at))
 "#;
 
-/// WIT of this tree.
-pub(crate) fn wit() -> SourceMap {
-    let mut sources = SourceMap::new();
-    for (name, text) in [
-        ("hooks.wit", include_str!("../../../../wit/hooks.wit")),
-        (
-            "capabilities.wit",
-            include_str!("../../../../wit/capabilities.wit"),
-        ),
-        ("worlds.wit", include_str!("../../../../wit/worlds.wit")),
-    ] {
-        sources.push_str(name, text);
-    }
-    sources
-}
-
 /// A plugin that exports `hooks`, from the text of its functions.
 pub(crate) fn guest(hooks: &[Hook], functions: &str) -> Vec<u8> {
     let exports: String = hooks
@@ -70,23 +53,7 @@ pub(crate) fn guest(hooks: &[Hook], functions: &str) -> Vec<u8> {
 
 /// A plugin of an arbitrary world in our package.
 pub(crate) fn guest_in_world(world: &str, functions: &str) -> Vec<u8> {
-    let mut sources = wit();
-    sources.push_str(
-        "test.wit",
-        format!("package tidegate:plugin@0.1.0;\nworld test {{\n{world}\n}}"),
-    );
-    embed(sources, functions)
-}
-
-/// A plugin of world `test` somewhere in `sources`.
-pub(crate) fn embed(sources: SourceMap, functions: &str) -> Vec<u8> {
-    let mut resolve = Resolve::default();
-    let group = sources.parse().map_err(|(_, error)| error).unwrap();
-    let package = resolve.push_group(group).unwrap();
-    let world = resolve.select_world(&[package], Some("test")).unwrap();
-    let mut module = module(functions);
-    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).unwrap();
-    module
+    embed(module(functions), world)
 }
 
 /// A core module without metadata. Imports must come first, so they are moved before the prelude.

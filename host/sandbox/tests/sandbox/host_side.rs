@@ -4,11 +4,12 @@
 use std::process::Command;
 
 use crate::guests::{
-    PASS, bind, binding, compile, embed, filter, filter_function, filtering, passed, sandbox, wit,
+    PASS, bind, binding, compile, filter, filter_function, filtering, module, passed, sandbox,
     with_filter,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tidegate_sandbox::{Allocation, FailureKind, Hook, Sandbox, StepEnd};
+use tidegate_test_contract::embed_beside;
 use tracing::{Event, Metadata, Subscriber, field, span};
 
 const GOOD: &[u8] = b"\"good\"";
@@ -149,8 +150,7 @@ fn o6_a_host_function_that_panics_costs_the_instance_and_the_call_alone() {
 /// A plugin that imports what a component of `wasm32-wasip2` does: streams, their errors, the environment, the way
 /// out, a clock and randomness. It touches standard error for messages that begin with `!`.
 fn wasip2() -> Vec<u8> {
-    let mut sources = wit();
-    sources.push_str("test.wit",
+    let text =
             "package tidegate:plugin@0.1.0;
              world test {
                  import wasi:cli/environment@0.2.6;
@@ -180,7 +180,7 @@ fn wasip2() -> Vec<u8> {
                  }
              }
              package wasi:clocks@0.2.6 { interface monotonic-clock { now: func() -> u64; } }
-             package wasi:random@0.2.6 { interface insecure-seed { insecure-seed: func() -> tuple<u64, u64>; } }");
+             package wasi:random@0.2.6 { interface insecure-seed { insecure-seed: func() -> tuple<u64, u64>; } }";
     let body = format!(
         "(import \"wasi:cli/environment@0.2.6\" \"get-environment\" (func $environment (param i32)))
          (import \"wasi:cli/exit@0.2.6\" \"exit\" (func $exit (param i32)))
@@ -199,7 +199,7 @@ fn wasip2() -> Vec<u8> {
              (call $exit (i32.const 0))))
          {PASS}"
     );
-    embed(sources, &filter_function(&body))
+    embed_beside(module(&filter_function(&body)), text)
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Files that are no plugin, or one that breaks a rule of admission: none is ever compiled.
 
 use tidegate_sandbox::Hook;
-use tidegate_tests::contract;
+use tidegate_test_contract as contract;
 
 use super::{Row, refused, too_large};
 use crate::wat::{Guest, answer, parse};

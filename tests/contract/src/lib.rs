@@ -20,12 +20,12 @@ pub fn embed(module: Vec<u8>, world: &str) -> Vec<u8> {
 /// When the text is no WIT, or has no such world.
 pub fn embed_beside(module: Vec<u8>, text: &str) -> Vec<u8> {
     let mut sources = SourceMap::new();
-    sources.push_str("hooks.wit", include_str!("../../wit/hooks.wit"));
+    sources.push_str("hooks.wit", include_str!("../../../wit/hooks.wit"));
     sources.push_str(
         "capabilities.wit",
-        include_str!("../../wit/capabilities.wit"),
+        include_str!("../../../wit/capabilities.wit"),
     );
-    sources.push_str("worlds.wit", include_str!("../../wit/worlds.wit"));
+    sources.push_str("worlds.wit", include_str!("../../../wit/worlds.wit"));
     put(module, sources, text)
 }
 
