@@ -7,22 +7,13 @@
 
 mod engine;
 mod files;
+mod listeners;
 mod services;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    extract::{ConnectInfo, Request},
-};
 use prometheus_client::registry::Registry;
 use tidegate_control::{Actor, FirstKeys, OpenError, Store, StoreError};
 use tidegate_realtime::{
@@ -36,25 +27,25 @@ use tidegate_redis::connect::ConnectError;
 use tidegate_sandbox::{
     CacheConfig, Clock, Sandbox, SandboxConfig, SandboxError, UnfitSender, UnfitVersion,
 };
-use tokio::{net::TcpListener, runtime::Handle, sync::mpsc};
+use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     engine::Engine,
+    listeners::{Bound, admin_listener, admission_config, bind, bound, client_router},
     services::{Services, checkpoint, sweep_state, warn_insecure},
 };
 use crate::{
     admin::{Admin, AdminConfig, NodeIdentity, StartError},
-    api::{self, ApiConfig, ConfiguredKey},
     apps::RealtimeApps,
-    config::{self, Config, ControlConfig, InsecureSwitch},
-    demo::{self, DemoError},
-    health::{self, Readiness},
-    metrics::{self, HubCollector, StoreCollector},
+    config::{Config, ControlConfig, InsecureSwitch},
+    demo::DemoError,
+    health::Readiness,
+    metrics::{HubCollector, StoreCollector},
     plugin_host::{self, Forgotten, ForgottenOwners, SandboxHost, forget, return_unfit},
     transport::{
-        address::{ClientAddress, TrustedProxies},
-        admission::{Admission, AdmissionConfig},
+        address::TrustedProxies,
+        admission::Admission,
         handshake::{WebSocketConfig, WebSocketEndpoint},
         listener::{self, Listener},
         origin::{AllowedOrigins, BadOriginPattern},
@@ -75,9 +66,6 @@ const EVENTS_DRAIN: Duration = Duration::from_secs(5);
 
 /// Time for telling the directory of those who left: a moment of grace, a write or two.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Connections of the admin listener; operators and tools, never clients.
-const ADMIN_CONNECTIONS: usize = 1_024;
 
 /// Unfit versions reported and not dealt with yet. Over it, the next opening of their breakers reports again.
 const UNFIT_REPORTS: usize = 64;
@@ -154,13 +142,6 @@ pub struct Node {
     /// Deleted plugins, whose keys go.
     forgotten: ForgottenOwners,
     services: Services,
-}
-
-#[derive(Debug)]
-struct Bound {
-    socket: TcpListener,
-    address: SocketAddr,
-    listener: Listener,
 }
 
 /// What the start of a node tells whoever started it.
@@ -531,126 +512,6 @@ fn sandbox_config(config: &Config, unfit: UnfitSender) -> Result<SandboxConfig, 
         unfit: Some(unfit),
         explain_interval: config.plugins.explain_interval,
         state: config.plugins.state,
-    })
-}
-
-fn admission_config(config: &Config) -> AdmissionConfig {
-    let defaults = AdmissionConfig::default();
-    AdmissionConfig {
-        max_connections: config.client.connection_limit,
-        max_connections_per_address: u32::try_from(config.client.ip_connection_limit)
-            .unwrap_or(u32::MAX),
-        handshakes_per_second: config
-            .client
-            .connection_rate_limit
-            .unwrap_or(defaults.handshakes_per_second),
-        handshakes_per_address: config.client.ip_connection_rate_limit.get(),
-    }
-}
-
-fn client_router(
-    config: &Config,
-    store: &Arc<Store>,
-    realtime: &Arc<RealtimeNode>,
-    readiness: &Readiness,
-    registry: &Arc<Registry>,
-    endpoint: Arc<WebSocketEndpoint>,
-) -> Result<Router, BuildError> {
-    let mut router = Router::new();
-    if config.health.is_enabled {
-        let prefix = &config.health.handler_prefix;
-        router = router.merge(health::router(prefix, readiness.clone()));
-    }
-    if config.websocket.is_enabled {
-        router = router.merge(endpoint.router(&config.websocket.handler_prefix));
-    }
-    if config.http_api.is_enabled {
-        let keys = config.http_api.key.iter();
-        let keys = keys.map(|key| ConfiguredKey::new(AppId::default_app(), key.expose()));
-        let api_config = ApiConfig {
-            prefix: config.http_api.handler_prefix.clone(),
-            error_mode: match config.http_api.error_mode {
-                config::ErrorMode::Envelope => api::ErrorMode::Envelope,
-                config::ErrorMode::Transport => api::ErrorMode::Transport,
-            },
-            is_insecure: config.http_api.is_insecure,
-            keys: keys.collect(),
-        };
-        let realtime = Arc::new(Arc::clone(realtime));
-        router = router.merge(api::router(api_config, Arc::clone(store), realtime));
-    }
-    if config.prometheus.is_enabled {
-        let path = &config.prometheus.handler_prefix;
-        router = router.merge(metrics::router(path, Arc::clone(registry)));
-    }
-    if let Some(demo) = &config.demo {
-        router = router.merge(demo::router(demo)?);
-    }
-    Ok(router)
-}
-
-fn admin_listener(
-    config: &Config,
-    admin: &Arc<Admin>,
-    readiness: &Readiness,
-    registry: &Arc<Registry>,
-    metrics: TransportMetrics,
-    tracker: &TaskTracker,
-) -> Result<Bound, BuildError> {
-    let router = admin
-        .router()
-        .merge(health::router("/health", readiness.clone()))
-        .merge(crate::metrics::router("/metrics", Arc::clone(registry)))
-        .layer(axum::middleware::map_request(name_peer));
-    let listener = Listener {
-        router,
-        admission: Admission::new(AdmissionConfig {
-            max_connections: ADMIN_CONNECTIONS,
-            ..AdmissionConfig::default()
-        }),
-        proxies: Arc::default(),
-        metrics,
-        tracker: tracker.clone(),
-    };
-    let address = SocketAddr::new(config.admin_api.address, config.admin_api.port);
-    bind("admin_api.port", address, listener)
-}
-
-/// Gives the admin API the peer's address in the form it looks for.
-async fn name_peer(mut request: Request) -> Request {
-    if let Some(address) = request.extensions().get::<ClientAddress>().copied() {
-        request.extensions_mut().insert(ConnectInfo(address.peer));
-    }
-    request
-}
-
-fn bind(
-    setting: &'static str,
-    address: SocketAddr,
-    listener: Listener,
-) -> Result<Bound, BuildError> {
-    let socket = listener::bind(address).map_err(|source| BuildError::Bind {
-        setting,
-        address,
-        source,
-    })?;
-    bound(setting, socket, listener)
-}
-
-fn bound(
-    setting: &'static str,
-    socket: TcpListener,
-    listener: Listener,
-) -> Result<Bound, BuildError> {
-    let address = socket.local_addr().map_err(|source| BuildError::Bind {
-        setting,
-        address: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        source,
-    })?;
-    Ok(Bound {
-        socket,
-        address,
-        listener,
     })
 }
 

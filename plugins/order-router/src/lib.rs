@@ -18,7 +18,8 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use sha2::{Digest as _, Sha256};
 use tidegate_sdk::{
-    Configured, Message, Refusal, Routing, clock, config::{self, BadSetting},
+    Configured, Message, Refusal, Routing, clock,
+    config::{self, BadSetting},
     context::{self, Origin},
     log, metrics, plugin,
     routing::{Destinations, Target, Verdict},

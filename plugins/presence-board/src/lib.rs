@@ -18,13 +18,15 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use tidegate_sdk::{
-    Authorization, Configured, Events, Refusal, Rpc, Trouble, authorization, config::{self, BadSetting}, context,
+    Authorization, Configured, Events, Refusal, Rpc, Trouble, authorization,
+    config::{self, BadSetting},
+    context,
     events::{Event, Kind},
     log, plugin, publishing,
     publishing::PublishError,
-    rpc, state,
+    rpc,
     settings::Offered,
-    state::StateError,
+    state::{self, StateError},
 };
 
 /// The method that answers the whole board.

@@ -17,7 +17,8 @@ use serde::Deserialize;
 use tidegate_sdk::{
     Authentication, Authorization, Configured, Filtering, Message, Refusal,
     authentication::{self, Reason},
-    authorization, config::{self, BadSetting},
+    authorization,
+    config::{self, BadSetting},
     context::{self, Origin},
     filtering::Verdict,
     log, metrics, plugin,

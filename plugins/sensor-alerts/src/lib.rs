@@ -11,7 +11,8 @@ mod alarm;
 mod settings;
 
 use tidegate_sdk::{
-    BAD_DATA_CODE, Configured, Message, Refusal, Routing, clock, config::{self, BadSetting},
+    BAD_DATA_CODE, Configured, Message, Refusal, Routing, clock,
+    config::{self, BadSetting},
     context::{self, Origin},
     json::{self, FieldError},
     plugin,

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use tidegate_sdk::{
     Authentication, Configured, Identity, Refusal,
     authentication::{Reason, Request, Verdict},
-    clock, config::{self, BadSetting}, log, plugin,
+    clock,
+    config::{self, BadSetting},
+    log, plugin,
     settings::Offered,
 };
 

@@ -133,7 +133,10 @@ mod tests {
     fn a_setting_with_a_typo_is_not_bound() {
         let host = Host::new().config(json!({ "lout": false }));
         let error = host.check_settings::<Shout>("filtering").unwrap_err();
-        assert!(error.to_string().starts_with("unknown field `lout`"), "{error}");
+        assert!(
+            error.to_string().starts_with("unknown field `lout`"),
+            "{error}"
+        );
     }
 
     #[test]

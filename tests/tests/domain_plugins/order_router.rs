@@ -146,10 +146,23 @@ async fn an_order_that_cannot_reach_everybody_reaches_nobody() {
 async fn rules_that_name_nobody_are_not_bound_and_those_before_stay() {
     let node = node(&settings()).await;
     let bad = json!({ "rules": [{ "refuse": "no" }] }).to_string();
-    let bind = ["plugin", "bind", "order-router", "routing", "--scope", "namespace:orders", "--config", &bad];
+    let bind = [
+        "plugin",
+        "bind",
+        "order-router",
+        "routing",
+        "--scope",
+        "namespace:orders",
+        "--config",
+        &bad,
+    ];
     let refused = node.cli(&bind).await;
     assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains("`rules`: no rule names a channel"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("`rules`: no rule names a channel"),
+        "{}",
+        refused.stderr
+    );
     let listed = node.cli(&["plugin", "list", "--json"]).await.json();
     assert_eq!(listed["bindings"][0]["config"], settings(), "{listed}");
 }

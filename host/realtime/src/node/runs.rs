@@ -67,7 +67,7 @@ impl Node {
         let planned = self.schedule().list(id.as_str());
         let own = self.own_runs(id);
         let Some(cluster) = self.cluster().filter(|_| !planned.is_empty()) else {
-            return Progress::Ready(found(planned, own, Vec::new()));
+            return Progress::Ready(found(planned, own, &[]));
         };
         let surveyed = cluster.survey(id, Query::Runs);
         let cluster = Arc::clone(cluster);
@@ -79,12 +79,12 @@ impl Node {
                     Reply::Done | Reply::Channels(_) | Reply::Sessions(_) | Reply::Unknown => None,
                 });
                 let runs = own.into_iter().chain(theirs.flatten()).collect();
-                found(planned, runs, surveyed.silent)
+                found(planned, runs, &surveyed.silent)
             }
             Err(error) => {
                 tracing::debug!(%error, "the other nodes could not be asked for their runs");
                 let silent = cluster.others().into_iter().map(|node| node.uid);
-                found(planned, own, silent.collect())
+                found(planned, own, &silent.collect::<Vec<_>>())
             }
         })
     }
@@ -124,7 +124,7 @@ impl Node {
     }
 }
 
-fn found(planned: Vec<Planned>, runs: Vec<RunPlace>, silent: Vec<NodeUid>) -> ScheduleFound {
+fn found(planned: Vec<Planned>, runs: Vec<RunPlace>, silent: &[NodeUid]) -> ScheduleFound {
     let mut last: BTreeMap<PeriodName, RunPlace> = BTreeMap::new();
     for run in runs {
         let name = (run.plugin.clone(), run.period.clone());
@@ -172,7 +172,7 @@ mod tests {
                 next_ms: 9,
                 last: None,
             };
-            let mut found = found(vec![planned], runs, Vec::new());
+            let mut found = found(vec![planned], runs, &[]);
             found.periods.remove(0).last.map(|run| run.node)
         };
         assert_eq!(last(Vec::new()), None);

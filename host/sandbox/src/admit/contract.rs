@@ -258,7 +258,9 @@ fn check_export(
             AdmissionRefused::new(
                 "export-type",
                 match exported {
-                    Exported::Hook(hook) => format!("the hook `{hook}` has the wrong type: {problem}"),
+                    Exported::Hook(hook) => {
+                        format!("the hook `{hook}` has the wrong type: {problem}")
+                    }
                     Exported::Settings => format!("`{SETTINGS}` has the wrong type: {problem}"),
                 },
                 "build the plugin against the WIT of this server's version",

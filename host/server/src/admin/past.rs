@@ -47,7 +47,12 @@ pub(super) async fn of_binding(call: &Call, app: &AppName, id: &str) -> Result<S
     let bound = bindings.iter().find(|bound| bound.id == id);
     let past = bound.and_then(|bound| {
         let plugin = (app, &bound.plugin);
-        Some(of(&*call.admin.host, plugin, bound.active_version?, Some(bound.hook)))
+        Some(of(
+            &*call.admin.host,
+            plugin,
+            bound.active_version?,
+            Some(bound.hook),
+        ))
     });
     Ok(past.unwrap_or_default())
 }

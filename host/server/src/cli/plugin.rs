@@ -152,7 +152,9 @@ fn push(command: Push, output: Output) -> Result<(), Failure> {
     });
     // What is bound in the same go was tried with what it is bound with.
     if bound.is_empty() {
-        activated.iter().for_each(|activated| warn(activated, output));
+        activated
+            .iter()
+            .for_each(|activated| warn(activated, output));
     }
     bound.iter().for_each(|binding| warn(binding, output));
     Ok(())

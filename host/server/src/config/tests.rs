@@ -1,5 +1,7 @@
 mod control;
 mod engine;
+mod environment;
+mod files;
 
 use std::io::Write as _;
 
@@ -122,99 +124,6 @@ fn nothing_at_all_is_a_configuration() {
             .iter()
             .all(|value| value.origin == Origin::Default)
     );
-}
-
-#[test]
-fn configurations_of_the_reference_start_us_unchanged() {
-    let json = load_text(include_str!("testdata/centrifugo.json"), "json", &[]);
-    let config = json.unwrap_or_else(|problems| panic!("{problems}")).config;
-    assert_eq!(config.http_server.port, 8000);
-    assert_eq!(config.client.channel_limit, 256);
-    assert_eq!(config.client.allowed_origins.len(), 2);
-    let chat = &config.channels.namespaces["chat"];
-    assert_eq!(chat.history.unwrap().size, 100);
-    assert_eq!(
-        chat.history.unwrap().meta_ttl,
-        Duration::from_secs(720 * 3600)
-    );
-    assert!(chat.force_recovery && chat.subscribe.for_client && chat.publish.for_subscriber);
-    assert!(
-        config
-            .channels
-            .without_namespace
-            .allow_user_limited_channels
-    );
-    assert!(matches!(
-        config.token.issuer,
-        Some(TokenClaimRule::Exactly(_))
-    ));
-    assert!(config.prometheus.is_enabled);
-
-    let yaml = load_text(include_str!("testdata/centrifugo.yaml"), "yml", &[]);
-    let config = yaml.unwrap_or_else(|problems| panic!("{problems}")).config;
-    assert_eq!(config.log.level, LogLevel::Debug);
-    assert_eq!(config.websocket.max_message_bytes, 131_072);
-    assert_eq!(config.http_api.error_mode, ErrorMode::Transport);
-    let chat = &config.channels.namespaces["chat"];
-    assert_eq!(
-        chat.publication_data_format,
-        PublicationDataFormat::JsonObject
-    );
-    assert!(chat.channel_regex.as_ref().unwrap().is_match("lobby-1"));
-
-    let toml = load_text(include_str!("testdata/centrifugo.toml"), "toml", &[]);
-    let config = toml.unwrap_or_else(|problems| panic!("{problems}")).config;
-    assert_eq!(config.node_name.as_deref(), Some("edge-1"));
-    assert_eq!(config.token.hmac_previous_valid_until, Some(1_893_456_000));
-    assert_eq!(config.http_api.handler_prefix, "/server/api");
-    assert_eq!(config.client.user_connection_limit, Some(10));
-}
-
-#[test]
-fn the_whole_default_file_of_the_reference_starts_us() {
-    // As `centrifugo defaultconfig` prints it: every key, at its default.
-    let mut root = serde_json::json!({});
-    for line in include_str!("testdata/reference-keys.tsv")
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-    {
-        let (path, default) = line.split_once('\t').unwrap();
-        if path.contains("[]") {
-            continue;
-        }
-        let mut table = &mut root;
-        for part in path.split('.') {
-            table = &mut table[part];
-        }
-        *table = serde_json::from_str(default).unwrap();
-    }
-    let config = load_text(&root.to_string(), "json", &[])
-        .unwrap_or_else(|problems| panic!("{problems}"))
-        .config;
-    assert_eq!(config.client.connection_limit, DEFAULT_CONNECTION_LIMIT);
-}
-
-#[test]
-fn the_default_file_loads_unchanged_in_every_format() {
-    for (format, extension) in [
-        (Format::Toml, "toml"),
-        (Format::Yaml, "yaml"),
-        (Format::Json, "json"),
-    ] {
-        let text = default_file::render(format);
-        let loaded = load_text(&text, extension, &[])
-            .unwrap_or_else(|problems| panic!("{problems}\n{text}"));
-        let nothing = load(Sources {
-            file: None,
-            environment: &Variables::new(),
-            data_dir: None,
-        })
-        .unwrap();
-        for (ours, default) in loaded.effective.iter().zip(&nothing.effective) {
-            assert_eq!((&ours.path, &ours.value), (&default.path, &default.value));
-        }
-        assert_eq!(loaded.effective.len(), nothing.effective.len());
-    }
 }
 
 #[test]
@@ -391,72 +300,6 @@ enabled = true
 }
 
 #[test]
-fn the_environment_overrides_the_file() {
-    let config = good(
-        "[http_server]\nport = 1\n[[channel.namespaces]]\nname = \"old\"\npresence = true\n",
-        &[
-            ("TIDEGATE_HTTP_SERVER_PORT", "9000"),
-            ("TIDEGATE_DATA_DIR", "/srv/data"),
-            ("TIDEGATE_CLIENT_INSECURE", "true"),
-            (
-                "TIDEGATE_CLIENT_ALLOWED_ORIGINS",
-                "https://a.example https://b.example",
-            ),
-            ("TIDEGATE_HTTP_SERVER_TRUSTED_PROXIES", "[\"10.0.0.0/8\"]"),
-            ("TIDEGATE_CLIENT_STALE_CLOSE_DELAY", "5s"),
-            (
-                "TIDEGATE_CHANNEL_NAMESPACES",
-                r#"[{"name": "chat", "history_size": 1, "history_ttl": "1m"}]"#,
-            ),
-            ("TIDEGATE_ADMIN_KEY", "for the command line"),
-        ],
-    );
-    assert_eq!(config.http_server.port, 9000);
-    assert_eq!(config.data_dir, Path::new("/srv/data"));
-    assert_eq!(
-        config.client.allowed_origins,
-        ["https://a.example", "https://b.example"]
-    );
-    assert_eq!(config.http_server.trusted_proxies.len(), 1);
-    assert_eq!(config.client.stale_close_delay, Duration::from_secs(5));
-    assert_eq!(
-        config.channels.namespaces.keys().collect::<Vec<_>>(),
-        ["chat"]
-    );
-    assert_eq!(config.insecure_switches().len(), 1);
-}
-
-#[test]
-fn problems_of_the_environment_name_the_variable() {
-    let variables = [
-        ("TIDEGATE_HTTP_SERVER_PORT", "many"),
-        ("TIDEGATE_CLIENT_TOKEN_HMAC_SECRT_KEY", "x"),
-        ("TIDEGATE_SSE_ENABLED", "true"),
-        ("TIDEGATE_BIN", "of somebody else"),
-        ("TIDEGATE_CLIENT_COLOUR_OF_THE_SKY", "blue"),
-        (
-            "TIDEGATE_CHANNEL_NAMESPACES",
-            "[{\"name\": \"x1\", \"colour\": 1}]",
-        ),
-    ];
-    let problems = load_text("", "toml", &variables).unwrap_err();
-    let text = problems.to_string();
-    assert_eq!(problems.as_slice().len(), 5, "{text}");
-    assert!(
-        text.contains(
-            "environment variable TIDEGATE_HTTP_SERVER_PORT: http_server.port: write a whole number"
-        ),
-        "{text}"
-    );
-    assert!(
-        text.contains("did you mean TIDEGATE_CLIENT_TOKEN_HMAC_SECRET_KEY?"),
-        "{text}"
-    );
-    assert!(text.contains("sse.enabled"), "{text}");
-    assert!(text.contains("channel.namespaces[0].colour"), "{text}");
-}
-
-#[test]
 fn a_weak_secret_needs_the_switch_and_warns() {
     let config = good(
         "[client.token]\nhmac_secret_key = \"secret\"\ninsecure_allow_weak_hmac = true\n",
@@ -626,35 +469,5 @@ presense = true
                 "did you mean `channel.without_namespace.presence`",
             ),
         ],
-    );
-}
-
-#[test]
-fn variables_of_centrifugo_are_named_with_what_to_set_instead() {
-    let variables = [
-        ("CENTRIFUGO_CLIENT_INSECURE", "true"),
-        ("CENTRIFUGO_GRPC_API_ENABLED", "true"),
-        ("CENTRIFUGO_HTTP_API_KEY", ""),
-        ("CENTRIFUGO_SERVICE_HOST", "10.0.0.1"),
-    ];
-    let loaded = load_text("", "toml", &variables).unwrap();
-    assert!(!loaded.config.client.is_insecure, "it has no effect");
-    let ignored: Vec<_> = loaded
-        .ignored
-        .iter()
-        .map(|variable| (variable.name.as_str(), variable.hint.as_str()))
-        .collect();
-    assert_eq!(
-        ignored,
-        [
-            (
-                "CENTRIFUGO_CLIENT_INSECURE",
-                "it has no effect; set TIDEGATE_CLIENT_INSECURE instead"
-            ),
-            (
-                "CENTRIFUGO_GRPC_API_ENABLED",
-                "it has no effect, and Tidegate has no such key; unset it"
-            ),
-        ]
     );
 }

@@ -18,7 +18,9 @@ pub(super) fn n1_apps_do_not_see_each_others_plugins(on: Database) {
         Err(StoreError::NotFound { .. })
     ));
     assert!(matches!(
-        bench.store.activate(&actor(), &other, &name("filter"), 1, ""),
+        bench
+            .store
+            .activate(&actor(), &other, &name("filter"), 1, ""),
         Err(StoreError::NotFound { .. })
     ));
 }

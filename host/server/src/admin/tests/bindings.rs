@@ -120,30 +120,48 @@ async fn binding_to_a_namespace_that_is_not_configured_warns() {
 #[tokio::test]
 async fn settings_that_the_plugin_cannot_use_are_not_bound_and_who_binds_reads_why() {
     let bench = Bench::new();
-    bench.upload("picky", "filtering routing; needs: salt").await;
+    bench
+        .upload("picky", "filtering routing; needs: salt")
+        .await;
     bench.activate("picky", 1).await;
     let bind = async |hook: &str, more: serde_json::Value| {
         let mut body = json!({ "plugin": "picky", "hook": hook });
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
         bench.post("/apps/default/bindings", body).await
     };
     for more in [json!({}), json!({ "config": { "password": "hunter2" } })] {
         let got = bind("filtering", more).await;
         let problem = got.is_problem(422, "plugin-refused");
-        assert_eq!((&problem["rule"], &problem["field"]), (&json!("settings"), &json!("config")));
-        assert!(problem["detail"].as_str().unwrap().starts_with("no salt in {"));
+        assert_eq!(
+            (&problem["rule"], &problem["field"]),
+            (&json!("settings"), &json!("config"))
+        );
+        assert!(
+            problem["detail"]
+                .as_str()
+                .unwrap()
+                .starts_with("no salt in {")
+        );
     }
     assert!(bench.running().is_empty());
     let audit = bench.get("/apps/default/audit").await.body.to_string();
     assert!(audit.contains("cannot use these settings"), "{audit}");
     assert!(!audit.contains("hunter2"), "{audit}");
 
-    bind("filtering", json!({ "config": "salt" })).await.is(201, "BoundBinding");
+    bind("filtering", json!({ "config": "salt" }))
+        .await
+        .is(201, "BoundBinding");
     // What is bound already is not tried again when something else changes, and a change of it is.
-    bind("filtering", json!({ "failure_policy": "open" })).await.is(200, "BoundBinding");
+    bind("filtering", json!({ "failure_policy": "open" }))
+        .await
+        .is(200, "BoundBinding");
     let got = bind("filtering", json!({ "config": "sugar" })).await;
     got.is_problem(422, "plugin-refused");
-    bind("routing", json!({})).await.is_problem(422, "plugin-refused");
+    bind("routing", json!({}))
+        .await
+        .is_problem(422, "plugin-refused");
     // A hook that it does not have is said to be so, whatever the settings.
     let got = bind("rpc", json!({})).await;
     assert!(!got.body.to_string().contains("salt"), "{}", got.body);
@@ -157,14 +175,26 @@ async fn a_version_that_cannot_use_the_settings_that_are_bound_runs_and_says_so(
     bench.upload("picky", "filtering; needs: pepper").await;
     bench.activate("picky", 1).await;
     let body = json!({ "plugin": "picky", "hook": "filtering", "config": "salt" });
-    bench.post("/apps/default/bindings", body).await.is(201, "BoundBinding");
+    bench
+        .post("/apps/default/bindings", body)
+        .await
+        .is(201, "BoundBinding");
     let got = bench.activate("picky", 2).await;
     let warnings = &got.is(200, "Activation")["warnings"];
     let warning = warnings[0].as_str().unwrap();
-    assert!(warning.starts_with("at filtering@app version 2 cannot use"), "{warning}");
-    assert!(!warning.contains("salt"), "settings are not for all who may activate");
+    assert!(
+        warning.starts_with("at filtering@app version 2 cannot use"),
+        "{warning}"
+    );
+    assert!(
+        !warning.contains("salt"),
+        "settings are not for all who may activate"
+    );
     let body = json!({ "plugin": "picky", "hook": "filtering", "config": "pepper" });
-    bench.post("/apps/default/bindings", body).await.is(200, "BoundBinding");
+    bench
+        .post("/apps/default/bindings", body)
+        .await
+        .is(200, "BoundBinding");
     let got = bench.activate("picky", 2).await;
     assert!(got.is(200, "Activation")["warnings"].is_null());
 }

@@ -473,22 +473,42 @@ async fn m7_the_audit_log_says_what_the_version_that_goes_had_done() {
     bench.activate("worn", 1).await;
     let body = json!({ "plugin": "worn", "hook": "filtering" });
     let got = bench.post("/apps/default/bindings", body).await;
-    let id = got.is(201, "BoundBinding")["id"].as_str().unwrap().to_owned();
+    let id = got.is(201, "BoundBinding")["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     bench.activate("worn", 2).await;
-    bench.post("/apps/default/plugins/worn/rollback", "").await.is(200, "Activation");
+    bench
+        .post("/apps/default/plugins/worn/rollback", "")
+        .await
+        .is(200, "Activation");
     bench.activate("worn", 2).await;
     let plugin = tidegate_control::PluginName::parse("worn").unwrap();
     let app = AppName::default_app();
-    bench.admin.return_to_former(&app, &plugin, 2, "it kept failing").await.unwrap().unwrap();
-    bench.delete(&format!("/apps/default/bindings/{id}")).await.is(200, "Binding");
+    bench
+        .admin
+        .return_to_former(&app, &plugin, 2, "it kept failing")
+        .await
+        .unwrap()
+        .unwrap();
+    bench
+        .delete(&format!("/apps/default/bindings/{id}"))
+        .await
+        .is(200, "Binding");
 
     let first = "version 1 on this node: filtering 5 calls (pass 5)";
-    let second = "version 2 on this node: filtering 11 calls (pass 8), 3 failed (timeout 2, trap 1)";
+    let second =
+        "version 2 on this node: filtering 11 calls (pass 8), 3 failed (timeout 2, trap 1)";
     let got = bench.get("/apps/default/audit").await;
     let entries = got.is(200, "AuditEntries")["items"].as_array().unwrap();
     let told: Vec<_> = entries
         .iter()
-        .map(|entry| (entry["action"].as_str().unwrap(), entry["result"].as_str().unwrap()))
+        .map(|entry| {
+            (
+                entry["action"].as_str().unwrap(),
+                entry["result"].as_str().unwrap(),
+            )
+        })
         .take(6)
         .collect();
     let expected = [
