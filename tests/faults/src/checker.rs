@@ -4,6 +4,7 @@
 //! `docs/faults.md`. Invariant of the judge itself: a run that proves nothing does not pass.
 
 mod figures;
+mod leaves;
 mod loss;
 mod segments;
 
@@ -14,6 +15,7 @@ use std::{
 };
 
 pub use figures::Figures;
+pub use leaves::LeavesBar;
 use loss::acked_loss;
 pub use loss::{AckedLoss, Forgotten};
 use segments::Segment;
@@ -39,6 +41,8 @@ pub struct Expectation {
     /// Every publish ends, with whatever answer.
     pub publish_within: Option<Duration>,
     pub recovery: Recovery,
+    /// Those who were on a node that died leave so.
+    pub leaves: Option<LeavesBar>,
 }
 
 /// Who has to recover.
@@ -81,6 +85,8 @@ pub enum Invariant {
     Health,
     /// I10: what nobody knows of is there once or not at all.
     Unknown,
+    /// I11: who was on a node that died leaves once.
+    Leave,
     /// The row's own: connections that must not end, recoveries that must succeed.
     Row,
     /// The run proves nothing.
@@ -144,6 +150,9 @@ pub fn check(record: &Record, expected: &Expectation) -> Verdict {
     flow(record, expected, &mut verdict);
     health(record, expected, &mut verdict);
     once_at_most(record, &mut verdict);
+    if let (Some(leaves), Some(bar)) = (&record.leaves, expected.leaves) {
+        leaves::judge(leaves, bar, &mut verdict);
+    }
     row(record, expected, &mut verdict);
     vacuity(record, expected, &mut verdict);
     verdict

@@ -6,6 +6,7 @@
 
 pub mod checker;
 pub mod load;
+pub mod members;
 pub mod node;
 pub mod proxy;
 pub mod record;

@@ -228,6 +228,7 @@ impl Load {
             fault_at: self.fault_at,
             healed_at: self.healed_at,
             effects,
+            leaves: None,
         })
     }
 

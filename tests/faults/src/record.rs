@@ -2,7 +2,7 @@
 //!
 //! Plain values, so that a test can write evidence by hand. Times are since the start of the run.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// What a publication carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,19 @@ pub struct Health {
     pub is_ready: bool,
 }
 
+/// Sessions that others see, when a node dies that some of them are on; all by their client ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leaves {
+    /// Those on the node that died.
+    pub lost: BTreeSet<String>,
+    /// Those elsewhere.
+    pub living: BTreeSet<String>,
+    /// Who left, as a witness heard it, and how long after the fault.
+    pub heard: Vec<(Duration, String)>,
+    /// Whom presence names at the end.
+    pub present: BTreeSet<String>,
+}
+
 /// Everything that was seen in one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
@@ -123,4 +136,6 @@ pub struct Record {
     pub healed_at: Duration,
     /// Number of things that the fault visibly did; 0 means that it was none.
     pub effects: u64,
+    /// In a row about them.
+    pub leaves: Option<Leaves>,
 }

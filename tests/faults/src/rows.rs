@@ -28,6 +28,7 @@ pub enum Row {
     MemoryRestart,
     MemoryStorm,
     NodeKill,
+    NodeKillSeen,
     NodePause,
     RedisKillWithFile,
     RedisKillWithoutFile,
@@ -53,10 +54,11 @@ pub enum Row {
 
 impl Row {
     /// Every row, in the order of the table.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::MemoryRestart,
         Self::MemoryStorm,
         Self::NodeKill,
+        Self::NodeKillSeen,
         Self::NodePause,
         Self::RedisKillWithFile,
         Self::RedisKillWithoutFile,
@@ -86,6 +88,7 @@ impl Row {
             Self::MemoryRestart => "M1",
             Self::MemoryStorm => "M24",
             Self::NodeKill => "F1",
+            Self::NodeKillSeen => "F1s",
             Self::NodePause => "F2",
             Self::RedisKillWithFile => "F3",
             Self::RedisKillWithoutFile => "F4",
@@ -118,6 +121,9 @@ impl Row {
             }
             Self::MemoryStorm => "memory engine: 10,000 clients cut at once",
             Self::NodeKill => "one of two nodes killed (kill -9)",
+            Self::NodeKillSeen => {
+                "one of two nodes killed (kill -9) with 4,000 sessions that others see"
+            }
             Self::NodePause => "one of two nodes stopped (SIGSTOP) and continued",
             Self::RedisKillWithFile => "Redis killed, started again with its append-only file",
             Self::RedisKillWithoutFile => "Redis killed, started again empty",
@@ -162,6 +168,7 @@ impl Row {
             Self::MemoryRestart => Box::pin(nodes::memory_restart(size)).await,
             Self::MemoryStorm => Box::pin(nodes::memory_storm(size)).await,
             Self::NodeKill => Box::pin(nodes::kill(size)).await,
+            Self::NodeKillSeen => Box::pin(nodes::kill_seen(size)).await,
             Self::NodePause => Box::pin(nodes::pause(size)).await,
             Self::RedisKillWithFile => Box::pin(store::kill_with_file(size)).await,
             Self::RedisKillWithoutFile => Box::pin(store::kill_without_file(size)).await,

@@ -102,6 +102,7 @@ impl Size {
             // Threat model R2, and the way to the node and back.
             publish_within: Some(self.bar(6)),
             recovery: Recovery::WherePossible,
+            leaves: None,
         }
     }
 }
@@ -136,6 +137,11 @@ pub fn config(settings: &Value) -> Value {
             "force_recovery": true,
             "allow_subscribe_for_client": true,
             "allow_subscribe_for_anonymous": true,
+        }, {
+            "name": "seen",
+            "presence": true,
+            "join_leave": true,
+            "allow_subscribe_for_client": true,
         }] },
     });
     for (name, value) in settings.as_object().into_iter().flatten() {

@@ -42,6 +42,11 @@ async fn a_killed_node_loses_nothing_and_its_clients_recover_on_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_on_a_killed_node_leaves_once_and_nobody_else() {
+    passes(Row::NodeKillSeen).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_comes_back_with_its_file_has_lost_nothing() {
     passes(Row::RedisKillWithFile).await;
 }

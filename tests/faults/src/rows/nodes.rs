@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tidegate_test_redis::{RedisOptions, RedisServer};
+use tokio::time::Instant;
 
 use super::{Played, all_of_before, ends, finish, not_recovered, slower_than, without_ack};
 use crate::{
-    checker::{AckedLoss, Expectation, Recovery},
+    checker::{AckedLoss, Expectation, LeavesBar, Recovery},
     load::LoadOptions,
+    members::{self, Members, Witness},
+    record::Leaves,
     stage::{Size, Stage, memory, redis},
 };
 
@@ -86,6 +89,60 @@ pub(super) async fn kill(size: Size) -> Played {
         truth_within: Some(size.bar(1)),
         flow_within: Some(size.bar(25)),
         recovery: Recovery::SomeAndAll,
+        ..size.expectation()
+    };
+    Ok((record, expected))
+}
+
+/// Longer than the lease of a dead node's book.
+const SECOND_SURVIVOR: Duration = Duration::from_secs(17);
+
+/// Sessions on the node that is not killed.
+const LIVING: usize = 40;
+
+/// What a survivor tells in a second by the pace of `docs/cluster.md`, with room for a witness who hears in bursts.
+const LEAVES_PER_SECOND: usize = 3_000;
+
+/// Of those on the killed node others hear that they left, from the survivor: once of each, and of nobody else.
+pub(super) async fn kill_seen(size: Size) -> Played {
+    let number = match size {
+        Size::Quarter => 400,
+        Size::Full => 4_000,
+    };
+    let server = RedisServer::start(&RedisOptions::default());
+    let settings = members::settings(redis(&server.addr()));
+    let mut stage = Stage::open(&settings, 2, size.load()).await?;
+    let [survivor, victim] = [0, 1].map(|index| stage.nodes[index].addr());
+    let witness = Witness::listen(survivor).await?;
+    let living = Members::join(survivor, "living", LIVING).await?;
+    let lost = Members::join(victim, "lost", number).await?;
+    stage.load.run_for(size.before()).await;
+    stage.load.fault_begins();
+    let fault_at = Instant::now();
+    stage.nodes[1].kill();
+    stage.load.healed();
+    // The survivor is sure after 7 to 13 s.
+    let bar = LeavesBar {
+        within: size.bar(20),
+        most_per_second: LEAVES_PER_SECOND,
+    };
+    witness.until(number, bar.within).await;
+    // In which another survivor would tell it again.
+    stage.load.run_for(SECOND_SURVIVOR).await;
+    let leaves = Leaves {
+        heard: witness.heard(fault_at),
+        present: members::present(survivor).await?,
+        living: living.clients.clone(),
+        lost: lost.clients.clone(),
+    };
+    let num_heard = leaves.heard.len() as u64;
+    let mut record = finish(stage, |_| num_heard).await?;
+    record.leaves = Some(leaves);
+    let expected = Expectation {
+        truth_within: Some(size.bar(1)),
+        flow_within: Some(size.bar(25)),
+        recovery: Recovery::SomeAndAll,
+        leaves: Some(bar),
         ..size.expectation()
     };
     Ok((record, expected))

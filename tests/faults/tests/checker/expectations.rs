@@ -18,6 +18,7 @@ pub(crate) fn strict() -> Expectation {
         publishes_succeed: false,
         publish_within: None,
         recovery: Recovery::SomeAndAll,
+        leaves: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bars;
 mod expectations;
+mod leaves;
 mod losses;
 mod records;
 mod streams;

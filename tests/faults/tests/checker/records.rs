@@ -150,6 +150,7 @@ pub(crate) fn good() -> Record {
         fault_at: at(3),
         healed_at: at(5),
         effects: 1,
+        leaves: None,
     }
 }
 
