@@ -26,3 +26,4 @@ pub mod run;
 pub mod server;
 pub mod subject;
 pub mod template;
+pub mod yardstick;

@@ -37,25 +37,8 @@ impl Cluster {
             folders: Vec::new(),
         };
         for _ in 0..num_nodes {
-            let (node, folder) = server::start(
-                binary,
-                Workers::AsShipped,
-                Pages::AsShipped,
-                json!({
-                    "engine": { "type": "redis", "redis": { "address": [cluster.redis.url()] } },
-                    "client": {
-                        "token": { "hmac_secret_key": TOKEN_SECRET },
-                        "connection_rate_limit": 1_000_000,
-                        "presence_update_interval": PRESENCE_UPDATE,
-                    },
-                    "channel": { "namespaces": [
-                        namespace("chat", json!({ "history_size": 100, "history_ttl": "300s" })),
-                        namespace("plain", json!({})),
-                        namespace("room", json!({ "presence": true })),
-                        namespace("status", json!({ "history_size": 1, "history_ttl": "300s" })),
-                    ] },
-                }),
-            )?;
+            let engine = json!({ "type": "redis", "redis": { "address": [cluster.redis.url()] } });
+            let (node, folder) = start_node(binary, engine)?;
             cluster.nodes.push(node);
             cluster.folders.push(folder);
         }
@@ -128,6 +111,31 @@ impl Commands {
             .map(|(name, each)| format!("{name} {}", (each * 100.0).round() / 100.0));
         texts.collect::<Vec<_>>().join(", ")
     }
+}
+
+/// A node that keeps everything in its own memory, ready to serve.
+pub(crate) fn alone(binary: &Path) -> Result<(Subject, TempDir)> {
+    let (node, folder) = start_node(binary, json!({ "type": "memory" }))?;
+    ready(&node)?;
+    Ok((node, folder))
+}
+
+fn start_node(binary: &Path, engine: serde_json::Value) -> Result<(Subject, TempDir)> {
+    let members = json!({
+        "engine": engine,
+        "client": {
+            "token": { "hmac_secret_key": TOKEN_SECRET },
+            "connection_rate_limit": 1_000_000,
+            "presence_update_interval": PRESENCE_UPDATE,
+        },
+        "channel": { "namespaces": [
+            namespace("chat", json!({ "history_size": 100, "history_ttl": "300s" })),
+            namespace("plain", json!({})),
+            namespace("room", json!({ "presence": true })),
+            namespace("status", json!({ "history_size": 1, "history_ttl": "300s" })),
+        ] },
+    });
+    server::start(binary, Workers::AsShipped, Pages::AsShipped, members)
 }
 
 fn namespace(name: &str, options: serde_json::Value) -> serde_json::Value {

@@ -9,10 +9,12 @@ use tidegate_bench::identity::connect_command;
 use tidegate_bench::load::{Pace, Plan, Rig, RigConfig, Sample, Step};
 use tidegate_bench::process;
 use tidegate_bench::report::{at_least, at_most, median};
+use tidegate_bench::subject::Subject;
 use tidegate_bench::template::Template;
+use tidegate_bench::yardstick::{PUBLICATION_BYTES, Slowness};
 
 use super::Goals;
-use super::cluster::Cluster;
+use super::cluster::{self, Cluster};
 
 /// Publications that have no answer yet.
 const IN_FLIGHT: usize = 128;
@@ -22,9 +24,6 @@ const CHANNELS: usize = 1_000;
 
 /// Channels of one subscriber; a connection may have 128.
 const CHANNELS_EACH: usize = 100;
-
-/// Bytes of a publication's data.
-const PUBLICATION_BYTES: usize = 140;
 
 /// Commands of a request to the server API, and connections that send them.
 const BATCH: usize = 64;
@@ -56,15 +55,23 @@ struct Cost {
 
 impl Goals {
     pub(crate) fn publish(&mut self) -> Result<()> {
+        let slowness = Slowness::measure(&self.run)?;
+        println!("    {slowness}");
+        let alone = self.by_clients_alone()?;
         let mut table = String::from(
             "128 publications in flight, 1,000 channels with a history of 100, data of 140 bytes; nodes, Redis and the load\n\
              client share the machine. Microseconds of CPU for each publication, all nodes together. Clients: 128\n\
              connections, each with one publication that is not answered. Server API: two connections with batches of 64.\n\
              Heard: each channel by one session of the last node. The issue that set the bars names the reference at 24–32 µs of\n\
-             server and 13–17 µs of Redis, 30,000–43,000 a second; it was not measured here.\n\n\
+             server and 13–17 µs of Redis, 30,000–43,000 a second; it was not measured here. The first line is a node without\n\
+             Redis: sockets and protocol alone.\n\n\
              | Nodes | From | Heard | a second | nodes | Redis | load client | commands in Redis for each |\n\
              |---|---|---|---|---|---|---|---|\n",
         );
+        table.push_str(&format!(
+            "| 1, in memory | clients | no | {:.0} | {:.1} | - | {:.1} | - |\n",
+            alone.per_second, alone.our_micros, alone.client_micros
+        ));
         for num_nodes in [1, 2] {
             println!("publish with history, {num_nodes} node(s), {IN_FLIGHT} in flight");
             let cluster = Cluster::start(&self.options.server, num_nodes)?;
@@ -92,16 +99,17 @@ impl Goals {
                 .iter()
                 .filter(|(_, heard, _)| *heard == Heard::ByNobody);
             for (from, _, cost) in unheard {
-                self.add_bars(num_nodes, from, cost);
+                self.add_bars(num_nodes, from, cost, slowness);
             }
         }
+        table.push_str(&format!("\nAs to the machine: {slowness}.\n"));
         self.section("Publish with history through Redis", table);
         Ok(())
     }
 
-    fn add_bars(&mut self, num_nodes: usize, from: &str, cost: &Cost) {
+    fn add_bars(&mut self, num_nodes: usize, from: &str, cost: &Cost, slowness: Slowness) {
         let how = format!(
-            "{IN_FLIGHT} in flight, heard by nobody; the load client takes {:.1} µs of the same two cores for each",
+            "{IN_FLIGHT} in flight, heard by nobody; the load client takes {:.1} µs of the same two cores for each; {slowness}",
             cost.client_micros
         );
         let nodes = if num_nodes == 1 {
@@ -135,7 +143,7 @@ impl Goals {
         let cluster = Cluster::start(&self.options.server, 2)?;
         let mut rig = Rig::open(RigConfig {
             publishers: vec![cluster.nodes[0].client; IN_FLIGHT],
-            ..rig(&cluster, Heard::ByOneEach)
+            ..rig(&cluster.nodes, cluster.redis.pid().into(), Heard::ByOneEach)
         })?;
         let most = rig.measure(&self.plan(Pace::Answered, Heard::ByOneEach, 4.0))?;
         let full = most.published as f64 / most.seconds;
@@ -182,26 +190,50 @@ impl Goals {
     }
 
     fn by_clients(&self, cluster: &Cluster, heard: Heard) -> Result<Cost> {
-        let mut rig = Rig::open(rig(cluster, heard))?;
-        let plan = self.plan(Pace::Answered, heard, 5.0);
+        let rig = rig(&cluster.nodes, Some(cluster.redis.pid()), heard);
         let before = cluster.commands()?;
-        let mut published = 0;
+        let cost = self.by_rig(rig, cluster.nodes.len() - 1, heard)?;
+        // Those of the warm-up too: a mean over everything that was published, by how many scripts ran.
+        let after = cluster.commands()?;
+        let cost = Cost {
+            commands: after.since(&before, after.calls("evalsha", &before), 0.05),
+            ..cost
+        };
+        println!(
+            "    clients, heard {heard:?}: {:.0} a second, nodes {:.1} µs, Redis {:.1} µs, load client {:.1} µs",
+            cost.per_second, cost.our_micros, cost.redis_micros, cost.client_micros
+        );
+        Ok(cost)
+    }
+
+    /// The same with a node that has no Redis: what of the cost is sockets and protocol.
+    fn by_clients_alone(&self) -> Result<Cost> {
+        let (node, _folder) = cluster::alone(&self.options.server)?;
+        let rig = rig(std::slice::from_ref(&node), None, Heard::ByNobody);
+        let cost = self.by_rig(rig, 0, Heard::ByNobody)?;
+        println!(
+            "    clients, in memory: {:.0} a second, node {:.1} µs, load client {:.1} µs",
+            cost.per_second, cost.our_micros, cost.client_micros
+        );
+        Ok(cost)
+    }
+
+    /// `num_others` of the processes beside are nodes.
+    fn by_rig(&self, config: RigConfig, num_others: usize, heard: Heard) -> Result<Cost> {
+        let mut rig = Rig::open(config)?;
+        let plan = self.plan(Pace::Answered, heard, 5.0);
         let mut samples = Vec::new();
         for _ in 0..self.samples(3) {
             let sample = rig.measure(&plan)?;
             ensure!(
-                sample.refused == 0 && sample.lost == 0,
+                sample.refused == 0 && sample.lost == 0 && sample.published > 0,
                 "{} refused and {} lost of {}",
                 sample.refused,
                 sample.lost,
                 sample.published
             );
-            published = published.max(sample.published);
             samples.push(sample);
         }
-        // Those of the warm-up too: a mean over everything that was published, by how many scripts ran.
-        let after = cluster.commands()?;
-        ensure!(published > 0, "nothing was published");
         let micros = |cores: &dyn Fn(&Sample) -> f64| {
             median(
                 samples
@@ -209,26 +241,19 @@ impl Goals {
                     .map(|sample| cores(sample) * sample.seconds * 1e6 / sample.published as f64),
             )
         };
-        let cost = Cost {
+        Ok(Cost {
             per_second: median(
                 samples
                     .iter()
                     .map(|sample| sample.published as f64 / sample.seconds),
             ),
-            // Redis is the last of those beside, the other nodes are before it.
             our_micros: micros(&|sample| {
-                let (_, nodes) = sample.beside_cores.split_last().unwrap_or((&0.0, &[]));
-                sample.server_cores + nodes.iter().sum::<f64>()
+                sample.server_cores + sample.beside_cores[..num_others].iter().sum::<f64>()
             }),
-            redis_micros: micros(&|sample| sample.beside_cores.last().copied().unwrap_or(0.0)),
+            redis_micros: micros(&|sample| sample.beside_cores[num_others..].iter().sum()),
             client_micros: micros(&|sample| sample.client_cores),
-            commands: after.since(&before, after.calls("evalsha", &before), 0.05),
-        };
-        println!(
-            "    clients, heard {heard:?}: {:.0} a second, nodes {:.1} µs, Redis {:.1} µs, load client {:.1} µs",
-            cost.per_second, cost.our_micros, cost.redis_micros, cost.client_micros
-        );
-        Ok(cost)
+            commands: String::new(),
+        })
     }
 
     /// Batches of the server API, one connection after the other on each node.
@@ -309,12 +334,13 @@ impl Goals {
     }
 }
 
-/// Publishers spread over the nodes, and those who hear them on the last one.
-fn rig(cluster: &Cluster, heard: Heard) -> RigConfig {
+/// Publishers spread over the nodes, and those who hear them on the last one. Beside that are the other nodes and Redis,
+/// if there is one.
+fn rig(nodes: &[Subject], redis: Option<u32>, heard: Heard) -> RigConfig {
     let path = "/connection/websocket".to_owned();
-    let (last, others) = cluster.nodes.split_last().expect("a cluster has nodes");
+    let (last, others) = nodes.split_last().expect("there is a node");
     let publishers: Vec<SocketAddr> = (0..IN_FLIGHT)
-        .map(|nth| cluster.nodes[nth % cluster.nodes.len()].client)
+        .map(|nth| nodes[nth % nodes.len()].client)
         .collect();
     RigConfig {
         address: last.client,
@@ -333,11 +359,7 @@ fn rig(cluster: &Cluster, heard: Heard) -> RigConfig {
         groups: CHANNELS,
         publisher: Some((path, vec![Step::SendEach(connect_command), Step::Expect(1)])),
         publishers,
-        beside: others
-            .iter()
-            .map(|node| node.pid())
-            .chain([cluster.redis.pid()])
-            .collect(),
+        beside: others.iter().map(|node| node.pid()).chain(redis).collect(),
         delivery_prefix: r#"{"push":{"channel""#.into(),
     }
 }

@@ -123,8 +123,8 @@ impl Bench {
             shape.name
         );
         let best = {
-            let subject = start_ceiling(shape.channels)?;
-            let mut rig = ceiling_rig(&subject, CONNECTIONS);
+            let subject = yardstick::start(shape.channels)?;
+            let mut rig = yardstick::rig(&subject, CONNECTIONS);
             rig.groups = shape.channels;
             let message = Template::data(PUBLICATION_BYTES);
             measure(rig, &shape.plan(self, &message, shape.seconds[0]))?

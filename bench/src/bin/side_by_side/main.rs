@@ -25,9 +25,7 @@ use tidegate_bench::run::{Run, Thoroughness};
 use tidegate_bench::server::{self, Pages, Workers};
 use tidegate_bench::subject::Subject;
 use tidegate_bench::template::Template;
-
-/// Bytes of a publication's data, and of the ceiling's whole message.
-const PUBLICATION_BYTES: usize = 140;
+use tidegate_bench::yardstick::{self, PUBLICATION_BYTES};
 
 /// Sessions of the idle measurement.
 const IDLE_SESSIONS: usize = 10_000;
@@ -145,7 +143,7 @@ impl Bench {
 
     fn fan_out(&mut self, what: &str, subscribers: usize, window: u64, bar: f64) -> Result<()> {
         println!("fan-out: {what}");
-        let ceiling = start_ceiling(1)?;
+        let ceiling = yardstick::start(1)?;
         let (tidegate, _scratch) = self.start_tidegate(Workers::One, Pages::AsShipped)?;
         let mut pairs = Vec::new();
         for _ in 0..self.samples(7) {
@@ -159,7 +157,7 @@ impl Bench {
             let raw = Template::data(PUBLICATION_BYTES);
             let publish =
                 format!(r#"{{"id":{{id}},"publish":{{"channel":"bench:b","data":{raw}}}}}"#);
-            let ceiling = measure(ceiling_rig(&ceiling, subscribers), &plan(&raw))?;
+            let ceiling = measure(yardstick::rig(&ceiling, subscribers), &plan(&raw))?;
             let tidegate = measure(
                 tidegate_rig(&tidegate, subscribers, &["bench:b"]),
                 &plan(&publish),
@@ -229,12 +227,12 @@ impl Bench {
              | Session | Bytes of user memory each | More than the line before |\n|---|---|---|\n",
         );
         let ceiling = {
-            let subject = start_ceiling(1)?;
+            let subject = yardstick::start(1)?;
             self.held(
                 &subject,
                 RigConfig {
                     publisher: None,
-                    ..ceiling_rig(&subject, sessions)
+                    ..yardstick::rig(&subject, sessions)
                 },
             )?
         };
@@ -491,32 +489,8 @@ struct Held {
     cpu_us: f64,
 }
 
-fn start_ceiling(groups: usize) -> Result<Subject> {
-    let program = std::env::current_exe()
-        .context("where am I?")?
-        .with_file_name("ceiling");
-    let groups = groups.to_string();
-    Subject::start(Command::new(program).args(["--workers", "1", "--groups", &groups]))
-}
-
 fn measure(config: RigConfig, plan: &Plan) -> Result<Sample> {
     Rig::open(config)?.measure(plan)
-}
-
-/// Subscribers of the ceiling, which groups them itself.
-fn ceiling_rig(subject: &Subject, subscribers: usize) -> RigConfig {
-    RigConfig {
-        address: subject.client,
-        server_pid: subject.pid(),
-        subscriber_path: "/ws".into(),
-        subscriber_script: Vec::new(),
-        subscribers,
-        groups: 1,
-        publisher: Some(("/pub".into(), Vec::new())),
-        publishers: vec![subject.client],
-        beside: Vec::new(),
-        delivery_prefix: "{".into(),
-    }
 }
 
 /// Subscribers of these channels, and a publisher that joined none.
