@@ -38,7 +38,7 @@ impl Cluster {
         };
         for _ in 0..num_nodes {
             let engine = json!({ "type": "redis", "redis": { "address": [cluster.redis.url()] } });
-            let (node, folder) = start_node(binary, engine)?;
+            let (node, folder) = start_node(binary, &engine)?;
             cluster.nodes.push(node);
             cluster.folders.push(folder);
         }
@@ -115,12 +115,12 @@ impl Commands {
 
 /// A node that keeps everything in its own memory, ready to serve.
 pub(crate) fn alone(binary: &Path) -> Result<(Subject, TempDir)> {
-    let (node, folder) = start_node(binary, json!({ "type": "memory" }))?;
+    let (node, folder) = start_node(binary, &json!({ "type": "memory" }))?;
     ready(&node)?;
     Ok((node, folder))
 }
 
-fn start_node(binary: &Path, engine: serde_json::Value) -> Result<(Subject, TempDir)> {
+fn start_node(binary: &Path, engine: &serde_json::Value) -> Result<(Subject, TempDir)> {
     let members = json!({
         "engine": engine,
         "client": {
