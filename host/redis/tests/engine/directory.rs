@@ -183,21 +183,21 @@ async fn a_closed_book_that_gets_a_line_is_opened_again() {
 #[tokio::test]
 async fn a_server_that_comes_back_as_another_one_is_a_lapse() {
     let mut servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
-    let member = Member::connected(&shards(&servers)).await;
-    assert_eq!(member.directory.num_lapses(), 0);
+    let directory = connected(&shards(&servers)).await;
+    assert_eq!(directory.num_lapses(), 0);
     // Not the one that has the nodes and their books: a node is known all the same.
     servers[1].restart();
     let lapsed = async {
-        while member.directory.num_lapses() == 0 {
+        while directory.num_lapses() == 0 {
             tokio::task::yield_now().await;
         }
     };
     within(lapsed).await;
     let node = NodeUid::random();
     for _ in 0..2 {
-        within(member.directory.beat(&node, SILENT_FOR).wait())
+        within(directory.beat(&node, SILENT_FOR).wait())
             .await
             .unwrap();
     }
-    assert_eq!(member.directory.num_lapses(), 1);
+    assert_eq!(directory.num_lapses(), 1);
 }
