@@ -19,8 +19,8 @@ use crate::load::Api;
 /// The channels they are in.
 pub const CHANNELS: usize = 20;
 
-/// The header that says who a member is; see `settings`.
-const USER_HEADER: &str = "X-Member";
+/// The header that says who a client is; see `settings`.
+pub(crate) const USER_HEADER: &str = "X-Member";
 
 /// Connections that are made at the same time.
 const AT_ONCE: usize = 16;
@@ -36,10 +36,8 @@ type Socket = WebSocketStream<TcpStream>;
 
 /// What a node needs for them, in addition to `engine`.
 pub fn settings(mut engine: Value) -> Value {
-    engine["client"] = json!({
-        "allow_anonymous_connect_without_token": true,
-        "user_id_http_header": USER_HEADER,
-    });
+    // Who may be anonymous is, whatever the header says.
+    engine["client"] = json!({ "user_id_http_header": USER_HEADER });
     engine
 }
 

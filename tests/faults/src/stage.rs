@@ -142,6 +142,7 @@ pub fn config(settings: &Value) -> Value {
             "presence": true,
             "join_leave": true,
             "allow_subscribe_for_client": true,
+            "allow_presence_for_subscriber": true,
         }] },
     });
     for (name, value) in settings.as_object().into_iter().flatten() {

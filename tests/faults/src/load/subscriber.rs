@@ -23,6 +23,7 @@ use tokio_tungstenite::{
 };
 
 use super::{Phase, Shared, body};
+use crate::members::USER_HEADER;
 use crate::record::{Entry, Event, Position, Subscribed, SubscriberLog};
 
 /// First delay of a reconnect or resubscribe.
@@ -365,6 +366,9 @@ async fn handshake(addr: SocketAddr, codec: Codec) -> Result<Socket, Option<u16>
     stream.set_nodelay(true).map_err(|_| None)?;
     let url = format!("ws://{addr}/connection/websocket");
     let mut request = url.into_client_request().expect("the URL is valid");
+    // Only rows with members have nodes that look at it.
+    let user = HeaderValue::from_static("load");
+    request.headers_mut().insert(USER_HEADER, user);
     if codec == Codec::Protobuf {
         let protocol = HeaderValue::from_static("centrifuge-protobuf");
         request
