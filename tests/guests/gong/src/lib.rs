@@ -34,6 +34,8 @@ impl Events for Gong {
         Kind::Published,
         Kind::Occupied,
         Kind::Vacated,
+        Kind::Online,
+        Kind::Offline,
     ];
 
     fn handle(batch: Vec<Event>) -> Result<(), Trouble> {
