@@ -6,7 +6,7 @@
 //! connection ends within `io_timeout`; a command that finds none waits `PATIENCE` at most. A server that loads its data
 //! keeps its connection, which is not on offer before the server says that it has them.
 
-use std::{future::poll_fn, iter, pin::pin, sync::Arc, task::Poll, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use rand::RngExt as _;
@@ -196,24 +196,6 @@ impl Drop for Link {
     }
 }
 
-/// Polls the driver of a connection behind the tasks that are ready already. A command wakes it, and it would run next,
-/// before the other tasks have sent theirs: one system call for each command, where one serves them all.
-async fn after_others(driver: impl Future<Output = ()>) {
-    let mut driver = pin!(driver);
-    let mut has_stood_back = false;
-    poll_fn(|context| {
-        if !has_stood_back {
-            has_stood_back = true;
-            // Who wakes itself goes to the end of the worker's queue.
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        has_stood_back = false;
-        driver.as_mut().poll(context)
-    })
-    .await;
-}
-
 /// Where a link leads.
 #[derive(Debug)]
 pub(super) enum Server {
@@ -314,7 +296,7 @@ impl Shared {
             tokio::select! {
                 biased; // A connection that is given up must not take one command more.
                 () = closing.cancelled() => {}
-                () = after_others(driver) => {}
+                () = driver => {}
             }
         });
         tokio::select! {
