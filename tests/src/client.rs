@@ -178,6 +178,22 @@ impl Client {
         }
     }
 
+    /// The users of whom pushes say that they left, in order, until a publication comes.
+    ///
+    /// # Panics
+    /// When the connection ends first.
+    pub async fn who_left_before_a_publication(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
+        loop {
+            let push = self.push().await;
+            if let Some(leave) = push.leave {
+                left.push(leave.info.expect("of somebody").user);
+            } else if push.r#pub.is_some() {
+                return left;
+            }
+        }
+    }
+
     /// The first message that is the wanted one; what arrives before it is kept in order.
     async fn first(
         &mut self,

@@ -114,15 +114,7 @@ async fn plugins_are_told_of_the_sessions_of_a_killed_node_and_channels_once() {
     }
     // Nothing more is told to the channel than that each session left.
     eve.publish("room:one", &json!("mark")).await;
-    let mut left = Vec::new();
-    loop {
-        let push = eve.push().await;
-        if let Some(leave) = push.leave {
-            left.push(leave.info.expect("of somebody").user);
-        } else if push.r#pub.is_some() {
-            break;
-        }
-    }
+    let mut left = eve.who_left_before_a_publication().await;
     left.sort_unstable();
     assert_eq!(left, DEVICES);
 }
