@@ -81,22 +81,19 @@ impl Node {
     /// When the node refuses it.
     pub async fn install(&self, package: &str, place: &str, settings: &Value) -> Value {
         let wasm = crate::guests::wasm(package);
-        let (wasm, settings) = (wasm.display().to_string(), settings.to_string());
-        self.cli(&[
-            "plugin",
-            "push",
-            &wasm,
-            "--name",
-            package,
-            "--activate",
-            "--bind",
-            place,
-            "--config",
-            &settings,
-            "--json",
-        ])
-        .await
-        .json()
+        let settings = settings.to_string();
+        let options = ["--activate", "--bind", place, "--config", &settings];
+        self.push(&wasm, package, &options).await.json()
+    }
+
+    /// Pushes a plugin's file under a name, with these options, if the node lets it.
+    ///
+    /// # Panics
+    /// When the file's path is no text, or the binary cannot be executed.
+    pub async fn push(&self, file: &Path, name: &str, options: &[&str]) -> Ended {
+        let file = file.to_str().expect("paths of guests are texts");
+        let push = ["plugin", "push", file, "--name", name, "--json"];
+        self.cli(&[&push, options].concat()).await
     }
 
     /// Starts `tidegate ARGS` against this node and does not wait for it.

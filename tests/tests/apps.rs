@@ -243,22 +243,9 @@ async fn n1_a_plugin_bound_in_one_app_judges_nothing_of_the_other() {
         App::create(&node, "shop").await,
         App::create(&node, "game").await,
     );
-    let wasm = guests::wasm("guest-stamp").display().to_string();
-    node.cli(&[
-        "plugin",
-        "push",
-        &wasm,
-        "--name",
-        "stamp",
-        "--activate",
-        "--bind",
-        "filtering",
-        "--app",
-        "shop",
-        "--json",
-    ])
-    .await
-    .json();
+    let options = ["--activate", "--bind", "filtering", "--app", "shop"];
+    let stamp = guests::wasm("guest-stamp");
+    node.push(&stamp, "stamp", &options).await.json();
     let mut in_shop = shop.join(&node, Codec::Json, "ann").await;
     let mut in_game = game.join(&node, Codec::Json, "ann").await;
     publish(&shop.api(&node), &json!({ "s": 1 })).await;

@@ -46,23 +46,10 @@ async fn w5_a_damaged_artifact_fails_its_own_binding_and_neither_the_start_nor_a
         .await
         .json();
     let key = made["secret"].as_str().unwrap().to_owned();
-    let stamp = guests::wasm("guest-stamp").display().to_string();
-    before
-        .cli(&[
-            "plugin",
-            "push",
-            &stamp,
-            "--name",
-            "stamp",
-            "--app",
-            "shop",
-            "--activate",
-            "--bind",
-            "filtering@namespace:chat",
-            "--json",
-        ])
-        .await
-        .json();
+    let stamp = guests::wasm("guest-stamp");
+    let bind = ["--bind", "filtering@namespace:chat", "--app", "shop"];
+    let options = [&["--activate"], &bind[..]].concat();
+    before.push(&stamp, "stamp", &options).await.json();
     before.terminate();
     within("the node ends", before.ended()).await;
 

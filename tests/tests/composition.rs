@@ -34,18 +34,9 @@ fn node() -> Node {
 
 /// Uploads the guest under these names, each of which then listens to its own commands.
 async fn members(node: &Node, names: &[&str]) {
-    let wasm = guests::wasm("guest-member").display().to_string();
+    let wasm = guests::wasm("guest-member");
     for name in names {
-        let push = [
-            "plugin",
-            "push",
-            &wasm,
-            "--name",
-            name,
-            "--activate",
-            "--json",
-        ];
-        node.cli(&push).await.json();
+        node.push(&wasm, name, &["--activate"]).await.json();
     }
 }
 

@@ -69,20 +69,8 @@ async fn a_node_moves_into_a_shared_database_and_back_with_everything() {
     let place = |name: &str| files.path().join(name);
     let mut alone = node(&place("alone")).start();
     let file = guests::variant("guest-stamp", "one", files.path());
-    let file = file.to_str().expect("the folder has a plain name");
-    let bind = "filtering@namespace:room";
-    let push = [
-        "plugin",
-        "push",
-        file,
-        "--name",
-        "stamp",
-        "--activate",
-        "--bind",
-        bind,
-        "--json",
-    ];
-    alone.cli(&push).await.json();
+    let options = ["--activate", "--bind", "filtering@namespace:room"];
+    alone.push(&file, "stamp", &options).await.json();
     let made = alone.cli(&["app", "create", "shop", "--json"]).await.json();
     let arguments = ["app", "keys", "shop", "--create", "api", "--json"];
     let key = alone.cli(&arguments).await.json();

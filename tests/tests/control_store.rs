@@ -67,20 +67,9 @@ impl Cluster {
     /// Pushes, activates and binds a build of the guest that writes its version into messages.
     async fn push(&self, index: usize, mark: &str) -> Value {
         let file = guests::variant("guest-stamp", mark, self.files.path());
-        let file = file.to_str().expect("the folder has a plain name");
-        let place = "filtering@namespace:room";
-        let arguments = [
-            "plugin",
-            "push",
-            file,
-            "--name",
-            "stamp",
-            "--activate",
-            "--bind",
-            place,
-            "--json",
-        ];
-        self.nodes[index].cli(&arguments).await.json()
+        let options = ["--activate", "--bind", "filtering@namespace:room"];
+        let pushed = self.nodes[index].push(&file, "stamp", &options).await;
+        pushed.json()
     }
 
     /// Waits until a message that is published at a node is stamped with this version; how long that took.

@@ -52,18 +52,8 @@ async fn control_state_is_whole_after_kills_during_upload_activation_and_traffic
     let folder = tempfile::tempdir().unwrap();
     let mut running = node().data_dir(data.path()).start();
     let first = guests::variant("guest-stamp", "0", folder.path());
-    running
-        .cli(&[
-            "plugin",
-            "push",
-            first.to_str().unwrap(),
-            "--name",
-            "stamp",
-            "--activate",
-            "--json",
-        ])
-        .await
-        .json();
+    let pushed = running.push(&first, "stamp", &["--activate"]).await;
+    pushed.json();
     running
         .cli(&[
             "plugin",

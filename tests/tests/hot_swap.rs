@@ -78,17 +78,7 @@ async fn two_hundred_activations_under_a_thousand_sockets_lose_and_disturb_nothi
     let folder = tempfile::tempdir().unwrap();
     for mark in ["one", "two"] {
         let file = guests::variant("guest-stamp", mark, folder.path());
-        let pushed = node
-            .cli(&[
-                "plugin",
-                "push",
-                file.to_str().unwrap(),
-                "--name",
-                "stamp",
-                "--json",
-            ])
-            .await;
-        pushed.json();
+        node.push(&file, "stamp", &[]).await.json();
     }
     node.cli(&["plugin", "activate", "stamp", "1", "--json"])
         .await

@@ -118,19 +118,9 @@ async fn a_line_carries_whose_command_it_was_and_filters_pick_it() {
     assert!(empty.stderr.contains("log::info!"), "{}", empty.stderr);
 
     // A second plugin in the pipeline: the lines of one command belong together over plugins.
-    let wasm = guests::wasm(CHATTY).display().to_string();
-    let push = [
-        "plugin",
-        "push",
-        &wasm,
-        "--name",
-        "second",
-        "--activate",
-        "--bind",
-        "filtering@app",
-        "--json",
-    ];
-    node.cli(&push).await.json();
+    let options = ["--activate", "--bind", "filtering@app"];
+    let wasm = guests::wasm(CHATTY);
+    node.push(&wasm, "second", &options).await.json();
     let (mut alice, mut bob) = (client(&node, "alice").await, client(&node, "bob").await);
     say(&mut alice, &["one", "two"]).await;
     say(&mut bob, &["three"]).await;

@@ -133,18 +133,8 @@ async fn a_change_of_lane_and_a_former_version_are_visible() {
 
     let folder = tempfile::tempdir().unwrap();
     let next = tidegate_tests::guests::variant("guest-trap", "next", folder.path());
-    let next = next.to_str().unwrap();
-    node.cli(&[
-        "plugin",
-        "push",
-        next,
-        "--name",
-        "guest-trap",
-        "--activate",
-        "--json",
-    ])
-    .await
-    .json();
+    let pushed = node.push(&next, "guest-trap", &["--activate"]).await;
+    pushed.json();
     assert_eq!(publish(&mut client, "nothing").await, 0);
     let answer = node.admin().get(OF_PLUGIN).await.json();
     let seen = |index: usize, member: &str| answer["items"][index][member].clone();

@@ -69,9 +69,8 @@ async fn a_plugin_keeps_its_keys_over_calls_and_versions_until_it_is_deleted() {
     // Another version, in the place of the first: it finds what that one kept.
     let folder = tempfile::tempdir().expect("a temporary folder");
     let second = guests::variant(VAULT, "two", folder.path());
-    let second = second.display().to_string();
-    node.cli(&["plugin", "push", &second, "--name", VAULT, "--activate"])
-        .await;
+    let pushed = node.push(&second, VAULT, &["--activate"]).await;
+    assert_eq!(pushed.json()["version"], 2);
     assert_eq!(ask(&mut ann, "get", key.clone()).await, ok("two"));
     assert_eq!(ask(&mut ann, "count", count).await, ok(4));
     assert_eq!(ask(&mut ann, "drop", key.clone()).await, ok(true));

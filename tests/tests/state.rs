@@ -29,17 +29,9 @@ impl Keeper {
                 "allow_subscribe_for_client": true,
             }))
             .start();
-        let wasm = guests::wasm("guest-rpc-echo").display().to_string();
-        let push = [
-            "plugin",
-            "push",
-            &wasm,
-            "--name",
-            "keeper",
-            "--activate",
-            "--json",
-        ];
-        node.cli(&push).await.json();
+        let wasm = guests::wasm("guest-rpc-echo");
+        let pushed = node.push(&wasm, "keeper", &["--activate"]).await;
+        pushed.json();
         let bind = ["plugin", "bind", "keeper", "rpc", "--json"];
         node.cli(&bind).await.json();
         let client = Client::connect(&node, Codec::Json, ConnectRequest::default()).await;

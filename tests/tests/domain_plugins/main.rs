@@ -71,21 +71,11 @@ async fn settings_that_cannot_be_used_are_refused_before_they_are_bound() {
     let node = builder().namespace(open("chat")).start();
     let settings =
         json!({ "tiers": { "free": { "rate": 1, "per": "1s" } }, "default_tier": "silver" });
+    let settings = settings.to_string();
+    let bind = ["--bind", "filtering@namespace:chat", "--config", &settings];
     let wasm = tidegate_tests::guests::wasm("rate-tier");
-    let push = [
-        "plugin",
-        "push",
-        &wasm.display().to_string(),
-        "--name",
-        "rate-tier",
-        "--activate",
-        "--bind",
-        "filtering@namespace:chat",
-        "--config",
-        &settings.to_string(),
-        "--json",
-    ];
-    let refused = node.cli(&push).await;
+    let options = [&["--activate"], &bind[..]].concat();
+    let refused = node.push(&wasm, "rate-tier", &options).await;
     assert_eq!(refused.code, Some(1), "{}", refused.stdout);
     let says = "`default_tier`: `silver` is none of the tiers: free";
     assert!(refused.stderr.contains(says), "{}", refused.stderr);

@@ -68,17 +68,8 @@ async fn an_alarm_outlives_the_version_that_raised_it() {
 
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
     let second = tidegate_tests::guests::variant("sensor-alerts", "second", folder.path());
-    let second = second.display().to_string();
-    let pushed = [
-        "plugin",
-        "push",
-        &second,
-        "--name",
-        "sensor-alerts",
-        "--activate",
-        "--json",
-    ];
-    let pushed = node.cli(&pushed).await.json();
+    let pushed = node.push(&second, "sensor-alerts", &["--activate"]).await;
+    let pushed = pushed.json();
     assert_eq!(pushed["version"], 2, "{pushed}");
 
     accepted(&gateway.publish(HALL, &hot).await);
