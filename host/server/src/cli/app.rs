@@ -6,7 +6,12 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tidegate_control::AppName;
 
-use super::{Failure, Output, block_on, http::Client, output::table, server::AdminAccess};
+use super::{
+    Failure, Output, block_on,
+    http::Client,
+    output::{string, table},
+    server::AdminAccess,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum AppCommand {
@@ -106,7 +111,7 @@ fn create(Create { name, server }: &Create, output: Output) -> Result<(), Failur
              token secret  {}\n\
              The secret is shown this once; sign connection tokens with it (HS256).\n\
              next: tidegate app keys {name} --create api",
-            text(&made["token_secret"])
+            string(&made["token_secret"])
         )
     });
     Ok(())
@@ -117,7 +122,11 @@ fn list(List { server }: &List, output: Output) -> Result<(), Failure> {
     let mut answer = call(&client, Method::GET, "/admin/v1/apps", &Value::Null)?;
     let apps = items(&mut answer);
     output.result(&json!({ "apps": apps }), || {
-        let row = |app: &Value| ["name", "created_at"].map(|name| text(&app[name])).to_vec();
+        let row = |app: &Value| {
+            ["name", "created_at"]
+                .map(|name| string(&app[name]))
+                .to_vec()
+        };
         table(
             &["APP", "CREATED"],
             &apps.iter().map(row).collect::<Vec<_>>(),
@@ -156,8 +165,8 @@ fn keys(command: Keys, output: Output) -> Result<(), Failure> {
         output.result(&made, || {
             format!(
                 "{}\nkey {} of app {name}, role {role}; it is shown this once",
-                text(&made["secret"]),
-                text(&made["id"])
+                string(&made["secret"]),
+                string(&made["id"])
             )
         });
         return Ok(());
@@ -167,7 +176,7 @@ fn keys(command: Keys, output: Output) -> Result<(), Failure> {
         let path = format!("{path}/{id}");
         let revoked = call(&client, Method::DELETE, &path, &Value::Null)?;
         output.result(&revoked, || {
-            format!("key {} opens nothing any more", text(&revoked["id"]))
+            format!("key {} opens nothing any more", string(&revoked["id"]))
         });
         return Ok(());
     }
@@ -179,7 +188,7 @@ fn keys(command: Keys, output: Output) -> Result<(), Failure> {
         }
         let row = |key: &Value| {
             ["id", "role", "label", "created_at", "revoked_at"]
-                .map(|name| text(&key[name]))
+                .map(|name| string(&key[name]))
                 .to_vec()
         };
         table(
@@ -204,8 +213,4 @@ fn items(answer: &mut Value) -> Vec<Value> {
         Value::Array(items) => items,
         _ => Vec::new(),
     }
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{
     Failure, Output, block_on,
     http::Client,
-    output::{table, word},
+    output::{table, text, word},
     server::AdminServer,
 };
 
@@ -283,10 +283,6 @@ fn tell_step(step: &Value, is_verbose: bool, lines: &mut Vec<String>) {
             &[],
         ),
     }
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]

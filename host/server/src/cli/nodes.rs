@@ -7,7 +7,11 @@ use hyper::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{Failure, Output, block_on, output::table, server::AdminAccess};
+use super::{
+    Failure, Output, block_on,
+    output::{string, table},
+    server::AdminAccess,
+};
 
 /// Longest wait for the nodes; compiling a large plugin takes a part of it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,7 +55,7 @@ pub(super) fn run(command: &Nodes, output: Output) -> Result<(), Failure> {
         output.note(&format!("only the node that was asked is shown: {problem}"));
         for node in items(&answer["items"]) {
             if let Some(seconds) = node["store_heard_seconds_ago"].as_u64() {
-                let name = text(&node["name"]);
+                let name = string(&node["name"]);
                 output.note(&format!("{name} heard the store last {seconds} s ago"));
             }
         }
@@ -74,7 +78,7 @@ fn behind(answer: &Value) -> Vec<String> {
         behind.push(problem.to_owned());
     }
     for node in items(&answer["items"]) {
-        let name = text(&node["name"]);
+        let name = string(&node["name"]);
         if node["revision"] != answer["revision"] {
             behind.push(format!("{name} has not followed yet"));
         }
@@ -98,8 +102,8 @@ fn shown(answer: &Value) -> String {
         };
         let state = node["problem"].as_str().unwrap_or(state);
         let of_node = [
-            text(&node["name"]),
-            text(&node["version"]),
+            string(&node["name"]),
+            string(&node["version"]),
             state.to_owned(),
         ];
         let mut plugins = items(&node["plugins"]).peekable();
@@ -111,12 +115,12 @@ fn shown(answer: &Value) -> String {
                 Value::Null => "none".to_owned(),
                 version => version.to_string(),
             };
-            let name = format!("{}/{}", text(&plugin["app"]), text(&plugin["plugin"]));
+            let name = format!("{}/{}", string(&plugin["app"]), string(&plugin["plugin"]));
             let of_plugin = [
                 name,
                 version,
-                text(&plugin["since"]),
-                text(&plugin["problem"]),
+                string(&plugin["since"]),
+                string(&plugin["problem"]),
             ];
             rows.push([&of_node[..], &of_plugin[..]].concat());
         }
@@ -129,10 +133,6 @@ fn shown(answer: &Value) -> String {
 
 fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list.as_array().into_iter().flatten()
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -190,6 +190,16 @@ pub(super) fn describe_fields(value: &Value, indent: usize) -> String {
     }
 }
 
+/// The text of a member; empty where it is none.
+pub(super) fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The same as a cell of a [`table`].
+pub(super) fn string(value: &Value) -> String {
+    text(value).to_owned()
+}
+
 /// A value that somebody else chose, so that it cannot be taken for anything else on the line.
 pub(super) fn word(text: &str) -> String {
     let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b'=');

@@ -11,7 +11,10 @@ use super::{
     api::{LogsWanted, PluginApi},
     arguments::Logs,
 };
-use crate::cli::{Failure, Output, block_on, output::word};
+use crate::cli::{
+    Failure, Output, block_on,
+    output::{text, word},
+};
 
 /// A server sends something every 15 seconds.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
@@ -127,10 +130,6 @@ fn show(item: &Value) -> String {
         ""
     };
     format!("{line}  {speaker}{}", text(&item["message"]))
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
 }
 
 #[cfg(test)]

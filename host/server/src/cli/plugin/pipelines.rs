@@ -3,7 +3,10 @@
 use serde_json::Value;
 
 use super::{api::PluginApi, arguments::Pipelines};
-use crate::cli::{Failure, Output, block_on, output::table};
+use crate::cli::{
+    Failure, Output, block_on,
+    output::{string, table},
+};
 
 pub(super) fn run(command: &Pipelines, output: Output) -> Result<(), Failure> {
     let api = PluginApi::new(&command.server, output)?;
@@ -31,12 +34,12 @@ fn describe(pipeline: &Value) -> String {
         .flatten()
         .map(|step| {
             vec![
-                word(step, "plugin"),
+                string(&step["plugin"]),
                 step["version"].to_string(),
-                word(step, "scope"),
-                word(step, "failure_policy"),
-                word(step, "lane"),
-                word(step, "breaker"),
+                string(&step["scope"]),
+                string(&step["failure_policy"]),
+                string(&step["lane"]),
+                string(&step["breaker"]),
                 format!("{} ms", step["deadline_ms"]),
             ]
         })
@@ -59,17 +62,13 @@ fn describe(pipeline: &Value) -> String {
         .collect();
     format!(
         "{}@{} runs {}, {} ms by its deadlines, {} ms at the very worst\n{}",
-        word(pipeline, "hook"),
-        word(pipeline, "scope"),
-        word(pipeline, "lane"),
+        string(&pipeline["hook"]),
+        string(&pipeline["scope"]),
+        string(&pipeline["lane"]),
         pipeline["deadlines_ms"],
         pipeline["worst_case_ms"],
         table(&heading, &rows)
     )
-}
-
-fn word(value: &Value, member: &str) -> String {
-    value[member].as_str().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

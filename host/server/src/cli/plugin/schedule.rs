@@ -4,7 +4,10 @@ use serde_json::Value;
 use tidegate_control::Timestamp;
 
 use super::{api::PluginApi, arguments::Schedule};
-use crate::cli::{Failure, Output, block_on, output::table};
+use crate::cli::{
+    Failure, Output, block_on,
+    output::{string, table},
+};
 
 const TITLES: [&str; 8] = [
     "PLUGIN", "PERIOD", "EVERY", "NEXT RUN", "LAST RUN", "OUTCOME", "TOOK", "NODE",
@@ -35,8 +38,8 @@ fn text(found: &Value) -> String {
         if let Some(trace) = item["trace"].as_str() {
             shown.push_str(&format!(
                 "\n{} {} failed: tidegate explain {trace}",
-                word(item, "plugin"),
-                word(item, "period")
+                string(&item["plugin"]),
+                string(&item["period"])
             ));
         }
     }
@@ -46,17 +49,17 @@ fn text(found: &Value) -> String {
 fn row(item: &Value) -> Vec<String> {
     let took = item["last_took_ms"].as_u64();
     vec![
-        word(item, "plugin"),
-        word(item, "period"),
+        string(&item["plugin"]),
+        string(&item["period"]),
         item["every_seconds"]
             .as_u64()
             .map(every)
             .unwrap_or_default(),
         moment(&item["next_ms"]),
         moment(&item["last_due_ms"]),
-        word(item, "last_outcome"),
+        string(&item["last_outcome"]),
         took.map(|took| format!("{took} ms")).unwrap_or_default(),
-        word(item, "node_name"),
+        string(&item["node_name"]),
     ]
 }
 
@@ -80,10 +83,6 @@ fn moment(unix_ms: &Value) -> String {
     let text = Timestamp::from_millis(unix_ms).to_string();
     text.split_once('.')
         .map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
-}
-
-fn word(item: &Value, member: &str) -> String {
-    item[member].as_str().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -11,7 +11,10 @@ use super::{
     api::PluginApi,
     arguments::{Sort, Top},
 };
-use crate::cli::{Failure, Output, block_on, output::table};
+use crate::cli::{
+    Failure, Output, block_on,
+    output::{string, table},
+};
 
 /// Between the two looks where nothing else is said.
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
@@ -132,10 +135,10 @@ fn text(look: &Value) -> String {
                 _ => time(number(row, place)),
             };
             vec![
-                word(row, "plugin"),
+                string(&row["plugin"]),
                 row["version"].to_string(),
-                word(row, "hook"),
-                word(row, "lane"),
+                string(&row["hook"]),
+                string(&row["lane"]),
                 calls,
                 failed,
                 cpu,
@@ -178,14 +181,10 @@ fn rows(look: &Value) -> &[Value] {
 
 fn name(row: &Value) -> (String, u64, String) {
     (
-        word(row, "plugin"),
+        string(&row["plugin"]),
         number(row, "/version"),
-        word(row, "hook"),
+        string(&row["hook"]),
     )
-}
-
-fn word(row: &Value, member: &str) -> String {
-    row[member].as_str().unwrap_or_default().to_owned()
 }
 
 fn number(row: &Value, place: &str) -> u64 {

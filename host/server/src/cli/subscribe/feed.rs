@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde_json::{Value, json};
 
-use crate::cli::Failure;
+use crate::cli::{Failure, output::string};
 
 /// What happened, in the order in which it should be printed.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,7 +124,7 @@ impl Feed {
         }
         if id == CONNECT {
             events.push(Event::Connected {
-                client: text(&message["connect"]["client"]),
+                client: string(&message["connect"]["client"]),
             });
             let commands = (FIRST..)
                 .zip(&self.channels)
@@ -161,7 +161,7 @@ impl Feed {
         if result["recoverable"] == true || result["positioned"] == true {
             let position = Position {
                 offset: result["offset"].as_u64().unwrap_or(0),
-                epoch: text(&result["epoch"]),
+                epoch: string(&result["epoch"]),
             };
             self.positions.insert(channel.to_owned(), position);
         }
@@ -184,7 +184,7 @@ impl Feed {
     }
 
     fn push(&mut self, push: &Value, events: &mut Vec<Event>) {
-        let channel = text(&push["channel"]);
+        let channel = string(&push["channel"]);
         if push["pub"].is_object() {
             self.published(&channel, &push["pub"], events);
         } else if push["message"].is_object() {
@@ -195,7 +195,7 @@ impl Feed {
             events.push(Event::Unsubscribed {
                 channel,
                 code: push["unsubscribe"]["code"].as_u64().unwrap_or(0),
-                reason: text(&push["unsubscribe"]["reason"]),
+                reason: string(&push["unsubscribe"]["reason"]),
             });
         }
     }
@@ -216,15 +216,11 @@ impl Feed {
         };
         Failure::new(format!(
             "the server refused {what}: {} (code {code})",
-            text(&error["message"])
+            string(&error["message"])
         ))
         .hint(hint)
         .details(error.clone())
     }
-}
-
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
 }
 
 impl Event {
