@@ -2,6 +2,7 @@
 //!
 //! Groups that repeat (TLS, hook proxies, streaming transports) are written once.
 
+mod backends;
 mod channel;
 mod client;
 mod elsewhere;
@@ -11,12 +12,12 @@ mod transports;
 use serde_json::Value as Json;
 
 use self::{
+    backends::{CLIENT_TLS, CONTROL, CONTROL_POSTGRES, CONTROL_TLS, ENGINE, PUBLISH},
     channel::{CHANNEL, NAMESPACE, RPC, SHARED_POLL_KEYS},
     client::{CLIENT, SUBSCRIPTION_TOKEN, TOKEN},
     node::{
-        ADMIN, ADMIN_API, CLIENT_TLS, CONTROL, CONTROL_POSTGRES, CONTROL_TLS, DEMO, ENGINE, HEALTH,
-        HTTP_API, HTTP_SERVER, INIT, LOG, NODE, OPENTELEMETRY, OURS, PLUGINS, PROMETHEUS, PUBLISH,
-        SHUTDOWN, SWAGGER,
+        ADMIN, ADMIN_API, DEMO, HEALTH, HTTP_API, HTTP_SERVER, INIT, LOG, NODE, OPENTELEMETRY,
+        OURS, PLUGINS, PROMETHEUS, SHUTDOWN, SWAGGER,
     },
     transports::{EMULATION_KEYS, UNI_WEBSOCKET, WEBSOCKET},
 };
@@ -49,7 +50,7 @@ const REPLICA: Status =
     Never("reading from replicas would show the past as the present; remove the key.");
 const LISTS: Status = Never("history is kept in streams; remove the key.");
 const CLIENT_CA: Status = Never("Redis checks our certificate with its own CA; remove the key.");
-const PRESENCE: Status = Later("presence over Redis is");
+const PRESENCE: Status = Never("presence in Redis has one layout; remove the key.");
 const CACHE: Status = Later("cache recovery is");
 const DELTA: Status = Later("delta compression is");
 const TAGS_FILTER: Status = Later("the tags filter is");
