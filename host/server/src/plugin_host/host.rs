@@ -52,7 +52,8 @@ impl PluginHost for SandboxHost {
     ) -> Later<Result<(), Refused>> {
         let inner = Arc::clone(&self.inner);
         Box::pin(blocking(move || {
-            let compiled = inner.compile(&candidate.artifact)?;
+            let running = inner.running.lock().ready.get(&candidate.digest).cloned();
+            let compiled = running.map_or_else(|| inner.compile(&candidate.artifact), Ok)?;
             let Some(hook) = Hook::parse(hook.as_str()) else {
                 return Ok(());
             };
