@@ -26,4 +26,5 @@ pub mod run;
 pub mod server;
 pub mod subject;
 pub mod template;
+pub mod unsteady;
 pub mod yardstick;

@@ -90,6 +90,44 @@ pub fn load_average() -> f64 {
         .unwrap_or(0.0)
 }
 
+/// Time of all cores together since the machine was started, in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CoreTime {
+    /// All of it, whoever had it.
+    whole: u64,
+    /// What the hypervisor gave to other machines while this one wanted to run.
+    stolen: u64,
+}
+
+impl CoreTime {
+    /// Nothing where the system does not say.
+    pub fn now() -> Self {
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        Self::of(&stat)
+    }
+
+    /// The first line: user, nice, system, idle, iowait, irq, softirq and steal; guests are within user.
+    fn of(stat: &str) -> Self {
+        let cores = stat.lines().next().unwrap_or_default();
+        let ticks: Vec<u64> = cores
+            .split_whitespace()
+            .skip(1)
+            .take(8)
+            .map_while(|ticks| ticks.parse().ok())
+            .collect();
+        Self {
+            whole: ticks.iter().sum(),
+            stolen: ticks.get(7).copied().unwrap_or(0),
+        }
+    }
+
+    /// The share that was stolen since then.
+    pub fn stolen_since(self, then: Self) -> f64 {
+        let whole = self.whole.saturating_sub(then.whole).max(1);
+        self.stolen.saturating_sub(then.stolen) as f64 / whole as f64
+    }
+}
+
 /// Lets this process, and those it starts, open as many files as the system permits.
 pub fn raise_file_limit() {
     let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -101,6 +139,15 @@ pub fn raise_file_limit() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stolen_time_is_a_share_of_all_of_it() {
+        let then = CoreTime::of("cpu  10 0 10 70 5 0 0 5 99 99\ncpu0 1 1 1 1 1 1 1 1 1 1\n");
+        let now = CoreTime::of("cpu  50 0 20 110 5 0 0 15 99 99\n");
+        assert_eq!((then.whole, then.stolen), (100, 5));
+        assert!((now.stolen_since(then) - 0.1).abs() < f64::EPSILON);
+        assert!(CoreTime::of("").stolen_since(CoreTime::of("")).abs() < f64::EPSILON);
+    }
 
     #[test]
     fn ticks_are_found_behind_a_name_with_spaces_and_parentheses() {

@@ -1,7 +1,11 @@
 //! The goals of one call.
 
+#[path = "../../guests/typed-json/src/order.rs"]
+mod parsed;
+
 use std::{
     fs,
+    hint::black_box,
     path::Path,
     sync::{
         Arc, Barrier,
@@ -17,6 +21,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tidegate_realtime::hooks::{AuthenticationQuestion, AuthenticationReason, Hooks, TokenCheck};
 use tidegate_sandbox::{Hook, Isolation};
 
+use self::parsed::Order;
 use super::{Effort, Filter, each, guests, lean_guest, order};
 use crate::{
     histogram::Histogram,
@@ -254,12 +259,21 @@ fn built(folder: &Path, name: &str) -> Result<Vec<u8>> {
 
 fn typed_json(effort: Effort, folder: &Path) -> Result<Bar> {
     let guest = built(folder, "bench_typed_json.wasm")?;
-    let mut filter = Filter::new(&guest, Isolation::Shared, &order(4 << 10));
+    let data = order(4 << 10);
+    let mut filter = Filter::new(&guest, Isolation::Shared, &data);
     let found = each(effort.slow_calls, || filter.call());
+    let native = each(effort.slow_calls, || {
+        let order = serde_json::from_slice::<Order<'_>>(black_box(&data));
+        assert!(order.is_ok_and(|order| order.is_whole()), "it is an order");
+    });
     Ok(at_most(
         "Filter, parses 4 KiB of JSON into types, p50",
         (found.quantile(0.5) as f64 / 1e3, 11.0, "µs"),
-        format!("{} calls, each timed; serde in the guest", found.count()),
+        format!(
+            "{} calls, each timed; serde in the guest; the same code without a sandbox, in this process: p50 {:.1} µs",
+            found.count(),
+            native.quantile(0.5) as f64 / 1e3
+        ),
     ))
 }
 

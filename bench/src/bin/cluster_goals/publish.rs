@@ -11,6 +11,7 @@ use tidegate_bench::process;
 use tidegate_bench::report::{at_least, at_most, median};
 use tidegate_bench::subject::Subject;
 use tidegate_bench::template::Template;
+use tidegate_bench::unsteady::Watch;
 use tidegate_bench::yardstick::{PUBLICATION_BYTES, Slowness};
 
 use super::Goals;
@@ -148,7 +149,9 @@ impl Goals {
         let most = rig.measure(&self.plan(Pace::Answered, Heard::ByOneEach, 4.0))?;
         let full = most.published as f64 / most.seconds;
         let plan = self.plan(Pace::Rate(full / 2.0), Heard::ByOneEach, 20.0);
+        let watch = Watch::begin();
         let sample = rig.measure(&plan)?;
+        let unsteady = watch.end();
         ensure!(
             sample.lost == 0 && sample.refused == 0,
             "{} lost, {} refused",
@@ -161,13 +164,14 @@ impl Goals {
             format!(
                 "{:.0} publications a second, half of what the first node and Redis did with {IN_FLIGHT} in flight; published by \
                  sockets of one node, heard by sockets of the other; p50 {:.2} ms, p99.9 {:.2} ms, at most {:.1} ms; {} of {} \
-                 arrived",
+                 arrived within the time and none was lost; {}",
                 sample.published as f64 / sample.seconds,
                 sample.p50_us / 1e3,
                 sample.p999_us / 1e3,
                 sample.max_us / 1e3,
                 sample.delivered,
-                sample.published
+                sample.published,
+                unsteady
             ),
         ));
         Ok(())

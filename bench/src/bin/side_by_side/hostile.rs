@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tidegate_bench::histogram::Histogram;
 use tidegate_bench::identity::connect_command_with;
+use tidegate_bench::unsteady::Watch;
 
 use super::*;
 
@@ -139,12 +140,19 @@ impl Bench {
             self.push_hostile(&tidegate, scratch.path(), &spinner(nth))?;
         }
         let mut rig = Rig::open(hostile_rig(&tidegate, &secret))?;
+        let watch = Watch::begin();
         let idle = kills(&mut rig, 0..killed)?;
+        let unsteady = watch.end();
         let busy = BusyCores::start();
         let loaded = kills(&mut rig, killed..2 * killed)?;
         let cores = busy.stop();
         for (when, found, bar, conditions) in [
-            ("idle", &idle, 8.0, "nothing else to do".to_owned()),
+            (
+                "idle",
+                &idle,
+                8.0,
+                format!("nothing else to do; {unsteady}"),
+            ),
             (
                 "all cores loaded",
                 &loaded,

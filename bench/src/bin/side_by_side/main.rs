@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tidegate_bench::criterion;
 use tidegate_bench::identity::connect_command;
 use tidegate_bench::load::{Pace, Plan, Rig, RigConfig, Sample, Step};
-use tidegate_bench::process::{self, memory};
+use tidegate_bench::process::{self, CoreTime, memory};
 use tidegate_bench::report::{self, Bar, Report, median};
 use tidegate_bench::run::{Run, Thoroughness};
 use tidegate_bench::server::{self, Pages, Workers};
@@ -78,6 +78,7 @@ fn main() -> Result<ExitCode> {
     let load_before = process::load_average();
     let mut bench = Bench {
         load_before,
+        cores_before: CoreTime::now(),
         run: Run::new(Thoroughness::of_option(options.quick)),
         options,
     };
@@ -108,6 +109,7 @@ fn main() -> Result<ExitCode> {
 
 struct Bench {
     load_before: f64,
+    cores_before: CoreTime,
     options: Options,
     run: Run,
 }
@@ -468,7 +470,11 @@ impl Bench {
                 .map_or(0, |now| now.as_secs());
             let text = self.run.report.markdown(
                 &report::date(seconds),
-                &process::machine(),
+                &format!(
+                    "{}; its hypervisor gave {:.1} % of the time of its cores to others meanwhile",
+                    process::machine(),
+                    CoreTime::now().stolen_since(self.cores_before) * 100.0
+                ),
                 self.load_before,
                 match self.options.criterion {
                     Some(_) => "cargo xtask bench",
