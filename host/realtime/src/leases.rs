@@ -18,7 +18,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 use tokio::time::{Duration, Instant};
 
-pub(crate) use self::tenure::Tenure;
+pub(crate) use self::tenure::{Renewals, Tenure};
 use crate::{broker::BrokerError, cluster::NodeUid, hooks::Progress, ids::AppId};
 
 /// What is leased.

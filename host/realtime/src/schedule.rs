@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     hooks::{Period, ScheduleQuestion, Timetable},
     ids::AppId,
-    leases::{Fence, LeaseName},
+    leases::{LeaseName, Renewals, Tenure},
     node::Node,
     publish::{EffectsOutcome, run_effects},
     session::Now,
@@ -340,9 +340,9 @@ async fn run_one(schedule: Arc<Schedule>, node: Arc<Node>, due: Due) {
         plugin: Arc::clone(plugin),
         period: due.every,
     };
-    let life = lease_time(due.every);
-    let fence = match node.leases().take(&name, life).wait().await {
-        Ok(Some(fence)) => fence,
+    let leases = Arc::clone(node.leases());
+    let tenure = match Tenure::begin(leases, name, lease_time(due.every)).await {
+        Ok(Some(tenure)) => tenure,
         Ok(None) => {
             noting.outcome = RunOutcome::Elsewhere;
             return;
@@ -355,7 +355,7 @@ async fn run_one(schedule: Arc<Schedule>, node: Arc<Node>, due: Due) {
     noting.called_at = Some(Instant::now());
     tokio::select! {
         outcome = call(&node, &due) => noting.outcome = outcome,
-        () = keep_lease(&node, &name, fence, life) => {}
+        () = keep_lease(&tenure) => {}
     }
 }
 
@@ -391,22 +391,13 @@ async fn call(node: &Arc<Node>, due: &Due) -> RunOutcome {
     }
 }
 
-/// Renews the lease of a run that takes long, so that no other node begins the next one beside it. Never ends.
-async fn keep_lease(node: &Node, name: &LeaseName, fence: Fence, life: Duration) {
-    // Most runs are over by then, and leave the lease to end before the next one is due.
-    tokio::time::sleep(life / 3 * 2).await;
-    loop {
-        match node.leases().take(name, life).wait().await {
-            Ok(Some(renewed)) if renewed == fence => {}
-            Ok(Some(_) | None) => {
-                tracing::warn!(%name, "a run of a schedule goes on without its lease; another node may run beside it");
-                return std::future::pending().await;
-            }
-            // Tried again before it ends.
-            Err(error) => tracing::debug!(%name, %error, "the lease of a run could not be renewed"),
-        }
-        tokio::time::sleep(life / 6).await;
-    }
+/// Renews the lease of a run that takes long, so that no other node begins the next one beside it. Most runs are over
+/// before that, and leave the lease to end before the next one is due. Never ends: a run goes on without its lease.
+async fn keep_lease(tenure: &Tenure) {
+    tenure.over(Renewals::Late).await;
+    let name = tenure.name();
+    tracing::warn!(%name, "a run of a schedule goes on without its lease; another node may run beside it");
+    std::future::pending().await
 }
 
 impl fmt::Debug for Schedule {

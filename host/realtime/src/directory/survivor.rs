@@ -25,7 +25,7 @@ use crate::{
     broker::{BrokerError, JoinLeave},
     cluster::NodeUid,
     ids::{AppId, ChannelKey, ClientId},
-    leases::{LeaseName, Tenure},
+    leases::{LeaseName, Renewals, Tenure},
     node::{LostSession, Node},
 };
 
@@ -85,7 +85,8 @@ pub(super) async fn run(registrar: Arc<Registrar>, node: Weak<Node>, stop: Cance
 
 async fn close_book(registrar: &Arc<Registrar>, node: &Arc<Node>, dead: NodeUid) {
     let name = LeaseName::DeadNode(dead.clone());
-    let Some(tenure) = Tenure::begin(Arc::clone(node.leases()), name, LEASE).await else {
+    let leases = Arc::clone(node.leases());
+    let Ok(Some(tenure)) = Tenure::begin(leases, name, LEASE).await else {
         return;
     };
     let survivor = Survivor {
@@ -98,7 +99,7 @@ async fn close_book(registrar: &Arc<Registrar>, node: &Arc<Node>, dead: NodeUid)
     let began = Instant::now();
     let ended = tokio::select! {
         biased; // Nothing more is done under a lease that is over.
-        () = tenure.over() => Err(Left::Lease),
+        () = tenure.over(Renewals::Steady) => Err(Left::Lease),
         ended = survivor.go_through() => ended,
     };
     let dead = &survivor.dead;

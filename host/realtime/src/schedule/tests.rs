@@ -1,17 +1,18 @@
 //! Runs by the clock, on nodes that share their leases.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::{
+    broker::BrokerError,
     config::RealtimeConfig,
     hooks::{
         Answered, Draft, Effect, FilteringVerdict, HookFailure, Hooks, Outcome, Progress, ready,
     },
     hub::{Hub, HubConfig},
-    leases::MemoryLeases,
+    leases::{Fence, Leases, MemoryLeases},
     node::{NodeParts, Shared},
 };
 
@@ -67,6 +68,30 @@ impl Hooks for Running {
     }
 }
 
+/// Leases that nobody can be asked for while they are away.
+#[derive(Default)]
+struct Leaving {
+    leases: MemoryLeases,
+    is_away: AtomicBool,
+}
+
+impl Leases for Leaving {
+    fn take(
+        &self,
+        name: &LeaseName,
+        for_: Duration,
+    ) -> Progress<Result<Option<Fence>, BrokerError>> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Progress::Ready(Err(BrokerError::Unavailable));
+        }
+        self.leases.take(name, for_)
+    }
+
+    fn give_back(&self, name: &LeaseName, fence: Fence) -> Progress<Result<(), BrokerError>> {
+        self.leases.give_back(name, fence)
+    }
+}
+
 /// Nodes whose wall clock is tokio's, from a moment that is no multiple of anything.
 struct World {
     leases: MemoryLeases,
@@ -100,13 +125,23 @@ impl World {
         hooks: impl FnOnce(mpsc::Sender<(&'static str, Arc<str>, u64)>) -> Running,
         ahead_ms: u64,
     ) -> (Arc<Schedule>, Ahead) {
+        let leases = Arc::new(self.leases.other_holder());
+        self.node_on(leases, hooks(self.tell.clone()), ahead_ms)
+    }
+
+    fn node_on(
+        &self,
+        leases: Arc<dyn Leases>,
+        hooks: Running,
+        ahead_ms: u64,
+    ) -> (Arc<Schedule>, Ahead) {
         let hub = Hub::new(HubConfig::default());
         let node = Node::new(NodeParts {
             shared: Shared {
-                leases: Arc::new(self.leases.other_holder()),
+                leases,
                 ..Shared::default()
             },
-            ..NodeParts::in_memory(hub, Arc::new(hooks(self.tell.clone())))
+            ..NodeParts::in_memory(hub, Arc::new(hooks))
         });
         node.set_app(&AppId::default_app(), RealtimeConfig::default());
         let ahead: Ahead = Arc::new(AtomicU64::new(ahead_ms));
@@ -274,6 +309,27 @@ async fn a_run_that_takes_longer_than_its_period_is_not_joined_on_another_node()
     assert!(ticks.windows(2).all(are_apart), "{ticks:?}");
     let elsewhere = [&one, &other].map(|node| node.metrics.number(&RunOutcome::Elsewhere));
     assert!(elsewhere.iter().sum::<u64>() > 20, "{elsewhere:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nobody_can_be_asked_no_run_begins_and_one_goes_on() {
+    let mut world = World::new();
+    let leases = Arc::new(Leaving::default());
+    let slow = Running {
+        takes: Duration::from_millis(2_500),
+        ..Running::new("slow", world.tell.clone())
+    };
+    let (schedule, _) = world.node_on(Arc::clone(&leases) as Arc<dyn Leases>, slow, 0);
+    // One is under way from 0.7 s to 3.2 s; its lease ends before.
+    assert_eq!(world.runs_of(Duration::from_secs(1)).await.len(), 1);
+    leases.is_away.store(true, Ordering::Relaxed);
+    assert_eq!(world.runs_of(Duration::from_secs(4)).await, []);
+    let number = |outcome| schedule.metrics.number(&outcome);
+    assert_eq!(number(RunOutcome::Done), 1);
+    assert_eq!(number(RunOutcome::LeftOut), 2);
+    assert_eq!(number(RunOutcome::Unknown), 2);
+    leases.is_away.store(false, Ordering::Relaxed);
+    assert_eq!(world.runs_of(Duration::from_secs(1)).await.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
