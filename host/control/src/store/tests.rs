@@ -33,7 +33,7 @@ use tempfile::TempDir;
 use tidegate_test_postgres::PostgresServer;
 use tidegate_tls::TlsFiles;
 
-use super::*;
+use super::{postgres::Migration, *};
 use crate::{
     AppName, AuditQuery, BindingRequest, Digest, FailurePolicy, Hook, KeyRole, NewVersion, Page,
     PluginName, Scope, Secret, Uploaded, schema,
@@ -224,6 +224,20 @@ fn postgres(url: &str, schema: &str) -> PostgresConfig {
         max_copy_age: Some(MAX_COPY_AGE),
     })
     .unwrap()
+}
+
+/// The newest schema of this release.
+fn ours() -> u32 {
+    postgres::MIGRATIONS.len().try_into().unwrap()
+}
+
+/// Our migrations and one more, as a later release has them.
+fn after_ours(sql: &'static str, min_compatible: u32) -> &'static [Migration] {
+    let next = Migration {
+        sql,
+        min_compatible: min_compatible.into(),
+    };
+    [postgres::MIGRATIONS, &[next]].concat().leak()
 }
 
 fn actor() -> Actor {

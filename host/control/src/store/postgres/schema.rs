@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What brings the schema from its index to the next number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(in crate::store) struct Migration {
     pub(in crate::store) sql: &'static str,
     /// The oldest schema whose nodes still work with this one.
