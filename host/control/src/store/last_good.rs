@@ -226,14 +226,13 @@ impl LastGood {
                 known.heard = Some((Instant::now(), age));
             }
         }
-        self.tell_of_missing(&kept.bindings);
         Ok(kept.into_state())
     }
 
     /// Says which plugins will not run for want of their code.
-    fn tell_of_missing(&self, bindings: &[DesiredBinding]) {
+    pub(super) fn tell_of_missing(&self, desired: &DesiredState) {
+        let bindings = desired.bindings.iter();
         let plugins: BTreeMap<_, _> = bindings
-            .iter()
             .map(|binding| ((&binding.app, &binding.plugin), binding))
             .collect();
         for (

@@ -95,9 +95,12 @@ impl Store {
     }
 
     /// What was remembered last, for a node whose database is away; [`Self::verify`] knows the keys of that moment
-    /// already. `None` when nothing was, for another database, for a store of one node, or when it is too old.
+    /// already. `None` when nothing was, for another database, for a store of one node, or when it is too old. The log
+    /// names the plugins whose code is missing.
     pub fn remembered(&self) -> Option<State> {
-        let (state, _) = self.last_good.as_ref()?.load().ok()?;
+        let last_good = self.last_good.as_ref()?;
+        let (state, _) = last_good.load().ok()?;
+        last_good.tell_of_missing(&state.desired);
         Some(state)
     }
 }

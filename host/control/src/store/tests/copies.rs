@@ -63,7 +63,13 @@ fn a_node_starts_from_its_copy_while_the_database_is_away() {
     let store = Store::connect(postgres(&server.url(), "tidegate"), dir.path()).unwrap();
     let verified = store.verify(key.secret.reveal()).unwrap();
     assert_eq!((&*verified.id, verified.methods.len()), (&*key.key.id, 1));
+    let last_good = store.last_good.as_ref().unwrap();
+    assert!(!last_good.has(&digest), "nobody needs it yet");
     let kept = store.remembered().unwrap();
+    assert!(
+        last_good.has(&digest),
+        "who takes it is told what is missing"
+    );
     assert_eq!(
         (&kept.revision, &kept.desired),
         (&state.revision, &state.desired)
