@@ -32,9 +32,14 @@ pub enum OpenError {
         "the schema of the control store cannot be made or brought forward ({why}); where it is a right that is missing, a role that may create in the database runs one node of this release once"
     )]
     Migration { why: String },
+    /// The database is away, and this node has kept nothing of it to begin with.
+    #[error(
+        "the control store cannot be reached ({why}), and nothing is kept here to start from: see that the database runs and takes connections from this machine, and that control.postgres.url is right"
+    )]
+    NoCopy { why: String },
     /// The database is away, and what this node ran by last is too old to begin with.
     #[error(
-        "{why}; and what this node ran by last is {} old, more than control.postgres.max_copy_age allows ({}): keys that were revoked since would count. Start it when the database answers, or set a larger age",
+        "the control store cannot be reached ({why}), and what this node ran by last is {} old, more than control.postgres.max_copy_age allows ({}): keys that were revoked since would count. Start it when the database answers, or set a larger age",
         hours(.age), hours(.limit)
     )]
     CopyTooOld {

@@ -128,17 +128,18 @@ impl Store {
         };
         let ring = match connected() {
             Ok(ring) => ring,
-            Err(OpenError::Store(error)) if error.is_away() => match last_good.load() {
-                Ok((_, ring)) => {
-                    tracing::warn!(%error, "the control store is away; the node starts with what it ran by last");
-                    ring
+            Err(OpenError::Store(StoreError::Away { why } | StoreError::Unknown { why })) => {
+                match last_good.load() {
+                    Ok((_, ring)) => {
+                        tracing::warn!(%why, "the control store is away; the node starts with what it ran by last");
+                        ring
+                    }
+                    Err(NoCopy::Absent) => return Err(OpenError::NoCopy { why }),
+                    Err(NoCopy::TooOld { age, limit }) => {
+                        return Err(OpenError::CopyTooOld { why, age, limit });
+                    }
                 }
-                Err(NoCopy::Absent) => return Err(error.into()),
-                Err(NoCopy::TooOld { age, limit }) => {
-                    let why = error.to_string();
-                    return Err(OpenError::CopyTooOld { why, age, limit });
-                }
-            },
+            }
             Err(error) => return Err(error),
         };
         postgres.listen();
