@@ -181,8 +181,8 @@ pub trait Directory: Send + Sync + 'static {
     /// Makes changes, at most [`BATCH`]; those of one user in their order. Each has an answer of its own.
     fn change(&self, changes: Vec<(User, Change)>) -> Progress<Vec<Result<Turn, BrokerError>>>;
 
-    /// How often the store may have lost what was written: it came back as another one, or with less. Nodes that see it
-    /// rise enter their sessions anew.
+    /// How often the store may have lost what was written: it came back as another one, or with less, or a heartbeat has
+    /// found a part of it empty. Nodes that see it rise after a heartbeat enter their sessions anew.
     fn num_lapses(&self) -> u64;
 
     /// The values of a user's sessions; at most so many, no matter which.

@@ -2,10 +2,13 @@
 //!
 //! Owns a hash for each user (client to where it is), a hash for each node (its book), and a sorted set of the nodes by
 //! their last heartbeats. A heartbeat costs the same however many sessions there are: users' hashes have long lives
-//! and are renewed when their sessions are entered anew, three times in a life. Times are by the clock of Redis.
+//! and are renewed when their sessions are entered anew, three times in a life; that a shard lost them all is what
+//! `marks` finds out. Times are by the clock of Redis.
 //! Invariants. Values are stored as they are given and compared byte by byte. What the first and the last session of
 //! a user are is decided in the step that writes them, which remembers what it answered, so that a call whose answer was
 //! lost is answered again. Nothing that is read is believed before it was parsed.
+
+mod marks;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,6 +27,7 @@ use tidegate_realtime::{
 };
 use tokio::time::Instant;
 
+use self::marks::Marks;
 use crate::{
     commands::{
         Pipe, RedisFailure, Route, Script, Shards,
@@ -59,6 +63,7 @@ struct Shared {
     shards: Shards,
     keys: Keys,
     metrics: EngineMetrics,
+    marks: Marks,
     beat: Script,
     condemn: Script,
     retire: Script,
@@ -75,6 +80,7 @@ impl RedisDirectory {
                 shards,
                 keys,
                 metrics,
+                marks: Marks::default(),
                 beat: Script::new(concat!(
                     include_str!("scripts/directory_head.lua"),
                     include_str!("scripts/directory_beat.lua")
@@ -140,6 +146,16 @@ impl Shared {
         command.arg(&book).arg(millis(BOOK_LIFE));
         self.pipe().run(&command, Route::Key(&book)).await?;
         Ok(beat)
+    }
+
+    async fn renew_marks(&self, node: &NodeUid) {
+        let Self {
+            shards,
+            keys,
+            metrics,
+            ..
+        } = self;
+        self.marks.renew(shards, keys, node, metrics).await;
     }
 
     async fn condemn(&self, node: &NodeUid, silent_for: Duration) -> Result<bool, RedisFailure> {
@@ -442,8 +458,14 @@ fn parse_turns(answer: &Value) -> Option<Vec<Turn>> {
 
 impl Directory for RedisDirectory {
     fn beat(&self, node: &NodeUid, silent_for: Duration) -> Progress<Result<Beat, BrokerError>> {
+        let (shared, of_marks) = (Arc::clone(&self.shared), node.clone());
         let node = node.clone();
-        self.run(|shared| async move { shared.beat(&node, silent_for).await })
+        let beat = self.run(|shared| async move { shared.beat(&node, silent_for).await });
+        Progress::Pending(Box::pin(async move {
+            let marks = shared.renew_marks(&of_marks);
+            let (beat, ()) = tokio::join!(beat.wait(), marks);
+            beat
+        }))
     }
 
     fn condemn(&self, node: &NodeUid, silent_for: Duration) -> Progress<Result<bool, BrokerError>> {
@@ -485,7 +507,8 @@ impl Directory for RedisDirectory {
     }
 
     fn num_lapses(&self) -> u64 {
-        self.shared.shards.all().iter().map(Pipe::num_lapses).sum()
+        let shards = self.shared.shards.all().iter();
+        shards.map(Pipe::num_lapses).sum::<u64>() + self.shared.marks.num_lost()
     }
 
     fn sessions(&self, user: &User, most: usize) -> Progress<Result<Vec<Bytes>, BrokerError>> {

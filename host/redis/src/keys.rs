@@ -67,6 +67,7 @@ enum Kind {
     NodeRegistry,
     Lease,
     Book,
+    Mark,
     User,
     Store,
     StoreEnds,
@@ -89,6 +90,7 @@ impl Kind {
             Self::NodeRegistry => "nodes",
             Self::Lease => "lease",
             Self::Book => "book",
+            Self::Mark => "mark",
             Self::User => "user",
             Self::Store => "store",
             Self::StoreEnds => "store_ends",
@@ -196,6 +198,11 @@ impl Keys {
     /// A node's sessions, and what others see of them.
     pub fn book(&self, node: &NodeUid) -> String {
         self.of_channel(Kind::Book, node.as_str())
+    }
+
+    /// What is missing when a server has lost what a node had entered there; `tag` names node and server.
+    pub fn mark(&self, tag: &str) -> String {
+        self.of_channel(Kind::Mark, tag)
     }
 
     /// The sessions of a user, who is encoded with its app as a channel is.

@@ -34,8 +34,16 @@ async fn a_directory_in_one_redis_keeps_the_contract() {
 
 #[tokio::test]
 async fn r1_the_documented_user_is_enough_for_the_directory() {
-    let (_server, topology) = documented_server();
-    check(topology).await;
+    let (_server, first) = documented_server();
+    let (server, second) = documented_server();
+    let config = RedisConfig {
+        shards: vec![first.clone(), second],
+        ..RedisConfig::new(first)
+    };
+    let directory = connected(&config).await;
+    contract::check_all(&*directory, SILENT_FOR, "one").await;
+    let marks = server.command(&["KEYS", "tg:mark:*"]);
+    assert_ne!(marks.list().len(), 0);
 }
 
 #[tokio::test]
@@ -200,4 +208,75 @@ async fn a_server_that_comes_back_as_another_one_is_a_lapse() {
             .unwrap();
     }
     assert_eq!(directory.num_lapses(), 1);
+}
+
+/// Heartbeats, until something that they bring about is there.
+async fn beat_until(directory: &RedisDirectory, node: &NodeUid, is_there: impl Fn() -> bool) {
+    let beating = async {
+        while !is_there() {
+            let beat = directory.beat(node, SILENT_FOR).wait().await;
+            beat.expect("a heartbeat");
+        }
+    };
+    within(Box::pin(beating)).await;
+}
+
+/// The server has nothing but what heartbeats leave there.
+async fn check_that_emptying_is_a_lapse(directory: &RedisDirectory, server: &RedisServer) {
+    let node = NodeUid::random();
+    // That the slots of a Cluster became known is one, too.
+    let before = directory.num_lapses();
+    for expected in before..before + 3 {
+        let is_marked = || server.command(&["DBSIZE"]).text() == "1";
+        beat_until(directory, &node, is_marked).await;
+        beat_until(directory, &node, || directory.num_lapses() >= expected).await;
+        for _ in 0..2 {
+            let beat = within(directory.beat(&node, SILENT_FOR).wait()).await;
+            beat.expect("a heartbeat");
+        }
+        assert_eq!(directory.num_lapses(), expected);
+        server.command(&["FLUSHALL"]);
+    }
+}
+
+#[tokio::test]
+async fn a_shard_that_was_emptied_and_goes_on_running_is_a_lapse() {
+    let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
+    let directory = connected(&shards(&servers)).await;
+    check_that_emptying_is_a_lapse(&directory, &servers[1]).await;
+}
+
+#[tokio::test]
+async fn a_primary_of_a_cluster_that_was_emptied_and_goes_on_running_is_a_lapse() {
+    let mut nodes = RedisCluster::start(&ClusterOptions::default());
+    let config = RedisConfig::new(cluster(&nodes));
+    let directory = connected(&config).await;
+    let keys = Keys::new(config.prefix.clone());
+    let port_of_nodes = nodes.primary_port_of(&keys.nodes());
+    let mut users = (0..).map(|number| {
+        let name = format!("user{number}");
+        keys.user(&ChannelKey::new(&AppId::default_app(), &name))
+    });
+    let elsewhere = users.find(|user| nodes.primary_port_of(user) != port_of_nodes);
+    let primary = nodes.primary_of(&elsewhere.unwrap());
+    check_that_emptying_is_a_lapse(&directory, primary).await;
+}
+
+#[tokio::test]
+async fn a_shard_that_stands_still_fails_no_heartbeat_and_is_no_lapse() {
+    let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
+    let directory = connected(&shards(&servers)).await;
+    let node = NodeUid::random();
+    let is_marked = || servers[1].command(&["DBSIZE"]).text() == "1";
+    beat_until(&directory, &node, is_marked).await;
+    servers[1].pause();
+    for _ in 0..3 {
+        let beat = within(directory.beat(&node, SILENT_FOR).wait()).await;
+        assert!(beat.is_ok());
+    }
+    servers[1].resume();
+    within(directory.beat(&node, SILENT_FOR).wait())
+        .await
+        .unwrap();
+    assert_eq!(directory.num_lapses(), 0);
 }

@@ -1,5 +1,6 @@
 //! The engine over real servers, through its public interface. One program, so that it links once.
 
+mod anew;
 mod broker;
 mod commands;
 mod common;

@@ -13,7 +13,8 @@ use tidegate_realtime::{
     ids::ChannelKey,
 };
 use tidegate_redis::{
-    EngineMetrics, EngineParts, Keys, RedisBroker, RedisConfig, RedisEngine, Route, Shards,
+    EngineMetrics, EngineParts, Keys, RedisBroker, RedisConfig, RedisDirectory, RedisEngine, Route,
+    Shards,
 };
 use tokio::time::Duration;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -96,6 +97,10 @@ impl Engine {
             stop,
             engine,
         }
+    }
+
+    pub(crate) fn directory(&self) -> &RedisDirectory {
+        self.engine.directory()
     }
 
     /// Waits until commands are answered after the test has stopped servers without giving way to our tasks.
