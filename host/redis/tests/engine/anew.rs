@@ -13,11 +13,11 @@ use tidegate_realtime::{
     metrics::RealtimeMetrics,
     node::{Node, NodeParts, PeerInfo, Shared},
 };
-use tidegate_redis::{RedisConfig, RedisDirectory, keys::shard};
+use tidegate_redis::{Keys, RedisConfig, RedisDirectory, keys::shard};
 use tidegate_test_redis::{PATIENCE, RedisOptions, RedisServer, SentinelOptions, Sentinels, until};
 use tokio::time::Duration;
 
-use crate::common::{Engine, Paper, peer, say, shards};
+use crate::common::{Engine, Paper, peer, say, sentinel, shards};
 
 /// Enough for both shards to have some.
 const NUM_USERS: usize = 40;
@@ -125,4 +125,76 @@ async fn an_emptied_shard_that_goes_on_running_gets_everybody_again() {
         servers[1].command(&["FLUSHALL"]);
         world.until_each_has(&everybody, 1, round).await;
     }
+}
+
+/// How the primary goes.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Dies,
+    /// Connections to it stand and get no answer.
+    StandsStill,
+}
+
+fn replicas(group: &mut Sentinels, primary_port: u16) -> impl Iterator<Item = &RedisServer> {
+    let servers = group.servers().iter();
+    servers.filter(move |server| server.port() != primary_port)
+}
+
+/// What is entered after the replicas stopped to follow is lost with the primary, and who left is back.
+async fn fail_over_behind_the_last_writes(end: End) {
+    let mut group = Sentinels::start(&SentinelOptions {
+        // A replica that has lost its primary may take over for ten times as long.
+        down_after: Duration::from_secs(3),
+        ..SentinelOptions::default()
+    });
+    let world = World::on(&RedisConfig::new(sentinel(&group))).await;
+    let (before, gone, after) = (users("before"), users("gone"), users("after"));
+    let keys = Keys::new(RedisConfig::new(sentinel(&group)).prefix);
+    let _before = world.join_all(&before).await;
+    let leaving = world.join_all(&gone).await;
+    world.until_each_has(&before, 1, "before").await;
+    world.until_each_has(&gone, 1, "before").await;
+    let port = group.primary_port();
+    for replica in replicas(&mut group, port) {
+        let has = |key: &str| replica.command(&["EXISTS", key]).text() == "1";
+        until("the replica to have them", || {
+            let mut entered = before.iter().chain(&gone);
+            let all = entered.all(|user| has(&keys.user(&place(user)))) && has(&keys.nodes());
+            all.then_some(())
+        });
+        // The primary has no password, and takes no login.
+        replica.command(&["CONFIG", "SET", "masterauth", "wrong"]);
+        replica.command(&["CLIENT", "KILL", "TYPE", "master"]);
+    }
+    drop(leaving);
+    let _after = world.join_all(&after).await;
+    world.until_each_has(&after, 1, "behind").await;
+    world.until_each_has(&gone, 0, "behind").await;
+    match end {
+        End::Dies => {
+            group.kill_primary();
+        }
+        End::StandsStill => group.primary().pause(),
+    }
+    for replica in replicas(&mut group, port) {
+        for user in &after {
+            let entered = replica.command(&["EXISTS", &keys.user(&place(user))]);
+            assert_eq!(entered.text(), "0", "the replica was cut off");
+        }
+        replica.command(&["CONFIG", "SET", "masterauth", ""]);
+    }
+    group.failed_over_from(port);
+    world.until_each_has(&before, 1, "after").await;
+    world.until_each_has(&after, 1, "after").await;
+    world.until_each_has(&gone, 0, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_that_lost_the_last_writes_leaves_nobody_out() {
+    Box::pin(fail_over_behind_the_last_writes(End::Dies)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_from_a_primary_that_stands_still_leaves_nobody_out() {
+    Box::pin(fail_over_behind_the_last_writes(End::StandsStill)).await;
 }
