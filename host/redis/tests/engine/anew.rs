@@ -14,7 +14,9 @@ use tidegate_realtime::{
     node::{Node, NodeParts, PeerInfo, Shared},
 };
 use tidegate_redis::{Keys, RedisConfig, RedisDirectory, keys::shard};
-use tidegate_test_redis::{PATIENCE, RedisOptions, RedisServer, SentinelOptions, Sentinels, until};
+use tidegate_test_redis::{
+    PATIENCE, RedisOptions, RedisServer, Reply, SentinelOptions, Sentinels, until,
+};
 use tokio::time::Duration;
 
 use crate::common::{Engine, Paper, peer, say, sentinel, shards};
@@ -108,6 +110,11 @@ fn place(user: &User) -> ChannelKey {
     ChannelKey::new(&user.app, &user.name)
 }
 
+fn marks(server: &RedisServer) -> Vec<String> {
+    let marks = server.command(&["KEYS", "tg:mark:*"]);
+    marks.list().iter().map(Reply::text).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_emptied_shard_that_goes_on_running_gets_everybody_again() {
     let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
@@ -119,12 +126,45 @@ async fn an_emptied_shard_that_goes_on_running_gets_everybody_again() {
     world.until_each_has(&everybody, 1, "entered").await;
     for round in ["emptied", "emptied again"] {
         until("a heartbeat", || {
-            let marks = servers[1].command(&["KEYS", "tg:mark:*"]);
-            (!marks.list().is_empty()).then_some(())
+            (!marks(&servers[1]).is_empty()).then_some(())
         });
         servers[1].command(&["FLUSHALL"]);
         world.until_each_has(&everybody, 1, round).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_left_and_is_back_with_a_shard_that_lost_the_last_writes_goes_again() {
+    let servers = [(); 2].map(|()| RedisServer::start(&RedisOptions::default()));
+    let config = shards(&servers);
+    let world = World::on(&config).await;
+    let keys = Keys::new(config.prefix.clone());
+    let mut gone = users("gone");
+    // Their lines in the book are on the other shard, which loses nothing.
+    gone.retain(|user| shard(&place(user), 2) == 1);
+    let leaving = world.join_all(&gone).await;
+    world.until_each_has(&gone, 1, "entered").await;
+    until("a heartbeat", || {
+        (!marks(&servers[1]).is_empty()).then_some(())
+    });
+    let entered = gone.iter().map(|user| {
+        let key = keys.user(&place(user));
+        let lines = servers[1].command(&["HGETALL", &key]);
+        let lines: Vec<_> = lines.list().iter().map(Reply::text).collect();
+        (key, lines)
+    });
+    let entered: Vec<_> = entered.collect();
+    drop(leaving);
+    world.until_each_has(&gone, 0, "gone").await;
+    for (key, lines) in &entered {
+        let words = ["HSET", key].into_iter();
+        let words: Vec<_> = words.chain(lines.iter().map(String::as_str)).collect();
+        servers[1].command(&words);
+    }
+    for mark in marks(&servers[1]) {
+        servers[1].command(&["DEL", &mark]);
+    }
+    world.until_each_has(&gone, 0, "back").await;
 }
 
 /// How the primary goes.

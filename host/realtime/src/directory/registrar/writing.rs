@@ -287,7 +287,7 @@ impl Registrar {
         });
     }
 
-    /// Those whose going is told, and who may have to go again.
+    /// Those who may have to go again.
     fn remember(&self, leaving: &[(User, ClientId, bool)]) {
         let now = Instant::now();
         let mut departed = self.departed.lock();
@@ -295,9 +295,9 @@ impl Registrar {
             .pop_front_if(|one| one.at + DEPARTED_LIFE <= now)
             .is_some()
         {}
-        let told = leaving.iter().filter(|(.., is_told)| *is_told);
         let room = MAX_DEPARTED.saturating_sub(departed.len());
-        departed.extend(told.take(room).map(|(user, client, _)| Departed {
+        let some = leaving.iter().take(room);
+        departed.extend(some.map(|(user, client, _)| Departed {
             at: now,
             user: user.clone(),
             client: *client,
