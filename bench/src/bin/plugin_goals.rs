@@ -25,10 +25,10 @@ struct Options {
     /// Where the result is left for the report.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Measures only this part, for looking into it: `empty`, `lean`, `context`, `replace`, `json`, `authenticate`,
+    /// Measures only this part, for looking into it; may be given several times: `empty`, `lean`, `context`, `replace`, `json`, `authenticate`,
     /// `rate` or `fresh` of single calls, `traps` of the long runs.
     #[arg(long)]
-    only: Option<String>,
+    only: Vec<String>,
     /// Few calls: to see that it works, not to believe.
     #[arg(long)]
     quick: bool,
@@ -50,16 +50,17 @@ fn main() -> Result<()> {
             println!("{}", report.add(bar));
         }
     };
-    match options.only.as_deref() {
-        Some("traps") => {
-            add(vec![many_traps(options.quick)?]);
-            return Ok(());
-        }
-        Some(part) => {
-            add(calls::bars(effort, &options.plugins, Some(part))?);
-            return Ok(());
-        }
-        None => add(calls::bars(effort, &options.plugins, None)?),
+    let (long, single): (Vec<_>, Vec<_>) =
+        options.only.into_iter().partition(|part| part == "traps");
+    if !long.is_empty() {
+        add(vec![many_traps(options.quick)?]);
+    }
+    let is_part = !long.is_empty() || !single.is_empty();
+    if !is_part || !single.is_empty() {
+        add(calls::bars(effort, &options.plugins, &single)?);
+    }
+    if is_part {
+        return Ok(());
     }
     add(life::bars(effort, &options.plugins)?);
     add(against_http(effort)?);

@@ -57,22 +57,22 @@ const PARTS: [Part; 8] = [
     }),
 ];
 
-/// All goals of one call, or those of one part.
+/// The goals of one call: those of these parts, or all of them if none is named.
 ///
 /// # Errors
 /// When a guest is missing, or there is no such part.
-pub fn bars(effort: Effort, folder: &Path, only: Option<&str>) -> Result<Vec<Bar>> {
+pub fn bars(effort: Effort, folder: &Path, only: &[String]) -> Result<Vec<Bar>> {
     let names = PARTS.map(|(name, _)| name);
-    if let Some(only) = only {
+    for part in only {
         ensure!(
-            names.contains(&only),
-            "there is no part `{only}`; the parts are {}",
+            names.contains(&&**part),
+            "there is no part `{part}`; the parts are {}",
             names.join(", ")
         );
     }
     let mut bars = Vec::new();
     for (name, measure) in PARTS {
-        if only.is_none_or(|only| only == name) {
+        if only.is_empty() || only.iter().any(|part| part == name) {
             bars.extend(measure(effort, folder)?);
         }
     }
