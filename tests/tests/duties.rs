@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use tidegate_test_redis::{RedisOptions, RedisServer};
-use tidegate_tests::{Client, Node, NodeBuilder, token::SECRET};
+use tidegate_tests::{Client, Node, NodeBuilder, token::SECRET, within};
 
 fn builder() -> NodeBuilder {
     Node::builder()
@@ -77,6 +77,20 @@ async fn done(node: &Node) -> u64 {
     metrics.get(r#"tidegate_schedule_runs_total{outcome="done"}"#)
 }
 
+/// Until the schedule, asked at this node, shows a run that was due at this second or later, and who ran it.
+async fn known_to_have_run(node: &Node, due: u64) {
+    loop {
+        let shown = node.cli(&["plugin", "schedule", "--json"]).await.json();
+        let item = &shown["items"][0];
+        assert_eq!(item["plugin"], "guest-gong", "{shown}");
+        let is_that_run = item["last_due_ms"].as_u64() >= Some(due * 1_000);
+        let is_done = item["last_outcome"] == "done" && item["node_name"].is_string();
+        if is_that_run && is_done {
+            return;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_nodes_one_runs_a_schedule_and_the_other_goes_on_without_it() {
     let redis = RedisServer::start(&RedisOptions::default());
@@ -98,6 +112,9 @@ async fn of_two_nodes_one_runs_a_schedule_and_the_other_goes_on_without_it() {
         last = next;
     }
     let after = [done(&nodes[0]).await, done(&nodes[1]).await];
+    for node in &nodes {
+        within("both nodes know who ran it", known_to_have_run(node, last)).await;
+    }
     // Whoever runs it is killed: as a rule that is always the same node.
     let (holder, survivor, watcher) = if after[0] - before[0] >= after[1] - before[1] {
         (0, 1, &mut other)
