@@ -11,6 +11,7 @@
 
 mod asks;
 mod gossip;
+mod hearing;
 mod message;
 mod metrics;
 mod registry;
@@ -37,6 +38,7 @@ pub(crate) use self::{
 };
 use self::{
     asks::{Asks, Begun, Repeats},
+    hearing::Hearing,
     message::{Ask, AskHead, Message, NodeAnswer, What},
     registry::Registry,
 };
@@ -144,6 +146,7 @@ pub struct Cluster {
     bus: Arc<dyn Bus>,
     metrics: ClusterMetrics,
     core: Mutex<Core>,
+    hearing: Arc<Mutex<Hearing>>,
     /// The next deadline may be earlier than the service knows.
     changed: Notify,
     /// Who merges what the other nodes share. Set once, before the service runs.
@@ -172,6 +175,7 @@ impl Cluster {
                 repeats: Repeats::default(),
                 greeted_at: None,
             }),
+            hearing: Arc::default(),
             uid,
             node: Arc::downgrade(node),
             bus,
@@ -223,11 +227,13 @@ impl Cluster {
                 () = stop.cancelled() => return false,
                 attached = attached => match attached {
                     Ok(()) => return true,
-                    Err(error) if !is_told => {
-                        is_told = true;
-                        tracing::warn!(%error, "the other nodes cannot be heard yet; trying again");
+                    Err(error) => {
+                        self.hearing.lock().hears_nothing();
+                        if !is_told {
+                            is_told = true;
+                            tracing::warn!(%error, "the other nodes cannot be heard yet; trying again");
+                        }
                     }
-                    Err(_) => {}
                 },
             }
             tokio::select! {
@@ -286,14 +292,18 @@ impl Cluster {
         }
     }
 
-    /// Asks every other node that is alive.
+    /// Asks every other node that is alive. One that knows of nobody else asks too: only so it notices that it is cut
+    /// off, and not alone.
+    ///
+    /// # Errors
+    /// Also while there may be nodes that this one does not know, because the bus was away.
     pub(crate) fn survey(
         self: &Arc<Self>,
         app: &AppId,
         query: Query,
     ) -> Progress<Result<Surveyed, BrokerError>> {
-        if self.core.lock().registry.num_others() == 0 {
-            return Progress::Ready(Ok(Surveyed::default()));
+        if self.hearing.lock().is_partial(Instant::now()) {
+            return Progress::Ready(Err(BrokerError::Unavailable));
         }
         self.ask(app, What::Query(query))
     }
@@ -355,6 +365,9 @@ impl Cluster {
             core.repeats.tick(now);
             core.asks.tick(now)
         };
+        if !forgotten.is_empty() {
+            self.hearing.lock().forgot();
+        }
         if let Some(gossip) = self.gossiping() {
             forgotten.iter().for_each(|node| gossip.on_gone(node));
         }
@@ -371,18 +384,31 @@ impl Cluster {
     fn announce_to(&self, to: Recipient, greeting: Greeting) {
         if let Some(node) = self.node.upgrade() {
             let mut announcement = node.announcement(greeting);
+            let is_for_everyone = matches!(to, Recipient::Everyone);
             // They are many, and who was not told of them yet says Hello and is told alone.
-            if matches!(to, Recipient::Everyone) {
+            if is_for_everyone {
                 announcement.metrics = node.new_metrics();
             }
-            self.post(to, Message::Announce(announcement).encode(&self.uid));
+            let hearing = Arc::clone(&self.hearing);
+            let payload = Message::Announce(announcement).encode(&self.uid);
+            self.post_then(to, payload, move |is_sent| {
+                if is_for_everyone {
+                    hearing.lock().announced(is_sent, Instant::now());
+                }
+            });
         }
     }
 
     /// Sends what nobody waits for.
     fn post(&self, to: Recipient, payload: Bytes) {
+        self.post_then(to, payload, |_| {});
+    }
+
+    /// The same, and says whether it left.
+    fn post_then(&self, to: Recipient, payload: Bytes, then: impl FnOnce(bool) + Send + 'static) {
         let metrics = self.metrics.clone();
         let count = move |sent: Result<(), BrokerError>| {
+            then(sent.is_ok());
             if let Err(error) = sent {
                 metrics.unsent.inc();
                 tracing::debug!(%error, "a message to other nodes was not sent");

@@ -337,6 +337,11 @@ impl Node {
         self.cluster.get()
     }
 
+    /// How many nodes are alive, this one included, as far as it hears them.
+    pub fn num_nodes(&self) -> usize {
+        self.cluster().map_or(1, |cluster| cluster.num_nodes())
+    }
+
     pub fn uid(&self) -> &str {
         self.uid.as_str()
     }

@@ -82,13 +82,16 @@ impl Nodes {
     }
 
     async fn channels(&self, index: usize) -> Vec<(String, u32)> {
+        self.try_channels(index).await.unwrap()
+    }
+
+    async fn try_channels(&self, index: usize) -> Result<Vec<(String, u32)>, server_api::ApiError> {
         let request = ChannelsRequest::default();
         let found = self.node(index).channels(&AppId::default_app(), request);
-        let channels = found.wait().await.unwrap().channels;
-        channels
-            .into_iter()
+        let channels = found.wait().await?.channels.into_iter();
+        Ok(channels
             .map(|(name, stats)| (name, stats.num_clients))
-            .collect()
+            .collect())
     }
 
     async fn clients(&self, index: usize) -> Vec<u32> {
@@ -290,6 +293,27 @@ async fn a_call_that_the_others_cannot_be_told_of_fails_and_counts_here() {
         error.message
     );
     assert!(is_closed(&settle(&mut client).await, 3503));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_cut_off_does_not_say_that_nobody_is_elsewhere() {
+    let nodes = Nodes::new(2).await;
+    let _clients = nodes.in_room().await;
+    let is_unknown = async || {
+        let refused = nodes.try_channels(0).await;
+        refused.is_err_and(|error| error.code == 100 && error.message.contains("the other nodes"))
+    };
+    nodes.bus.set_down(true);
+    assert!(is_unknown().await);
+    tokio::time::sleep(FORGOTTEN_AFTER * 3).await;
+    assert_eq!(nodes.clients(0).await.len(), 1, "the other is forgotten");
+    assert!(is_unknown().await);
+    nodes.bus.set_down(false);
+    // Nothing is said until it has heard who there is.
+    while is_unknown().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(nodes.channels(0).await, [("room".to_owned(), 2)]);
 }
 
 #[tokio::test(start_paused = true)]
