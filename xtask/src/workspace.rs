@@ -22,7 +22,7 @@ impl Workspace {
     pub(crate) fn find() -> Result<Self> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
         let text = steps::output(
-            Command::new(cargo_program())
+            cargo()
                 .args(["metadata", "--format-version", "1", "--manifest-path"])
                 .arg(manifest),
         )
@@ -44,7 +44,7 @@ impl Workspace {
 
     /// `cargo`, in the workspace's root.
     pub(crate) fn cargo(&self) -> Command {
-        let mut command = Command::new(cargo_program());
+        let mut command = cargo();
         command.current_dir(&self.root);
         command
     }
@@ -103,7 +103,31 @@ impl Workspace {
     }
 }
 
-/// The cargo that runs us, so that a chosen toolchain stays chosen.
-fn cargo_program() -> String {
-    std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+/// The cargo that runs us, so that a chosen toolchain stays chosen; without what it says about our own package.
+/// Dependencies that look at that (`ring`) would be built anew each time that `cargo xtask` and `cargo` take turns.
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_is_not_told_which_package_of_ours_calls_it() {
+        let command = cargo();
+        let is_removed = |name: &str| {
+            command
+                .get_envs()
+                .any(|(key, value)| key == name && value.is_none())
+        };
+        assert!(is_removed("CARGO_MANIFEST_DIR") && is_removed("CARGO_PKG_NAME"));
+    }
 }
