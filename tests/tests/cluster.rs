@@ -6,7 +6,7 @@ use tidegate_tests::{Client, Node, cluster::LOOK_AGAIN, token, within};
 
 struct Cluster {
     nodes: Vec<Node>,
-    _redis: RedisServer,
+    redis: RedisServer,
 }
 
 impl Cluster {
@@ -34,7 +34,7 @@ impl Cluster {
         };
         let cluster = Self {
             nodes: (0..number).map(node).collect(),
-            _redis: redis,
+            redis,
         };
         for index in 0..number {
             cluster.until_nodes(index, number).await;
@@ -226,6 +226,39 @@ async fn presence_counts_the_members_of_all_nodes_and_forgets_who_left() {
     drop(ann);
     for index in 0..2 {
         cluster.until_present(index, &["bob"]).await;
+    }
+}
+
+#[tokio::test]
+async fn nodes_with_control_stores_of_their_own_say_that_they_decide_alone() {
+    let cluster = Cluster::start(2).await;
+    let told = cluster.nodes[0].cli(&["nodes"]).await;
+    let says = "1 more on the same Redis, each with a control store of its own";
+    assert!(told.stderr.contains(says), "{told:?}");
+    let told = cluster.nodes[0].cli(&["nodes", "--json"]).await.json();
+    assert_eq!(told["items"].as_array().map(Vec::len), Some(1), "{told}");
+}
+
+#[tokio::test]
+async fn a_node_without_redis_does_not_say_that_nobody_is_elsewhere() {
+    let mut cluster = Cluster::start(2).await;
+    let _bob = cluster.connect(1, "bob").await;
+    cluster.until_sessions(0, "bob", 1).await;
+    cluster.redis.kill();
+    let one = &cluster.nodes[0];
+    let forgotten = async {
+        while one.metrics().await.get("tidegate_cluster_nodes") != 1 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    };
+    within("the other node is forgotten", forgotten).await;
+    for arguments in [
+        &["sessions", "list"][..],
+        &["sessions", "list", "--user", "bob"],
+    ] {
+        let told = one.cli(arguments).await;
+        assert_eq!(told.code, Some(1), "{told:?}");
+        assert!(told.stderr.contains("nodes"), "{told:?}");
     }
 }
 

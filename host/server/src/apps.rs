@@ -78,6 +78,10 @@ impl AppHost for RealtimeApps {
         };
         Box::pin(self.node.scheduled_runs(&id).wait())
     }
+
+    fn num_nodes(&self) -> usize {
+        self.node.num_nodes()
+    }
 }
 
 fn settings(of_default: &RealtimeConfig, token_secret: &str) -> RealtimeConfig {

@@ -123,6 +123,11 @@ pub trait AppHost: Send + Sync + 'static {
 
     /// What the app's plugins do by the clock, on all nodes.
     fn schedule(&self, app: &AppName) -> Later<ScheduleFound>;
+
+    /// Nodes that are one service, this one included.
+    fn num_nodes(&self) -> usize {
+        1
+    }
 }
 
 /// An upload that may be stored.

@@ -50,6 +50,13 @@ pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
         for item in &mut items {
             item["revision"] = body["revision"].clone();
         }
+        let num_others = call.admin.apps.num_nodes() - 1;
+        if num_others > 0 {
+            body["problem"] = json!(format!(
+                "{num_others} more on the same Redis, each with a control store of its own: plugins, bindings, apps and \
+                 keys are decided on each by itself; with `control.store = \"postgres\"` they have one"
+            ));
+        }
     }
     body["items"] = json!(items);
     Ok(Answer::ok(body))
