@@ -1,6 +1,6 @@
 //! What the command line shows and keeps of bindings.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tidegate_tests::guests;
 
 use super::{node, text};
@@ -122,4 +122,45 @@ async fn the_list_shows_order_scope_policy_and_settings_without_their_secrets() 
     let refused = node.cli(&list).await;
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("operator"), "{}", refused.stderr);
+}
+
+#[tokio::test]
+async fn a_push_that_cannot_bind_says_what_it_did_before() {
+    let node = node();
+    let folder = tempfile::tempdir().unwrap();
+    let file = guests::variant("guest-stamp", "one", folder.path());
+    // It exports filtering alone.
+    let options = [
+        "--activate",
+        "--bind",
+        "filtering@namespace:chat",
+        "--bind",
+        "rpc@app",
+        "--bind",
+        "routing@app",
+    ];
+    let refused = node.push(&file, "stamp", &options).await;
+    assert_eq!((refused.code, &*refused.stdout), (Some(1), ""));
+    let said: Value = serde_json::from_str(&refused.stderr).unwrap();
+    let error = &said["error"];
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.starts_with(
+            "stamp: version 1 is there and answers from now on; it was bound at \
+             filtering@namespace:chat; routing@app was not tried; it was not bound at rpc@app: "
+        ),
+        "{message}"
+    );
+    let details = &error["details"];
+    assert_eq!(details["done"]["activation"]["version"], 1, "{details}");
+    assert_eq!(
+        details["done"]["bindings"][0]["scope"], "namespace:chat",
+        "{details}"
+    );
+    assert_eq!(details["not_bound"], json!(["rpc@app", "routing@app"]));
+
+    // And so it is.
+    let listed = node.cli(&["plugin", "list", "--json"]).await.json();
+    assert_eq!(listed["plugins"][0]["active_version"], 1);
+    assert_eq!(listed["bindings"].as_array().unwrap().len(), 1);
 }

@@ -8,6 +8,7 @@ mod cargo;
 mod check;
 mod logs;
 mod pipelines;
+mod push;
 mod scaffold;
 mod schedule;
 mod top;
@@ -20,8 +21,7 @@ pub(super) use self::arguments::PluginCommand;
 use self::{
     api::{Binding, PluginApi},
     arguments::{
-        Activate, Bind, BindTarget, Build, Delete, Inspect, List, New, Push, Rollback, Unbind,
-        Versions, plugin_name,
+        Activate, Bind, Build, Delete, Inspect, List, New, Rollback, Unbind, Versions, plugin_name,
     },
 };
 use super::{
@@ -37,7 +37,7 @@ pub(super) fn run(command: PluginCommand, output: Output) -> Result<(), Failure>
         PluginCommand::Pipelines(command) => pipelines::run(&command, output),
         PluginCommand::Schedule(command) => schedule::run(&command, output),
         PluginCommand::Top(command) => top::run(&command, output),
-        PluginCommand::Push(command) => push(command, output),
+        PluginCommand::Push(command) => push::run(command, output),
         PluginCommand::List(command) => list(&command, output),
         PluginCommand::Versions(command) => versions(&command, output),
         PluginCommand::Inspect(command) => inspect(&command, output),
@@ -84,83 +84,7 @@ fn size_of(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
-fn push(command: Push, output: Output) -> Result<(), Failure> {
-    let Push {
-        source,
-        name,
-        note,
-        activate,
-        binds,
-        config,
-        server,
-    } = command;
-    let config = binding_config(config.as_deref())?;
-    // The key is looked for before a build that would be in vain.
-    let api = PluginApi::new(&server, output)?;
-    let (name, wasm) = artifact(&source, name, output)?;
-    let bytes = std::fs::read(&wasm)
-        .map_err(|error| Failure::usage(format!("{} cannot be read: {error}", wasm.display())))?;
-    let (uploaded, activated, bound) = block_on(async {
-        let uploaded = api.upload(&name, bytes, &note).await?;
-        let number = api::version_number(&uploaded)?;
-        let activated = if activate {
-            Some(api.activate(&name, number).await?)
-        } else {
-            None
-        };
-        let mut bound = Vec::new();
-        for target in binds {
-            let BindTarget { hook, scope } = target;
-            let binding = Binding {
-                name: &name,
-                hook,
-                scope: &scope,
-                config: config.as_ref(),
-                position: None,
-                failure_policy: None,
-                isolation: None,
-            };
-            bound.push(api.bind(binding).await?);
-        }
-        Ok((uploaded, activated, bound))
-    })?;
-    let number = api::version_number(&uploaded)?;
-    let value = json!({
-        "plugin": name,
-        "version": number,
-        "upload": uploaded,
-        "activation": activated,
-        "bindings": bound,
-    });
-    output.result(&value, || {
-        let mut lines = vec![if uploaded["is_new"] == false {
-            format!("nothing new: these bytes are version {number} of {name}")
-        } else {
-            format!("{name} version {number} is there")
-        }];
-        if activated.is_some() {
-            lines.push(format!("version {number} answers from now on"));
-        } else if uploaded["is_active"] != true {
-            lines.push(format!("next: tidegate plugin activate {name} {number}"));
-        }
-        lines.extend(
-            bound
-                .iter()
-                .map(|binding| format!("bound: {}{}", describe(binding), kept(binding))),
-        );
-        lines.join("\n")
-    });
-    // What is bound in the same go was tried with what it is bound with.
-    if bound.is_empty() {
-        activated
-            .iter()
-            .for_each(|activated| warn(activated, output));
-    }
-    bound.iter().for_each(|binding| warn(binding, output));
-    Ok(())
-}
-
-/// Name and file of what is pushed; a crate is built first.
+/// Name and file of what is pushed or checked; a crate is built first.
 fn artifact(
     source: &Path,
     name: Option<String>,
