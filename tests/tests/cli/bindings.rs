@@ -164,3 +164,49 @@ async fn a_push_that_cannot_bind_says_what_it_did_before() {
     assert_eq!(listed["plugins"][0]["active_version"], 1);
     assert_eq!(listed["bindings"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_hook_in_several_scopes_is_unbound_in_one_or_in_all_as_it_is_said() {
+    let node = node();
+    let folder = tempfile::tempdir().unwrap();
+    let file = guests::variant("guest-stamp", "one", folder.path());
+    let bind_both = [
+        "--activate",
+        "--bind",
+        "filtering@app",
+        "--bind",
+        "filtering@namespace:chat",
+    ];
+    node.push(&file, "stamp", &bind_both).await.json();
+    let unbind = async |options: &[&str]| {
+        let unbind = ["plugin", "unbind", "stamp", "filtering"];
+        node.cli(&[&unbind[..], options].concat()).await
+    };
+    let number = async || {
+        let listed = node.cli(&["plugin", "list", "--json"]).await.json();
+        listed["bindings"].as_array().unwrap().len()
+    };
+
+    let refused = unbind(&[]).await;
+    assert_eq!((refused.code, &*refused.stdout), (Some(2), ""));
+    for said in [
+        "app, namespace:chat",
+        "nothing was removed",
+        "--scope app",
+        "--all-scopes",
+    ] {
+        assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    }
+    assert_eq!(number().await, 2);
+    let removed = unbind(&["--all-scopes", "--json"]).await.json();
+    assert_eq!(removed["removed"].as_array().unwrap().len(), 2);
+    assert_eq!(number().await, 0);
+
+    node.push(&file, "stamp", &bind_both).await.json();
+    let removed = unbind(&["--scope", "app", "--json"]).await.json();
+    assert_eq!(removed["removed"][0]["scope"], "app");
+    // There is one left, and no doubt about which.
+    let removed = unbind(&["--json"]).await.json();
+    assert_eq!(removed["removed"][0]["scope"], "namespace:chat");
+    assert_eq!(number().await, 0);
+}

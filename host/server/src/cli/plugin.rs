@@ -380,22 +380,13 @@ fn bind(command: Bind, output: Output) -> Result<(), Failure> {
 fn unbind(command: &Unbind, output: Output) -> Result<(), Failure> {
     let api = PluginApi::new(&command.server, output)?;
     let removed = block_on(async {
-        let mut removed = Vec::new();
-        for binding in api.bindings().await? {
-            let is_meant = binding["plugin"] == command.name.as_str()
-                && command
-                    .hook
-                    .is_none_or(|hook| binding["hook"] == hook.as_str())
-                && command
-                    .scope
-                    .as_ref()
-                    .is_none_or(|scope| binding["scope"] == scope.to_string());
-            if is_meant {
-                api.unbind(&cell(&binding["id"])).await?;
-                removed.push(binding);
-            }
+        let mut meant = api.bindings().await?;
+        meant.retain(|binding| is_meant(command, binding));
+        is_unambiguous(command, &meant)?;
+        for binding in &meant {
+            api.unbind(&cell(&binding["id"])).await?;
         }
-        Ok(removed)
+        Ok(meant)
     })?;
     if removed.is_empty() {
         return Err(Failure::new(format!("{} is not bound there", command.name))
@@ -409,6 +400,47 @@ fn unbind(command: &Unbind, output: Output) -> Result<(), Failure> {
             .join("\n")
     });
     Ok(())
+}
+
+fn is_meant(command: &Unbind, binding: &Value) -> bool {
+    let Unbind {
+        name,
+        hook,
+        scope,
+        all_scopes: _,
+        server: _,
+    } = command;
+    binding["plugin"] == name.as_str()
+        && hook.is_none_or(|hook| binding["hook"] == hook.as_str())
+        && scope
+            .as_ref()
+            .is_none_or(|scope| binding["scope"] == scope.to_string())
+}
+
+/// Who names a hook often thinks of one binding; that there are more is said before they are gone.
+fn is_unambiguous(command: &Unbind, meant: &[Value]) -> Result<(), Failure> {
+    let Some(hook) = command.hook else {
+        return Ok(());
+    };
+    if meant.len() < 2 || command.all_scopes {
+        return Ok(());
+    }
+    let mut scopes: Vec<String> = meant
+        .iter()
+        .map(|binding| cell(&binding["scope"]))
+        .collect();
+    scopes.sort_unstable();
+    let name = &command.name;
+    Err(Failure::usage(format!(
+        "{name} is bound to {hook} in {} scopes: {}; nothing was removed",
+        scopes.len(),
+        scopes.join(", ")
+    ))
+    .hint(format!(
+        "`tidegate plugin unbind {name} {hook} --scope {}` removes one, --all-scopes all of them",
+        scopes[0]
+    ))
+    .details(json!({ "scopes": scopes })))
 }
 
 fn delete(command: &Delete, output: Output) -> Result<(), Failure> {

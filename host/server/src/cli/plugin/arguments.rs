@@ -239,7 +239,10 @@ pub struct Schedule {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   tidegate plugin unbind shout
-  tidegate plugin unbind shout filtering --scope namespace:chat")]
+  tidegate plugin unbind shout filtering --scope namespace:chat
+  tidegate plugin unbind shout filtering --all-scopes
+
+A hook at which the plugin is bound in several scopes needs --scope or --all-scopes.")]
 pub struct Unbind {
     /// Name of the plugin
     #[arg(value_parser = plugin_name)]
@@ -247,9 +250,12 @@ pub struct Unbind {
     /// Only at this hook [default: everywhere]
     #[arg(value_parser = hook)]
     pub(super) hook: Option<Hook>,
-    /// Only in this scope [default: every scope]
+    /// Only in this scope
     #[arg(long, value_parser = scope)]
     pub(super) scope: Option<Scope>,
+    /// In every scope where it is bound at the hook
+    #[arg(long, conflicts_with = "scope")]
+    pub(super) all_scopes: bool,
     #[command(flatten)]
     pub(super) server: AdminServer,
 }
