@@ -114,6 +114,19 @@ impl Explain {
     }
 }
 
+/// What to do after error 100 with this text: a plugin that failed left a trace id there, anything else is the node's own.
+pub(super) fn after_internal_error(message: &str) -> String {
+    let trace = message
+        .split_once("(trace ")
+        .and_then(|(_, rest)| rest.split_once(')'));
+    match trace {
+        Some((trace, _)) => format!("`tidegate explain {trace}` tells its story"),
+        None => {
+            "no plugin did this: `tidegate health` says how the node is, and its log why".to_owned()
+        }
+    }
+}
+
 pub(super) fn run(command: &Explain, output: Output) -> Result<(), Failure> {
     let wanted = command.wanted()?;
     let client = command.server.client(output)?;

@@ -6,7 +6,10 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::{Failure, Output, block_on, server::ApiServer, token::json_argument};
+use super::{
+    Failure, Output, block_on, explain::after_internal_error, server::ApiServer,
+    token::json_argument,
+};
 
 /// Largest message read from standard input; the server's own limit is lower.
 const MAX_INPUT_BYTES: u64 = 4 << 20;
@@ -91,8 +94,9 @@ pub(super) fn api_result(answer: &Value) -> Result<&Value, Failure> {
     if error.is_object() {
         let code = error["code"].as_u64().unwrap_or_default();
         let message = error["message"].as_str().unwrap_or_default();
+        let after_internal = after_internal_error(message);
         let hint = match code {
-            100 => "if the message has a trace id, `tidegate explain ID` tells its story",
+            100 => after_internal.as_str(),
             102 => "name a namespace that the configuration has",
             107 => "check channel name and data",
             // Codes of the protocol end below; from here on they are those of plugins.
@@ -126,6 +130,18 @@ mod tests {
                 .hint
                 .contains("explain --recent --refused")
         );
+        let internal = |message: &str| {
+            let answer = json!({"error": {"code": 100, "message": message}});
+            api_result(&answer).unwrap_err().hint
+        };
+        let hint = internal("internal server error (trace a71cd982164b)");
+        assert!(
+            hint.contains("tidegate explain a71cd982164b"),
+            "the command with the id: {hint}"
+        );
+        let hint = internal("internal server error");
+        assert!(!hint.contains("explain"), "there is no id: {hint}");
+        assert!(hint.contains("tidegate health"), "{hint}");
         assert_eq!(
             api_result(&json!({"result": {"offset": 1}})).unwrap()["offset"],
             1
