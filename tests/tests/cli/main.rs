@@ -365,6 +365,42 @@ async fn subscribe_is_a_live_client_that_prints_what_publish_sends() {
 }
 
 #[tokio::test]
+async fn subscribe_ends_when_the_server_ended_all_it_subscribed_to() {
+    let node = node();
+    let (_folder, config) = folder();
+    let other = "chat:other";
+    let mut follower = node.spawn_cli(&[
+        "subscribe",
+        ROOM,
+        other,
+        "--user",
+        "alice",
+        "--config",
+        &config,
+        "--json",
+    ]);
+    let mut events = BufReader::new(follower.stdout.take().unwrap()).lines();
+    for _ in ["connected", ROOM, other] {
+        event(&mut events).await;
+    }
+    for channel in [ROOM, other] {
+        let unsubscribe = json!({ "user": "alice", "channel": channel });
+        node.api().call("unsubscribe", &unsubscribe).await;
+        let told = event(&mut events).await;
+        assert_eq!(
+            (&told["event"], &told["channel"], &told["code"]),
+            (&json!("unsubscribed"), &json!(channel), &json!(2000))
+        );
+    }
+    let ended = within("the end", follower.wait_with_output())
+        .await
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("ended all subscriptions"), "{said}");
+}
+
+#[tokio::test]
 async fn a_token_of_the_command_line_is_accepted_by_connect() {
     let node = node();
     let (folder, config) = folder();

@@ -1,7 +1,7 @@
 //! `subscribe`: a live client in the terminal.
 //!
 //! Owns the socket, the reconnects and the end by ctrl-c; what to send and what messages mean is in [`feed`], which
-//! does no I/O. What was missed while the connection was away is recovered, and a gap is told.
+//! does no I/O. What was missed while the connection or a subscription was away is recovered, and a gap is told.
 
 mod feed;
 
@@ -18,7 +18,7 @@ use tokio_tungstenite::{
     tungstenite::{Error as WebSocketError, Message},
 };
 
-use self::feed::{Event, Feed};
+use self::feed::{Event, Feed, Next};
 use super::{
     Failure, Output, block_on, exit,
     http::Base,
@@ -41,7 +41,8 @@ const MAX_SILENCE: Duration = Duration::from_secs(60);
   tidegate subscribe chat:lobby --data '{\"ticket\": \"…\"}' --json
   tidegate subscribe news --count 1                                     end after one publication
 
-Ctrl-c ends it. After a lost connection it comes back and recovers what it missed, where the namespace allows it.")]
+Ctrl-c ends it. After a lost connection it comes back and recovers what it missed, where the namespace allows it. It subscribes
+again where the server says that clients do (codes from 2500 on); the exit code is 1 when the server ended all subscriptions.")]
 pub struct Subscribe {
     /// Channels to subscribe to
     #[arg(required = true)]
@@ -148,9 +149,7 @@ async fn follow(
                 }
             }
         }
-        // Jitter, so that many clients of one server do not come back at the same moment.
-        let wait = backoff.mul_f64(rand::rng().random_range(0.5..1.0));
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(pause(backoff)).await;
         backoff = (backoff * 2).min(MAX_BACKOFF);
     }
 }
@@ -195,13 +194,16 @@ async fn exchange(
             }
         };
         let (events, answers) = feed.receive(&text)?;
-        for answer in answers {
-            if let Err(error) = socket.send(Message::text(answer)).await {
-                return lost(was_connected, error.to_string());
-            }
-        }
+        let mut is_to_wait = false;
         for event in events {
             was_connected |= matches!(event, Event::Connected { .. });
+            is_to_wait |= matches!(
+                event,
+                Event::Unsubscribed {
+                    next: Next::Subscribe | Next::Recover,
+                    ..
+                }
+            );
             let is_publication = matches!(event, Event::Publication { .. });
             print(output, &event);
             if let (true, Some(count)) = (is_publication, remaining.count.as_mut()) {
@@ -213,7 +215,26 @@ async fn exchange(
                 }
             }
         }
+        if feed.is_over() {
+            let _ = socket.close(None).await;
+            return Err(Failure::new("the server ended all subscriptions; nothing more will come")
+                .hint("a call of the server API or a plugin did so; the same command subscribes again"));
+        }
+        if is_to_wait {
+            // A server that ends the new subscription too is not asked without a pause.
+            tokio::time::sleep(pause(MIN_BACKOFF)).await;
+        }
+        for answer in answers {
+            if let Err(error) = socket.send(Message::text(answer)).await {
+                return lost(was_connected, error.to_string());
+            }
+        }
     }
+}
+
+/// Jitter, so that many clients of one server do not come back at the same moment.
+fn pause(backoff: Duration) -> Duration {
+    backoff.mul_f64(rand::rng().random_range(0.5..1.0))
 }
 
 fn print(output: Output, event: &Event) {

@@ -2,11 +2,18 @@
 //!
 //! Invariant: a channel's position is that of the last publication handed out, so that a recovery repeats nothing.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde_json::{Value, json};
 
-use crate::cli::{Failure, output::string};
+use crate::cli::{
+    Failure,
+    explain::after_internal_error,
+    output::{string, text},
+};
 
 /// What happened, in the order in which it should be printed.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +37,7 @@ pub(super) enum Event {
         channel: String,
         code: u64,
         reason: String,
+        next: Next,
     },
     Lost {
         why: String,
@@ -46,6 +54,19 @@ pub(super) enum Recovery {
     Gap,
 }
 
+/// What comes after the server ended a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It stays ended, also after a reconnect.
+    Nothing,
+    Subscribe,
+    /// Subscribes with the position that it has.
+    Recover,
+}
+
+/// First code of an `unsubscribe` push after which clients subscribe again; `docs/codes.md` lists them.
+const FIRST_RESUBSCRIBE_CODE: u64 = 2500;
+
 /// Where a channel's stream was read up to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Position {
@@ -59,6 +80,8 @@ pub(super) struct Feed {
     token: String,
     data: Option<Value>,
     positions: BTreeMap<String, Position>,
+    /// Channels whose subscription the server ended for good. Their ids stay theirs.
+    ended: BTreeSet<String>,
 }
 
 /// Commands are numbered by what they are: 1 connects, the others subscribe to `channels[id - FIRST]`.
@@ -72,6 +95,7 @@ impl Feed {
             token,
             data,
             positions: BTreeMap::new(),
+            ended: BTreeSet::new(),
         }
     }
 
@@ -102,10 +126,17 @@ impl Feed {
             } else if let Some(id) = message["id"].as_u64() {
                 self.reply(id, &message, &mut events, &mut answers)?;
             } else {
-                self.push(&message["push"], &mut events);
+                self.push(&message["push"], &mut events, &mut answers);
             }
         }
         Ok((events, answers))
+    }
+
+    /// Whether the server ended every subscription for good.
+    pub(super) fn is_over(&self) -> bool {
+        self.channels
+            .iter()
+            .all(|channel| self.ended.contains(channel))
     }
 
     fn reply(
@@ -128,6 +159,7 @@ impl Feed {
             });
             let commands = (FIRST..)
                 .zip(&self.channels)
+                .filter(|(_, channel)| !self.ended.contains(*channel))
                 .map(|(id, channel)| self.subscribe(id, channel));
             answers.extend(commands);
         } else if let Some(channel) = channel {
@@ -183,7 +215,7 @@ impl Feed {
         });
     }
 
-    fn push(&mut self, push: &Value, events: &mut Vec<Event>) {
+    fn push(&mut self, push: &Value, events: &mut Vec<Event>, answers: &mut Vec<String>) {
         let channel = string(&push["channel"]);
         if push["pub"].is_object() {
             self.published(&channel, &push["pub"], events);
@@ -192,11 +224,35 @@ impl Feed {
                 data: push["message"]["data"].clone(),
             });
         } else if push["unsubscribe"].is_object() {
+            let code = push["unsubscribe"]["code"].as_u64().unwrap_or(0);
+            let next = self.unsubscribed(&channel, code, answers);
             events.push(Event::Unsubscribed {
                 channel,
-                code: push["unsubscribe"]["code"].as_u64().unwrap_or(0),
+                code,
                 reason: string(&push["unsubscribe"]["reason"]),
+                next,
             });
+        }
+    }
+
+    /// Subscribes again where the code says so.
+    fn unsubscribed(&mut self, channel: &str, code: u64, answers: &mut Vec<String>) -> Next {
+        let mut ids = (FIRST..).zip(&self.channels);
+        // Else the server subscribed us, and only the server does it again.
+        let Some((id, _)) = ids.find(|(_, ours)| *ours == channel) else {
+            self.positions.remove(channel);
+            return Next::Nothing;
+        };
+        if code < FIRST_RESUBSCRIBE_CODE {
+            self.positions.remove(channel);
+            self.ended.insert(channel.to_owned());
+            return Next::Nothing;
+        }
+        answers.push(self.subscribe(id, channel));
+        if self.positions.contains_key(channel) {
+            Next::Recover
+        } else {
+            Next::Subscribe
         }
     }
 
@@ -206,8 +262,9 @@ impl Feed {
             || "the connection".to_owned(),
             |channel| format!("the subscription to {channel}"),
         );
+        let after_internal = after_internal_error(text(&error["message"]));
         let hint = match code {
-            100 => "if the text has a trace id, `tidegate explain ID` tells its story",
+            100 => after_internal.as_str(),
             101 => "connect with --token, or with --user and --config",
             102 => "name a namespace that the configuration has",
             103 => "allow it in the namespace (allow_subscribe_for_client), or let a plugin decide",
@@ -253,6 +310,7 @@ impl Event {
                 channel,
                 code,
                 reason,
+                next: _, // The code says it.
             } => {
                 json!({"event": "unsubscribed", "channel": channel, "code": code, "reason": reason})
             }
@@ -288,7 +346,15 @@ impl fmt::Display for Event {
                 channel,
                 code,
                 reason,
-            } => write!(f, "unsubscribed from {channel}: {reason} ({code})"),
+                next,
+            } => {
+                let next = match next {
+                    Next::Nothing => "",
+                    Next::Subscribe => "; subscribing again",
+                    Next::Recover => "; subscribing again and recovering what was missed",
+                };
+                write!(f, "unsubscribed from {channel}: {reason} ({code}){next}")
+            }
             Self::Lost { why } => write!(f, "connection lost ({why}); coming back"),
         }
     }
@@ -402,5 +468,68 @@ mod tests {
         assert_eq!(events[0].to_json()["code"], 2500);
         assert_eq!(events[1].to_string(), "[to you] \"hi\"");
         assert!(feed.receive("not json").is_err());
+    }
+
+    #[test]
+    fn after_a_code_that_asks_for_it_it_subscribes_again_from_where_it_was() {
+        let mut feed = feed();
+        feed.receive(r#"{"id":2,"subscribe":{"recoverable":true,"epoch":"e","offset":4}}"#)
+            .unwrap();
+        let push = |channel: &str, code: u64| {
+            let unsubscribe = json!({"code": code, "reason": "why"});
+            json!({"push": {"channel": channel, "unsubscribe": unsubscribe}}).to_string()
+        };
+        let (events, answers) = feed.receive(&push("a", 2500)).unwrap();
+        assert!(
+            events[0]
+                .to_string()
+                .ends_with("recovering what was missed"),
+            "{}",
+            events[0]
+        );
+        let expected = json!({"id": 2, "subscribe": {"channel": "a", "recover": true, "offset": 4, "epoch": "e"}});
+        assert_eq!(
+            answers
+                .iter()
+                .map(|answer| json_of(answer))
+                .collect::<Vec<_>>(),
+            [expected]
+        );
+        let (events, answers) = feed.receive(&push("b", 2501)).unwrap();
+        assert!(
+            events[0].to_string().ends_with("(2501); subscribing again"),
+            "{}",
+            events[0]
+        );
+        assert_eq!(
+            json_of(&answers[0]),
+            json!({"id": 3, "subscribe": {"channel": "b"}})
+        );
+        // What the server subscribed us to, the server subscribes us to again.
+        let (_, answers) = feed.receive(&push("not-ours", 2500)).unwrap();
+        assert_eq!(answers, [""; 0]);
+        assert!(!feed.is_over());
+    }
+
+    #[test]
+    fn what_the_server_ended_for_good_stays_ended_after_a_reconnect() {
+        let mut feed = feed();
+        let push = |channel: &str| {
+            json!({"push": {"channel": channel, "unsubscribe": {"code": 2000, "reason": "out"}}})
+                .to_string()
+        };
+        let (events, answers) = feed.receive(&push("a")).unwrap();
+        assert_eq!(events[0].to_string(), "unsubscribed from a: out (2000)");
+        assert_eq!((answers.len(), feed.is_over()), (0, false));
+        let (_, answers) = feed
+            .receive(r#"{"id":1,"connect":{"client":"c2"}}"#)
+            .unwrap();
+        assert_eq!(answers.len(), 1);
+        assert_eq!(
+            json_of(&answers[0]),
+            json!({"id": 3, "subscribe": {"channel": "b"}})
+        );
+        feed.receive(&push("b")).unwrap();
+        assert!(feed.is_over());
     }
 }
