@@ -1,7 +1,7 @@
 //! A node with a file becomes one of many with a database, and one with a file again: the real commands, and whoever
 //! has a key or a token notices nothing.
 
-use std::path::Path;
+use std::{net::TcpListener, path::Path};
 
 use serde_json::{Value, json};
 use tidegate_protocol::Codec;
@@ -133,4 +133,24 @@ async fn a_node_moves_into_a_shared_database_and_back_with_everything() {
     let of_again = audit(&again).await;
     assert_eq!(of_again[0]["action"], "store.copy");
     assert_eq!(of_again[1..], of_shared[..]);
+}
+
+#[tokio::test]
+async fn a_copy_without_the_database_says_what_to_look_at() {
+    // A port that is free: it was just given back.
+    let address = TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("there are ports");
+    let files = tempfile::tempdir().expect("a temporary folder can be made");
+    let url = format!("postgres://tidegate@{address}/tidegate");
+    let config = json!({ "control": { "store": "postgres", "postgres": { "url": url } } });
+    std::fs::write(files.path().join("shared.json"), config.to_string())
+        .expect("the folder is ours");
+    let refused = copy(files.path(), &["--back", "--data-dir", "again"]).await;
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    let said = &refused.stderr;
+    assert!(said.contains("nothing was changed: see that"), "{said}");
+    assert!(said.contains("control.postgres.url"), "{said}");
+    assert!(!said.contains("what runs goes on"), "{said}");
+    assert!(!files.path().join("again").join("control.db").exists());
 }

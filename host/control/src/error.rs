@@ -37,6 +37,11 @@ pub enum OpenError {
         "the control store cannot be reached ({why}), and nothing is kept here to start from: see that the database runs and takes connections from this machine, and that control.postgres.url is right"
     )]
     NoCopy { why: String },
+    /// The database is away, and a command has nothing to go on with.
+    #[error(
+        "the control store cannot be reached ({why}); nothing was changed: see that the database runs and takes connections from this machine, and that control.postgres.url is right"
+    )]
+    Unreached { why: String },
     /// The database is away, and what this node ran by last is too old to begin with.
     #[error(
         "the control store cannot be reached ({why}), and what this node ran by last is {} old, more than control.postgres.max_copy_age allows ({}): keys that were revoked since would count. Start it when the database answers, or set a larger age",

@@ -104,7 +104,10 @@ impl Store {
     /// [`OpenError`]: the database is away, or its schema is none that this release may work with.
     pub fn connect_for_a_command(config: PostgresConfig) -> Result<Self, OpenError> {
         let postgres = Postgres::new(config, postgres::MIGRATIONS)?;
-        postgres.start()?;
+        postgres.start().map_err(|error| match error {
+            OpenError::Store(StoreError::Away { why }) => OpenError::Unreached { why },
+            other => other,
+        })?;
         let ring = postgres.read(keys::load_ring)?;
         Ok(Self {
             backend: Backend::Postgres(Box::new(postgres)),
