@@ -130,7 +130,7 @@ async fn what_does_not_exist_or_is_no_plugin_is_refused_with_the_next_step() {
     std::fs::write(folder.path().join("script.wasm"), "#!/bin/sh").unwrap();
     let core = b"\0asm\x01\0\0\0";
     std::fs::write(folder.path().join("empty.wasm"), core).unwrap();
-    let rows: [(&[&str], i32, &str); 17] = [
+    let rows: [(&[&str], i32, &str); 19] = [
         (&["plugin", "versions", "nope"], 1, "tidegate plugin list"),
         (&["plugin", "inspect", "nope"], 1, "tidegate plugin list"),
         (
@@ -158,6 +158,16 @@ async fn what_does_not_exist_or_is_no_plugin_is_refused_with_the_next_step() {
             "the app does not exist",
         ),
         (&["app", "keys", "nope"], 1, "tidegate app list"),
+        (
+            &["app", "keys", "nope", "--revoke", "nope"],
+            1,
+            "tidegate app list",
+        ),
+        (
+            &["app", "keys", "default", "--revoke", "nope"],
+            1,
+            "tidegate app keys default",
+        ),
         (
             &["plugin", "push", "script.wasm"],
             1,

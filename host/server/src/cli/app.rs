@@ -174,7 +174,15 @@ fn keys(command: Keys, output: Output) -> Result<(), Failure> {
     if let Some(id) = revoke {
         let id = utf8_percent_encode(&id, NON_ALPHANUMERIC);
         let path = format!("{path}/{id}");
-        let revoked = call(&client, Method::DELETE, &path, &Value::Null)?;
+        let revoked = call(&client, Method::DELETE, &path, &Value::Null).map_err(|failure| {
+            if is_of_key(&failure) {
+                failure.hint(format!(
+                    "`tidegate app keys {name}` shows the keys with their ids"
+                ))
+            } else {
+                failure
+            }
+        })?;
         output.result(&revoked, || {
             format!("key {} opens nothing any more", string(&revoked["id"]))
         });
@@ -206,6 +214,12 @@ fn call(client: &Client, method: Method, path: &str, body: &Value) -> Result<Val
         }
         failure
     })
+}
+
+/// Whether it is the key that does not exist, rather than its app.
+fn is_of_key(failure: &Failure) -> bool {
+    let detail = failure.details["detail"].as_str().unwrap_or_default();
+    failure.details["status"] == 404 && detail.contains("the key")
 }
 
 fn items(answer: &mut Value) -> Vec<Value> {
