@@ -27,13 +27,15 @@ pub(super) async fn list(call: Call) -> Result<Answer, Problem> {
 /// Why nobody will ever be asked about a channel: it may be a typo.
 fn useless(call: &Call, channel: &str) -> Option<String> {
     let why = call.admin.channels.resolve(channel).err()?;
-    let known = match why {
-        BadName::UnknownNamespace => format!("; {}", known_namespaces(call)),
+    Some(match why {
+        BadName::UnknownNamespace => format!(
+            "the configuration has no namespace for this channel; {}",
+            known_namespaces(call)
+        ),
         BadName::Empty | BadName::TooLong | BadName::NotPrintable | BadName::Pattern => {
-            String::new()
+            let why = why.to_string();
+            let why = why.strip_prefix("bad request: ").unwrap_or(&why);
+            format!("no channel can have this name: {why}")
         }
-    };
-    Some(format!(
-        "the configuration knows no such channel: {why}{known}"
-    ))
+    })
 }

@@ -314,8 +314,12 @@ async fn a_pipeline_is_asked_for_by_hook_and_channel() {
     assert!(got.is(200, "Pipelines")["warnings"].is_null());
     let got = bench.get("/apps/default/pipelines?channel=caht:1").await;
     let warning = &got.is(200, "Pipelines")["warnings"][0];
-    let said = "its namespace is not defined; it has chat";
-    assert!(warning.as_str().unwrap().contains(said), "{warning}");
+    let said = "the configuration has no namespace for this channel; it has chat";
+    assert_eq!(warning, said);
+    let got = bench.get("/apps/default/pipelines?channel=").await;
+    let warning = &got.is(200, "Pipelines")["warnings"][0];
+    let said = "no channel can have this name: the channel name is empty";
+    assert_eq!(warning, said);
     bench
         .get("/apps/default/pipelines?hook=sleeping")
         .await
