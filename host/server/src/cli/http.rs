@@ -34,7 +34,7 @@ impl Base {
     pub(super) fn parse(url: &str, flag: &'static str) -> Result<Self, Failure> {
         let wrong = |why: &str| {
             Failure::usage(format!("{flag}: `{url}` {why}"))
-                .hint("write it as in http://127.0.0.1:8000")
+                .hint(format!("write it as in {}", example(url, flag)))
         };
         if url.starts_with("https://") || url.starts_with("wss://") {
             return Err(wrong(
@@ -82,6 +82,20 @@ impl Base {
             "start one with `tidegate serve`, or say where it is with {}",
             self.flag
         ))
+    }
+}
+
+/// The address as it should have been written; one to go by where that is not to be seen.
+fn example(url: &str, flag: &str) -> String {
+    let port = if flag == "--admin-url" { 8001 } else { 8000 };
+    // With a scheme it is something else that is wrong.
+    let given = (!url.contains("://"))
+        .then(|| url.trim_end_matches('/').parse::<http::uri::Authority>())
+        .and_then(Result::ok);
+    match given {
+        Some(given) if given.port().is_some() => format!("http://{given}"),
+        Some(given) => format!("http://{given}:{port}"),
+        None => format!("http://127.0.0.1:{port}"),
     }
 }
 
@@ -384,6 +398,21 @@ mod tests {
             let failure = Base::parse(wrong, "--url").unwrap_err();
             assert!(failure.message.contains("--url"), "{failure:?}");
             assert_eq!(failure.code, exit::USAGE);
+        }
+    }
+
+    #[test]
+    fn an_address_without_its_scheme_is_shown_with_it() {
+        for (given, flag, shown) in [
+            ("127.0.0.1:8001", "--admin-url", "http://127.0.0.1:8001"),
+            ("node-1:9000/", "--url", "http://node-1:9000"),
+            ("localhost", "--admin-url", "http://localhost:8001"),
+            ("ftp://x", "--admin-url", "http://127.0.0.1:8001"),
+            ("http://", "--url", "http://127.0.0.1:8000"),
+            ("https://example.com", "--url", "http://127.0.0.1:8000"),
+        ] {
+            let hint = Base::parse(given, flag).unwrap_err().hint;
+            assert!(hint.ends_with(shown), "{given}: {hint}");
         }
     }
 
