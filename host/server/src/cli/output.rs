@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tidegate_control::Timestamp;
 
 use super::exit;
 
@@ -198,6 +199,16 @@ pub(super) fn text(value: &Value) -> &str {
 /// The same as a cell of a [`table`].
 pub(super) fn string(value: &Value) -> String {
     text(value).to_owned()
+}
+
+/// A moment that is told in milliseconds since 1970, as people read it and in whole seconds.
+pub(super) fn moment(unix_ms: &Value) -> String {
+    let Some(unix_ms) = unix_ms.as_i64() else {
+        return String::new();
+    };
+    let text = Timestamp::from_millis(unix_ms).to_string();
+    text.split_once('.')
+        .map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
 /// A value that somebody else chose, so that it cannot be taken for anything else on the line.

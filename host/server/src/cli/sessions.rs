@@ -5,7 +5,11 @@ use hyper::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::{Failure, Output, block_on, output::table, server::AdminServer};
+use super::{
+    Failure, Output, block_on,
+    output::{moment, table, word},
+    server::AdminServer,
+};
 
 #[derive(Debug, Subcommand)]
 pub enum SessionsCommand {
@@ -52,21 +56,11 @@ pub(super) fn run(command: SessionsCommand, output: Output) -> Result<(), Failur
     }
 }
 
-const MEMBERS: [&str; 7] = [
-    "client",
-    "user",
-    "node",
-    "since_ms",
-    "transport",
-    "name",
-    "address",
-];
-
 const TITLES: [&str; 7] = [
     "CLIENT",
     "USER",
     "NODE",
-    "SINCE (UNIX MS)",
+    "SINCE",
     "TRANSPORT",
     "LIBRARY",
     "ADDRESS",
@@ -101,32 +95,54 @@ fn list(command: &List, output: Output) -> Result<(), Failure> {
         };
         output.note(&format!("node {} {what}", text(node)));
     }
-    output.result(&answer, || {
-        let rows: Vec<_> = answer["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(row)
-            .collect();
-        let mut shown = table(&TITLES, &rows);
-        if answer["has_more"] == true {
-            shown.push_str("\nthere are more; --limit shows up to 1000, --user those of one user");
-        }
-        shown
-    });
+    output.result(&answer, || listed(&answer, user.as_deref()));
     Ok(())
+}
+
+fn listed(answer: &Value, user: Option<&str>) -> String {
+    let items = answer["items"].as_array();
+    let rows: Vec<_> = items
+        .into_iter()
+        .flatten()
+        .map(|session| row(session).to_vec())
+        .collect();
+    if rows.is_empty() {
+        return match user {
+            Some(user) => format!("no session of user {} is connected", word(user)),
+            None => "no session is connected".to_owned(),
+        };
+    }
+    let mut shown = table(&TITLES, &rows);
+    if answer["has_more"] == true {
+        shown.push_str("\nthere are more; --limit shows up to 1000, --user those of one user");
+    }
+    shown
 }
 
 fn inspect(One { client, server }: &One, output: Output) -> Result<(), Failure> {
     let answer = call(server, Method::GET, &path_of(server, client), output)?;
-    output.result(&answer, || {
-        let mut lines: Vec<String> = Vec::new();
-        for member in MEMBERS.iter().chain(&["version"]) {
-            lines.push(format!("{member:<10} {}", text(&answer[*member])));
-        }
-        lines.join("\n")
-    });
+    output.result(&answer, || inspected(&answer));
     Ok(())
+}
+
+fn inspected(session: &Value) -> String {
+    let names = [
+        "client",
+        "user",
+        "node",
+        "since",
+        "transport",
+        "name",
+        "address",
+    ];
+    let version = ("version", text(&session["version"]));
+    let lines: Vec<String> = names
+        .into_iter()
+        .zip(row(session))
+        .chain([version])
+        .map(|(name, value)| format!("{name:<10} {value}").trim_end().to_owned())
+        .collect();
+    lines.join("\n")
 }
 
 fn kick(One { client, server }: &One, output: Output) -> Result<(), Failure> {
@@ -164,8 +180,21 @@ fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-fn row(session: &Value) -> Vec<String> {
-    MEMBERS.map(|member| text(&session[member])).to_vec()
+/// What is shown of a session, in the order of [`TITLES`].
+fn row(session: &Value) -> [String; 7] {
+    let node = match &session["node_name"] {
+        Value::String(name) => name.clone(),
+        _ => text(&session["node"]),
+    };
+    [
+        text(&session["client"]),
+        text(&session["user"]),
+        node,
+        moment(&session["since_ms"]),
+        text(&session["transport"]),
+        text(&session["name"]),
+        text(&session["address"]),
+    ]
 }
 
 fn text(value: &Value) -> String {
@@ -173,5 +202,60 @@ fn text(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> Value {
+        json!({
+            "client": "c1", "user": "ann", "node": "uid-1", "since_ms": 1_700_000_000_000_u64,
+            "transport": "websocket", "name": "js", "version": "5.2", "address": "192.0.2.1",
+        })
+    }
+
+    #[test]
+    fn a_session_is_shown_with_a_moment_that_people_read() {
+        let shown = listed(&json!({ "items": [session()] }), None);
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(
+            lines[0].split_whitespace().collect::<Vec<_>>(),
+            TITLES,
+            "{shown}"
+        );
+        assert_eq!(
+            lines[1].split_whitespace().collect::<Vec<_>>(),
+            [
+                "c1",
+                "ann",
+                "uid-1",
+                "2023-11-14T22:13:20Z",
+                "websocket",
+                "js",
+                "192.0.2.1"
+            ]
+        );
+        let mut named = session();
+        named["node_name"] = "edge-1".into();
+        let shown = inspected(&named);
+        for line in [
+            "node       edge-1",
+            "since      2023-11-14T22:13:20Z",
+            "version    5.2",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_empty_list_says_so() {
+        let nobody = json!({ "items": [], "has_more": false });
+        assert_eq!(listed(&nobody, None), "no session is connected");
+        assert_eq!(
+            listed(&nobody, Some("ann")),
+            "no session of user ann is connected"
+        );
     }
 }

@@ -1,12 +1,11 @@
 //! `plugin schedule`: what plugins do by the clock, and what came of it.
 
 use serde_json::Value;
-use tidegate_control::Timestamp;
 
 use super::{api::PluginApi, arguments::Schedule};
 use crate::cli::{
     Failure, Output, block_on,
-    output::{string, table},
+    output::{moment, string, table},
 };
 
 const TITLES: [&str; 8] = [
@@ -73,16 +72,6 @@ fn every(seconds: u64) -> String {
         Some((unit, name)) => format!("{} {name}", seconds / unit),
         None => format!("{seconds} s"),
     }
-}
-
-/// A moment in whole seconds: periods are.
-fn moment(unix_ms: &Value) -> String {
-    let Some(unix_ms) = unix_ms.as_i64() else {
-        return String::new();
-    };
-    let text = Timestamp::from_millis(unix_ms).to_string();
-    text.split_once('.')
-        .map_or(text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
 #[cfg(test)]
