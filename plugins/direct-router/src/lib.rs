@@ -15,10 +15,12 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tidegate_sdk::{
-    BAD_DATA_CODE, Message, Refusal, Routing, config,
+    BAD_DATA_CODE, Configured, Message, Refusal, Routing,
+    config::{self, BadSetting},
     context::{self, Origin},
     plugin,
     routing::{Destinations, Target, Verdict},
+    settings::Offered,
 };
 
 /// The type is none of the three.
@@ -156,7 +158,13 @@ fn raw(text: &str) -> Result<Box<RawValue>, Refusal> {
     serde_json::value::to_raw_value(text).map_err(|error| bad_shape(&error.to_string()))
 }
 
-plugin!(DirectRouter: routing);
+impl Configured for DirectRouter {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        offered.read::<Settings>().map(drop)
+    }
+}
+
+plugin!(DirectRouter: routing, settings);
 
 #[cfg(test)]
 mod tests {
@@ -270,6 +278,43 @@ mod tests {
         let mut host = ann().config(json!({ "default_type": "broadcast" }));
         let verdict = host.route::<DirectRouter>("chat:lobby", r#"{"text":"hi"}"#);
         assert_eq!(verdict, Ok(Verdict::Keep));
+    }
+
+    #[test]
+    fn settings_that_cannot_be_used_say_what_is_wrong() {
+        let check = |settings: &serde_json::Value| {
+            Host::new()
+                .config(settings)
+                .check_settings::<DirectRouter>("routing")
+        };
+        for (settings, says) in [
+            (
+                json!({ "operator_rol": "admin" }),
+                "unknown field `operator_rol`",
+            ),
+            (
+                json!({ "operator_role": null }),
+                "`operator_role`: invalid type: null",
+            ),
+            (
+                json!({ "operator_role": ["admin"] }),
+                "`operator_role`: invalid type",
+            ),
+            (
+                json!({ "default_type": "whisper" }),
+                "`default_type`: unknown variant `whisper`",
+            ),
+        ] {
+            let error = check(&settings).expect_err("they cannot be used");
+            assert!(error.to_string().contains(says), "{error}");
+        }
+        for settings in [
+            json!({}),
+            json!({ "operator_role": "admin", "default_type": null }),
+            json!({ "default_type": "broadcast" }),
+        ] {
+            assert_eq!(check(&settings), Ok(()), "{settings}");
+        }
     }
 
     #[test]

@@ -20,10 +20,13 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tidegate_sdk::{
-    Authorization, BAD_DATA_CODE, Grant, Message, Refusal, Routing, authorization, clock, config,
+    Authorization, BAD_DATA_CODE, Configured, Grant, Message, Refusal, Routing, authorization,
+    clock,
+    config::{self, BadSetting},
     context::{self, Origin},
     plugin,
     routing::{Destinations, Target, Verdict},
+    settings::Offered,
 };
 
 use crate::settings::{Audit, Settings};
@@ -164,7 +167,13 @@ impl Authorization for RedactAudit {
     }
 }
 
-plugin!(RedactAudit: authorization, routing);
+impl Configured for RedactAudit {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        offered.read::<Settings>().map(drop)
+    }
+}
+
+plugin!(RedactAudit: authorization, routing, settings);
 
 #[cfg(test)]
 mod tests;

@@ -215,7 +215,10 @@ fn settings_that_cannot_be_used_say_what_is_wrong() {
             "`patient` does not begin with `/`",
         ),
         (json!({ "ids": ["#"] }), "a form has 3 to 64"),
-        (json!({ "patterns": ["name"] }), "unknown variant `name`"),
+        (
+            json!({ "patterns": ["name"] }),
+            "`patterns[0]`: unknown variant `name`",
+        ),
         (
             json!({ "fields": [], "patterns": [] }),
             "nothing would be masked",
@@ -240,7 +243,10 @@ fn settings_that_cannot_be_used_say_what_is_wrong() {
             json!({ "audit_channel": "audit:{user}" }),
             "`audit_channel`: `{user}` in `audit:{user}` is not known; there is {channel}",
         ),
-        (json!({ "audit_channel": null }), "invalid type: null"),
+        (
+            json!({ "audit_channel": null }),
+            "`audit_channel`: invalid type: null",
+        ),
         (
             json!({ "mask": "x".repeat(65) }),
             "`mask`: a mask has at most 64 bytes",
@@ -249,11 +255,29 @@ fn settings_that_cannot_be_used_say_what_is_wrong() {
             json!({ "fields": vec!["/a"; 65] }),
             "`fields`: there are 65 of them",
         ),
-        (json!({ "entitled": ["doctor"] }), "invalid type"),
+        (json!({ "entitled": "doctor" }), "`entitled`: invalid type"),
+        (
+            json!({ "auditors": { "roles": "auditor" } }),
+            "`auditors.roles`: invalid type",
+        ),
+        (json!({ "max_bytes": "64KiB" }), "`max_bytes`: invalid type"),
         (json!({ "feilds": [] }), "unknown field `feilds`"),
     ] {
-        let error = serde_json::from_str::<Settings>(&with(&changes).to_string());
-        let error = error.expect_err("they cannot be used").to_string();
-        assert!(error.contains(says), "{error}");
+        let offered = Host::new().config(with(&changes));
+        for hook in ["routing", "authorization"] {
+            let error = offered.check_settings::<RedactAudit>(hook);
+            let error = error.expect_err("they cannot be used").to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
+    let nothing = Host::new().check_settings::<RedactAudit>("routing");
+    let error = nothing.expect_err("records have nowhere to go").to_string();
+    assert!(error.contains("missing field `audit_channel`"), "{error}");
+    let example: Value = serde_json::from_str(include_str!("../example/settings.json")).unwrap();
+    for good in [example, settings()] {
+        let checked = Host::new()
+            .config(good)
+            .check_settings::<RedactAudit>("routing");
+        assert_eq!(checked, Ok(()));
     }
 }

@@ -13,7 +13,12 @@ mod settings;
 mod words;
 
 use tidegate_sdk::{
-    BAD_DATA_CODE, Filtering, Message, Refusal, config, context, filtering::Verdict, plugin,
+    BAD_DATA_CODE, Configured, Filtering, Message, Refusal,
+    config::{self, BadSetting},
+    context,
+    filtering::Verdict,
+    plugin,
+    settings::Offered,
 };
 
 use crate::{
@@ -80,7 +85,13 @@ impl Filtering for WordFilter {
     }
 }
 
-plugin!(WordFilter: filtering);
+impl Configured for WordFilter {
+    fn check(offered: Offered) -> Result<(), BadSetting> {
+        offered.read::<Settings>().map(drop)
+    }
+}
+
+plugin!(WordFilter: filtering, settings);
 
 #[cfg(test)]
 mod tests;

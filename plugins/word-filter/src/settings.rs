@@ -81,7 +81,11 @@ struct RawSettings {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "an object such as {\"mode\": \"mask\"}"
+)]
 struct RawRule {
     mode: RawMode,
     code: Option<u32>,

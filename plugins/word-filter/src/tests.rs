@@ -162,8 +162,22 @@ fn suspicious_data_that_cannot_be_read_is_refused() {
 #[test]
 fn wrong_settings_say_what_is_wrong() {
     for (settings, problem) in [
-        (json!({ "word": "mask" }), "RawRule"),
+        (
+            json!({ "word": "mask" }),
+            "`word`: invalid type: string \"mask\", expected an object such as {\"mode\": \"mask\"}",
+        ),
+        (
+            json!({ "words": "darn" }),
+            "`words`: invalid type: string \"darn\"",
+        ),
+        (json!({ "words": ["darn", 5] }), "`words[1]`: invalid type"),
+        (json!({ "stamp": "yes" }), "`stamp`: invalid type"),
+        (
+            json!({ "phone": { "mode": "drop" } }),
+            "`phone.mode`: unknown variant `drop`",
+        ),
         (json!({ "wordz": [] }), "unknown field `wordz`"),
+        (json!({ "phone": { "mod": "mask" } }), "unknown field `mod`"),
         (json!({ "words": ["a b"] }), "is not one word"),
         (
             json!({ "email": { "mode": "refuse", "code": 100 } }),
@@ -174,8 +188,16 @@ fn wrong_settings_say_what_is_wrong() {
             "add \"mode\": \"refuse\"",
         ),
     ] {
-        let error = serde_json::from_value::<Settings>(settings).unwrap_err();
-        assert!(error.to_string().contains(problem), "{error}");
+        let error = host(settings).check_settings::<WordFilter>("filtering");
+        let error = error.expect_err("they cannot be used").to_string();
+        assert!(error.contains(problem), "{error}");
+    }
+    for settings in [
+        json!({}),
+        json!({ "fields": null, "identity": { "mode": "refuse" } }),
+    ] {
+        let checked = host(settings.clone()).check_settings::<WordFilter>("filtering");
+        assert_eq!(checked, Ok(()), "{settings}");
     }
 }
 

@@ -86,6 +86,25 @@ async fn settings_that_cannot_be_used_are_refused_before_they_are_bound() {
 }
 
 #[tokio::test]
+async fn a_slip_in_the_settings_of_an_example_is_refused_by_name() {
+    let node = builder().namespace(open("chat")).start();
+    for (package, hook) in [
+        ("word-filter", "filtering"),
+        ("direct-router", "routing"),
+        ("redact-audit", "routing"),
+    ] {
+        let place = format!("{hook}@namespace:chat");
+        let settings = r#"{"wordz": []}"#;
+        let options = ["--activate", "--bind", &place, "--config", settings];
+        let wasm = tidegate_tests::guests::wasm(package);
+        let refused = node.push(&wasm, package, &options).await;
+        assert_eq!(refused.code, Some(1), "{package}: {}", refused.stdout);
+        let says = "unknown field `wordz`";
+        assert!(refused.stderr.contains(says), "{}", refused.stderr);
+    }
+}
+
+#[tokio::test]
 async fn the_example_of_each_guide_does_what_it_says() {
     let plugins = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins");
     for (package, saved) in [
