@@ -6,7 +6,7 @@
 use super::{Flag, Never, PORT, Row, Status, Structure, Supported, Text};
 
 const BROKER: Status = Never(
-    "brokers other than memory (and Redis, in a later release) are not planned; remove the section.",
+    "there is no broker beside the engine; set engine.type to \"memory\" or \"redis\" and remove the section.",
 );
 const GRPC: Status =
     Never("gRPC is not planned; the same methods are at /api over HTTP; remove the section.");
