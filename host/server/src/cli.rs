@@ -40,7 +40,7 @@ pub mod exit {
 
 const EXAMPLES: &str = "Examples:
   tidegate serve                                     start with defaults; keys are printed once
-  tidegate config check --config tidegate.toml       explain every value
+  tidegate config check tidegate.toml                explain every value
   tidegate plugin new shout                          make a plugin
   tidegate plugin push --activate --bind filtering@namespace:chat
   tidegate publish chat:lobby '{\"text\": \"hello\"}'
@@ -190,6 +190,7 @@ mod tests {
             &["tidegate", "plugin", "list", "--json"][..],
             &["tidegate", "--json", "plugin", "list"],
             &["tidegate", "config", "check", "--json"],
+            &["tidegate", "config", "check", "tidegate.toml", "--json"],
             &["tidegate", "publish", "a", "{}", "--json"],
             &["tidegate", "serve", "--announce", "json"],
         ] {

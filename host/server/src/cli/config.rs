@@ -12,9 +12,12 @@ use crate::config::{self, Format, ProcessEnvironment, Sources, check, default_fi
 pub enum ConfigCommand {
     /// Explain every effective value and where it came from; exits 1 on problems
     #[command(after_help = "Examples:
-  tidegate config check --config tidegate.toml
+  tidegate config check tidegate.toml
   TIDEGATE_HTTP_SERVER_PORT=9000 tidegate config check --json")]
     Check {
+        /// Configuration file, as with --config [env: TIDEGATE_CONFIG]
+        #[arg(value_name = "FILE", conflicts_with = "config")]
+        file: Option<PathBuf>,
         /// Configuration file [env: TIDEGATE_CONFIG]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
@@ -38,8 +41,12 @@ pub enum ConfigCommand {
 
 pub(super) fn run(command: ConfigCommand, output: Output) -> Result<(), Failure> {
     match command {
-        ConfigCommand::Check { config, data_dir } => {
-            let file = config_file(config, &ProcessEnvironment);
+        ConfigCommand::Check {
+            file,
+            config,
+            data_dir,
+        } => {
+            let file = config_file(file.or(config), &ProcessEnvironment);
             let sources = Sources {
                 file: file.as_deref(),
                 environment: &ProcessEnvironment,
