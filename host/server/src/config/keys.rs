@@ -128,6 +128,37 @@ pub fn is_section(path: &str) -> bool {
     })
 }
 
+/// Whether a name without a section is one that files of Centrifugo before v6 had, when keys were flat: a section that
+/// was one key, a proxy, or a key of ours without its section.
+pub fn is_of_before_v6(name: &str) -> bool {
+    let tail = format!("_{name}");
+    !name.contains('.')
+        && find(name).is_none()
+        && (is_section(name)
+            || is_proxy(name)
+            || all().iter().any(|key| {
+                let flat = key.path.replace('.', "_");
+                flat == name || flat.ends_with(&tail)
+            }))
+}
+
+/// Whether a flat name is one of the proxies to a back end: `proxy_connect_endpoint`, `granular_proxy_mode`.
+pub fn is_proxy(name: &str) -> bool {
+    name.split(['_', '.']).any(|word| word == "proxy")
+}
+
+/// A key of a section of which nothing is supported; its status says why.
+pub fn absence(section: &str) -> Option<&'static Key> {
+    let mut inside = all().iter().filter(|key| {
+        key.path
+            .strip_prefix(section)
+            .is_some_and(|rest| rest.starts_with('.'))
+    });
+    let first = inside.next()?;
+    let is_absent = !first.is_supported() && inside.all(|key| !key.is_supported());
+    is_absent.then_some(first)
+}
+
 /// The key that somebody who wrote `path` most likely meant.
 pub fn nearest(path: &str) -> Option<&'static str> {
     // Flat names of older files: `token_hmac_secret_key` is `client.token.hmac_secret_key`.
@@ -136,7 +167,15 @@ pub fn nearest(path: &str) -> Option<&'static str> {
         let candidate = key.path.replace('.', "_");
         key.is_supported() && (candidate == flat || candidate.ends_with(&format!("_{flat}")))
     });
-    if let Some(key) = by_suffix.min_by_key(|key| key.path.len()) {
+    // What stood at the top was for all namespaces, and `port` was that of clients.
+    let order = |key: &&Key| {
+        (
+            key.path.contains("[]"),
+            !key.path.starts_with("http_server."),
+            key.path.len(),
+        )
+    };
+    if let Some(key) = by_suffix.min_by_key(order) {
         return Some(&key.path);
     }
     let limit = (path.len() / 5).clamp(1, 4);
@@ -209,6 +248,13 @@ mod tests {
             Some("client.token.hmac_secret_key")
         );
         assert_eq!(nearest("allowed_origins"), Some("client.allowed_origins"));
+        assert_eq!(
+            nearest("allow_subscribe_for_client"),
+            Some("channel.without_namespace.allow_subscribe_for_client")
+        );
+        assert_eq!(nearest("namespaces"), Some("channel.namespaces"));
+        assert_eq!(nearest("port"), Some("http_server.port"));
+        assert_eq!(nearest("api_key"), Some("http_api.key"));
         assert_eq!(nearest("something.else.entirely"), None);
     }
 

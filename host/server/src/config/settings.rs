@@ -3,7 +3,10 @@
 //! Owns "is this key known, supported and of the right kind"; what values mean together is in the private module `build`.
 //! Invariant: every problem is collected, none ends the reading.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     environment::Environment,
@@ -44,6 +47,8 @@ impl Setting {
 #[derive(Debug, Default)]
 pub struct Scope {
     values: BTreeMap<String, (Setting, Origin)>,
+    /// Pattern paths that were set to what cannot be read; their problems are told already.
+    unreadable: BTreeSet<String>,
     /// Pattern path of the scope's keys, as in `channel.namespaces[].`.
     pattern: &'static str,
     /// Path for problems, as in `channel.namespaces[2].`.
@@ -72,6 +77,7 @@ impl Settings {
         };
         if let Some(Value::Table(entries)) = file.map(|node| &node.value) {
             settings.walk(entries, "");
+            settings.tell_of_flat_keys(entries);
         }
         for (name, text) in environment.variables() {
             settings.override_by_variable(&name, text);
@@ -162,21 +168,53 @@ impl Settings {
         }
     }
 
+    /// One line above the others when a file is of the format that had no sections: its keys are not slips.
+    fn tell_of_flat_keys(&mut self, entries: &[Entry]) {
+        let mut flat = entries.iter().filter(|entry| {
+            !matches!(entry.node.value, Value::Table(_) | Value::Null)
+                && keys::is_of_before_v6(&entry.key)
+        });
+        let (Some(first), n_others) = (flat.next(), flat.count()) else {
+            return;
+        };
+        if n_others > 0 {
+            let message = format!(
+                "this looks like a file of Centrifugo before v6, whose keys had no sections ({} of them are here); move \
+                 each as its line says",
+                n_others + 1
+            );
+            // Problems at one place keep their order.
+            self.problems
+                .insert(0, Problem::new("", &first.origin, message));
+        }
+    }
+
     fn unknown(&mut self, shown: &str, pattern: &str, entry: &Entry) {
-        let message = if keys::is_section(pattern) {
-            format!(
-                "this is a section; give it a table of keys, not {}",
-                entry.node.value.kind_name()
-            )
-        } else {
-            match keys::nearest(pattern) {
-                Some(near) if keys::find(near).is_some_and(|key| !key.is_supported()) => {
-                    format!(
-                        "unknown key; remove it (`{near}`, the closest, is not part of this release)"
-                    )
+        let value = &entry.node.value;
+        let message = if let Some(key) = keys::absence(pattern) {
+            absent(key.status)
+        } else if keys::is_section(pattern) {
+            let kind = format!("{pattern}.type");
+            match value {
+                Value::Text(text) if keys::find(&kind).is_some() => {
+                    format!("this is a section; set `{kind}` to {text:?}")
                 }
-                Some(near) => format!("unknown key; did you mean `{near}`?"),
-                None => {
+                _ => format!(
+                    "this is a section; give it a table of keys, not {}",
+                    value.kind_name()
+                ),
+            }
+        } else {
+            let proxies = keys::find("proxies").filter(|_| keys::is_proxy(pattern));
+            match (keys::nearest(pattern), proxies) {
+                (Some(near), _) if keys::find(near).is_some_and(Key::is_supported) => {
+                    format!("unknown key; did you mean `{near}`?")
+                }
+                (_, Some(proxies)) => absent(proxies.status),
+                (Some(near), None) => format!(
+                    "unknown key; remove it (`{near}`, the closest, is not part of this release)"
+                ),
+                (None, None) => {
                     "unknown key; remove it, or see docs/configuration.md for the keys there are"
                         .to_owned()
                 }
@@ -208,22 +246,24 @@ impl Settings {
         if node.value == Value::Null {
             return;
         }
+        let scope = match key.path.strip_prefix(NAMESPACE_PATTERN) {
+            Some(_) => self
+                .namespaces
+                .last_mut()
+                .expect("a namespace is being read"),
+            None => &mut self.root,
+        };
         match coerce(key.kind, &node.value) {
             Ok(setting) => {
-                let scope = match key.path.strip_prefix(NAMESPACE_PATTERN) {
-                    Some(_) => self
-                        .namespaces
-                        .last_mut()
-                        .expect("a namespace is being read"),
-                    None => &mut self.root,
-                };
                 scope
                     .values
                     .insert(key.path.clone(), (setting, node.origin.clone()));
             }
-            Err(message) => self
-                .problems
-                .push(Problem::new(shown, &node.origin, message)),
+            Err(message) => {
+                scope.unreadable.insert(key.path.clone());
+                self.problems
+                    .push(Problem::new(shown, &node.origin, message));
+            }
         }
     }
 
@@ -262,6 +302,7 @@ impl Settings {
             };
             self.namespaces.push(Scope {
                 values: BTreeMap::new(),
+                unreadable: BTreeSet::new(),
                 pattern: NAMESPACE_PATTERN,
                 shown: format!("{shown}."),
                 origin: Some(item.origin.clone()),
@@ -306,6 +347,11 @@ impl Scope {
 
     pub fn is_set(&self, name: &str) -> bool {
         self.values.contains_key(&format!("{}{name}", self.pattern))
+    }
+
+    /// Whether something was written that cannot be read; the default stands in for it.
+    pub fn is_unreadable(&self, name: &str) -> bool {
+        self.unreadable.contains(&format!("{}{name}", self.pattern))
     }
 
     /// Path of a key in this scope as people see it.
@@ -426,7 +472,16 @@ fn refusal(key: &Key, value: &Value) -> Option<String> {
         Status::Later(thing) => Some(format!(
             "{thing} not part of this release; remove the key, or set it to its default, {default}"
         )),
-        Status::Never(reason) => Some(reason.trim_end_matches('.').to_owned()),
+        Status::Never(_) => Some(absent(key.status)),
+    }
+}
+
+/// Why something is not there, and what to do.
+fn absent(status: Status) -> String {
+    match status {
+        Status::Later(thing) => format!("{thing} not part of this release; remove it"),
+        Status::Never(reason) => reason.trim_end_matches('.').to_owned(),
+        Status::Supported => "there is none of it; remove it".to_owned(),
     }
 }
 

@@ -259,6 +259,84 @@ alow_history_for_client = true
 }
 
 #[test]
+fn a_history_that_cannot_be_read_is_not_called_absent() {
+    refused(
+        r#"
+[channel.without_namespace]
+history_size = "ten"
+history_ttl = "5m"
+[[channel.namespaces]]
+name = "chat"
+history_size = 10
+history_ttl = 300
+force_recovery = true
+[[channel.namespaces]]
+name = "news"
+history_ttl = "five"
+force_recovery = true
+"#,
+        &[
+            (
+                3,
+                "channel.without_namespace.history_size",
+                "a whole number",
+            ),
+            (8, "channel.namespaces[0].history_ttl", "\"300s\""),
+            (12, "channel.namespaces[1].history_ttl", "five"),
+        ],
+    );
+}
+
+#[test]
+fn a_flat_file_is_told_where_its_keys_are_now() {
+    let text = r#"
+allow_subscribe_for_client = true
+engine = "redis"
+admin = true
+admin_password = "p"
+proxy_connect_endpoint = "http://localhost"
+port = 9000
+[http_server]
+trusted_proxy = ["10.0.0.0/8"]
+[channel.without_namespace]
+presence_proxy_name = "x"
+"#;
+    refused(
+        text,
+        &[
+            (
+                2,
+                "",
+                "Centrifugo before v6, whose keys had no sections (6 of them",
+            ),
+            (
+                2,
+                "allow_subscribe_for_client",
+                "`channel.without_namespace.allow_subscribe_for_client`",
+            ),
+            (3, "engine", "set `engine.type` to \"redis\""),
+            (4, "admin", "configured in `admin_api`"),
+            (5, "admin_password", "`admin.password`"),
+            (6, "proxy_connect_endpoint", "replaced by plugins"),
+            (7, "port", "`http_server.port`"),
+            (
+                9,
+                "http_server.trusted_proxy",
+                "`http_server.trusted_proxies`",
+            ),
+            (
+                11,
+                "channel.without_namespace.presence_proxy_name",
+                "replaced by plugins",
+            ),
+        ],
+    );
+    let problems = load_text(text, "toml", &[]).expect_err("it is refused");
+    assert_eq!(problems.as_slice()[0].path, "", "it comes first");
+    refused("engine = \"redis\"\n", &[(1, "engine", "`engine.type`")]);
+}
+
+#[test]
 fn values_that_contradict_each_other_are_refused() {
     refused(
         r#"

@@ -111,7 +111,11 @@ fn namespace(
     let ttl = scope.duration(&key("history_ttl"));
     let own_meta_ttl = Some(scope.duration(&key("history_meta_ttl"))).filter(|ttl| !ttl.is_zero());
     let meta_ttl = own_meta_ttl.unwrap_or(global_meta_ttl);
+    // A value that cannot be read is told already, and says nothing about the other one.
+    let is_unclear =
+        scope.is_unreadable(&key("history_size")) || scope.is_unreadable(&key("history_ttl"));
     let history = match (size, ttl) {
+        _ if is_unclear => None,
         (0, Duration::ZERO) => None,
         (0, _) => {
             problems.push(scope.problem(
@@ -146,7 +150,7 @@ fn namespace(
         "force_positioning",
         "allow_positioning",
     ] {
-        if flag(option) && size == 0 && ttl.is_zero() {
+        if flag(option) && size == 0 && ttl.is_zero() && !is_unclear {
             problems.push(scope.problem(
                 &key(option),
                 "needs history; set history_size and history_ttl",
