@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Failure, Output, block_on,
-    output::{moment, table, word},
+    output::{moment, string, table, word},
     server::AdminServer,
 };
 
@@ -93,7 +93,7 @@ fn list(command: &List, output: Output) -> Result<(), Failure> {
         } else {
             "did not answer; its sessions are not in the list"
         };
-        output.note(&format!("node {} {what}", text(node)));
+        output.note(&format!("node {} {what}", string(node)));
     }
     output.result(&answer, || listed(&answer, user.as_deref()));
     Ok(())
@@ -135,7 +135,7 @@ fn inspected(session: &Value) -> String {
         "name",
         "address",
     ];
-    let version = ("version", text(&session["version"]));
+    let version = ("version", string(&session["version"]));
     let lines: Vec<String> = names
         .into_iter()
         .zip(row(session))
@@ -182,27 +182,15 @@ fn encoded(text: &str) -> String {
 
 /// What is shown of a session, in the order of [`TITLES`].
 fn row(session: &Value) -> [String; 7] {
-    let node = match &session["node_name"] {
-        Value::String(name) => name.clone(),
-        _ => text(&session["node"]),
-    };
     [
-        text(&session["client"]),
-        text(&session["user"]),
-        node,
+        string(&session["client"]),
+        string(&session["user"]),
+        string(&session["node"]),
         moment(&session["since_ms"]),
-        text(&session["transport"]),
-        text(&session["name"]),
-        text(&session["address"]),
+        string(&session["transport"]),
+        string(&session["name"]),
+        string(&session["address"]),
     ]
-}
-
-fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Null => String::new(),
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -237,11 +225,9 @@ mod tests {
                 "192.0.2.1"
             ]
         );
-        let mut named = session();
-        named["node_name"] = "edge-1".into();
-        let shown = inspected(&named);
+        let shown = inspected(&session());
         for line in [
-            "node       edge-1",
+            "node       uid-1",
             "since      2023-11-14T22:13:20Z",
             "version    5.2",
         ] {
