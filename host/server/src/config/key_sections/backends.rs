@@ -144,6 +144,22 @@ pub(super) const PUBLISH: &[Row] = &[(
 )];
 
 /// TLS of connections that this node opens.
+/// This node's own certificate, towards Redis and towards the database.
+const CERT_PEM: Row = (
+    "cert_pem",
+    Text,
+    "\"\"",
+    Supported,
+    "This node's certificate, for servers that want one: PEM, PEM in base64, or the path of a file.",
+);
+const KEY_PEM: Row = (
+    "key_pem",
+    Secret,
+    "\"\"",
+    Supported,
+    "The certificate's private key, in the same forms.",
+);
+
 pub(super) const CLIENT_TLS: &[Row] = &[
     (
         "enabled",
@@ -152,20 +168,8 @@ pub(super) const CLIENT_TLS: &[Row] = &[
         Supported,
         "Connect with TLS; the same as `rediss://` in an address.",
     ),
-    (
-        "cert_pem",
-        Text,
-        "\"\"",
-        Supported,
-        "This node's certificate, for servers that want one: PEM, PEM in base64, or the path of a file.",
-    ),
-    (
-        "key_pem",
-        Secret,
-        "\"\"",
-        Supported,
-        "The certificate's private key, in the same forms.",
-    ),
+    CERT_PEM,
+    KEY_PEM,
     (
         "server_ca_pem",
         Text,
@@ -223,20 +227,8 @@ pub(super) const CONTROL_POSTGRES: &[Row] = &[
 ];
 
 pub(super) const CONTROL_TLS: &[Row] = &[
-    (
-        "cert_pem",
-        Text,
-        "\"\"",
-        Supported,
-        "This node's certificate, for servers that want one: PEM, PEM in base64, or the path of a file.",
-    ),
-    (
-        "key_pem",
-        Secret,
-        "\"\"",
-        Supported,
-        "The certificate's private key, in the same forms.",
-    ),
+    CERT_PEM,
+    KEY_PEM,
     (
         "server_ca_pem",
         Text,
