@@ -4,6 +4,9 @@ use std::{error::Error, io, time::Duration};
 
 use rusqlite::ErrorCode;
 
+/// What to do about a database that nobody reaches.
+const LOOK_AT: &str = "see that the database runs and takes connections from this machine, and that control.postgres.url is right";
+
 /// The store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -34,13 +37,11 @@ pub enum OpenError {
     Migration { why: String },
     /// The database is away, and this node has kept nothing of it to begin with.
     #[error(
-        "the control store cannot be reached ({why}), and nothing is kept here to start from: see that the database runs and takes connections from this machine, and that control.postgres.url is right"
+        "the control store cannot be reached ({why}), and nothing is kept here to start from: {LOOK_AT}"
     )]
     NoCopy { why: String },
     /// The database is away, and a command has nothing to go on with.
-    #[error(
-        "the control store cannot be reached ({why}); nothing was changed: see that the database runs and takes connections from this machine, and that control.postgres.url is right"
-    )]
+    #[error("the control store cannot be reached ({why}); nothing was changed: {LOOK_AT}")]
     Unreached { why: String },
     /// The database is away, and what this node ran by last is too old to begin with.
     #[error(
