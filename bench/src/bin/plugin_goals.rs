@@ -25,8 +25,8 @@ struct Options {
     /// Where the result is left for the report.
     #[arg(long)]
     out: Option<PathBuf>,
-    /// Measures only this part, for looking into it; may be given several times: `empty`, `lean`, `context`, `replace`, `json`, `authenticate`,
-    /// `rate` or `fresh` of single calls, `traps` of the long runs.
+    /// Measures only this part, for looking into it; may be given several times: `empty`, `lean`, `context`, `replace`,
+    /// `json`, `authenticate`, `rate` or `fresh` of single calls, `traps` of the long runs.
     #[arg(long)]
     only: Vec<String>,
     /// Few calls: to see that it works, not to believe.
@@ -50,16 +50,16 @@ fn main() -> Result<()> {
             println!("{}", report.add(bar));
         }
     };
+    let is_whole = options.only.is_empty();
     let (long, single): (Vec<_>, Vec<_>) =
         options.only.into_iter().partition(|part| part == "traps");
     if !long.is_empty() {
         add(vec![many_traps(options.quick)?]);
     }
-    let is_part = !long.is_empty() || !single.is_empty();
-    if !is_part || !single.is_empty() {
+    if is_whole || !single.is_empty() {
         add(calls::bars(effort, &options.plugins, &single)?);
     }
-    if is_part {
+    if !is_whole {
         return Ok(());
     }
     add(life::bars(effort, &options.plugins)?);
